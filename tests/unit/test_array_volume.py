@@ -7,9 +7,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from preprocess.config import GridConfig, SelectConfig
+from preprocess.config import GridConfig
 from preprocess.reader import read
 from preprocess.reasons import Reason, Rejection
+from preprocess.select.rules import SelectConfig
 from preprocess.volume.array_volume import array_volume
 from preprocess.volume.formats import open_volume
 

@@ -37,7 +37,9 @@ def train_to(run: Path, step: int, saved: int) -> None:
     (run / "metrics.jsonl").write_text("".join(f'{{"step": {s}, "loss": 1.5}}\n' for s in range(1, step + 1)))
 
 
-def test_an_attempt_tells_where_it_ran_with_what_and_from_which_step_to_which(run, monkeypatch):
+def test_an_attempt_tells_where_it_ran_with_what_and_from_which_step_to_which(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in {"JOB_ID": "12", "PROCID": "0", "RESTART_COUNT": "3"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     attempt = start(run, step=4)
@@ -55,7 +57,7 @@ def test_an_attempt_tells_where_it_ran_with_what_and_from_which_step_to_which(ru
     assert written.ended >= written.began
 
 
-def test_the_software_on_record_is_that_of_the_process(run):
+def test_the_software_on_record_is_that_of_the_process(run: Path) -> None:
     software = start(run).software
     assert software.version == version("fmct-hpc")
     assert software.packages["torch"] == version("torch")
@@ -66,7 +68,7 @@ def test_the_software_on_record_is_that_of_the_process(run):
         assert software.commit == head.stdout.strip()
 
 
-def test_code_outside_a_checkout_has_no_commit(tmp_path):
+def test_code_outside_a_checkout_has_no_commit(tmp_path: Path) -> None:
     """Even where its environment lies in the folder of another repository."""
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     package = tmp_path / "site-packages/fmct_hpc/train"
@@ -78,7 +80,7 @@ def test_code_outside_a_checkout_has_no_commit(tmp_path):
     assert told.stdout == "None\n"
 
 
-def test_the_next_attempt_concludes_a_killed_one(run):
+def test_the_next_attempt_concludes_a_killed_one(run: Path) -> None:
     start(run)
     train_to(run, 9, saved=6)
     start(run, step=6)
@@ -90,7 +92,7 @@ def test_the_next_attempt_concludes_a_killed_one(run):
     assert attempts.attempts(run)[1].steps == 0
 
 
-def test_the_rank_that_failed_is_named_and_not_those_that_lost_it(run):
+def test_the_rank_that_failed_is_named_and_not_those_that_lost_it(run: Path) -> None:
     attempt = start(run)
     note_failure(run, attempt.number, 0, RuntimeError(LOST))
     note_failure(run, attempt.number, 2, DamagedDataError("shard-3.zarr: volume k: wrong CRC"))
@@ -99,7 +101,7 @@ def test_the_rank_that_failed_is_named_and_not_those_that_lost_it(run):
     assert concluded.detail == "shard-3.zarr: volume k: wrong CRC"
 
 
-def test_a_rank_that_said_nothing_is_known_by_its_launcher(run):
+def test_a_rank_that_said_nothing_is_known_by_its_launcher(run: Path) -> None:
     attempt = start(run)
     note_failure(run, attempt.number, 0, RuntimeError(LOST))
     concluded = conclude(run, "crash", "rank 1: killed by SIGKILL", failed_rank=1, exit_code=137)
@@ -117,26 +119,28 @@ def test_a_rank_that_said_nothing_is_known_by_its_launcher(run):
         (LostProcessError("a reader process was killed"), "crash"),
     ],
 )
-def test_a_failure_has_its_cause(run, error, cause):
+def test_a_failure_has_its_cause(run: Path, error: BaseException, cause: str) -> None:
     note_failure(run, start(run).number, 0, error)
     assert conclude(run).cause == cause
 
 
-def test_a_hang_is_told_by_the_stacks_that_it_left(run):
+def test_a_hang_is_told_by_the_stacks_that_it_left(run: Path) -> None:
     start(run)
     (run / "hangs").mkdir()
     (run / "hangs/rank-00003.txt").write_text("stacks")
     assert conclude(run, "crash", exit_code=70).cause == "hang"
 
 
-def test_only_what_explains_a_signal_replaces_a_recorded_end(run):
+def test_only_what_explains_a_signal_replaces_a_recorded_end(run: Path) -> None:
     end(run, start(run), 0, "SIGTERM")
     assert conclude(run).cause == "stopped"
     assert conclude(run, "preempted").cause == "preempted"
     assert conclude(run, "cancelled").cause == "preempted"
 
 
-def test_a_damaged_record_is_left_out_and_never_overwritten(run, caplog):
+def test_a_damaged_record_is_left_out_and_never_overwritten(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     start(run)
     first = run / "attempts/0001.json"
     first.write_text(json.dumps({"format_version": 9}))
@@ -145,7 +149,9 @@ def test_a_damaged_record_is_left_out_and_never_overwritten(run, caplog):
     assert "0001.json" in caplog.text
 
 
-def test_a_job_that_started_again_waits_for_what_is_left_of_its_last_start(run, monkeypatch):
+def test_a_job_that_started_again_waits_for_what_is_left_of_its_last_start(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run.mkdir()
     with (run / ".lock").open("w") as left:
         fcntl.flock(left, fcntl.LOCK_EX)
@@ -160,7 +166,7 @@ def test_a_job_that_started_again_waits_for_what_is_left_of_its_last_start(run, 
             pass
 
 
-def test_ranks_are_refused_a_file_in_the_run_folders_place(run):
+def test_ranks_are_refused_a_file_in_the_run_folders_place(run: Path) -> None:
     run.write_text("mine")
     with pytest.raises(FmctError, match=r"run: is a file; "), writing(run, "fmct train"):
         pass

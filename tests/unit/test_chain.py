@@ -67,7 +67,7 @@ def queued(found: list[Step], **states: str) -> list[Queued]:
     return [Queued("7", s.job.name, states[s.stage], "", "/", "") for s in found if s.stage in states]
 
 
-def test_each_job_waits_for_what_it_reads(recipe):
+def test_each_job_waits_for_what_it_reads(recipe: Path) -> None:
     found = chain(recipe)
     stage = {step.job.name: step.stage for step in found}
     waits = {
@@ -88,7 +88,7 @@ def test_each_job_waits_for_what_it_reads(recipe):
     assert submitted(found) == ORDER
 
 
-def test_a_sweep_hangs_on_the_training_beside_the_probe(recipe):
+def test_a_sweep_hangs_on_the_training_beside_the_probe(recipe: Path) -> None:
     theirs = "encoders: [{name: theirs, function: 'peer_encoder:tiny'}]"
     found = chain(recipe, f"sweep={{set: [feature_tasks=2, {ALLOWED}], {theirs}}}")
     sweep = {step.job.name: step for step in found if step.stage not in ORDER}
@@ -112,7 +112,7 @@ def test_a_sweep_hangs_on_the_training_beside_the_probe(recipe):
     ]
 
 
-def test_what_is_done_stays_until_something_it_was_made_from_is_newer(recipe, tmp_path):
+def test_what_is_done_stays_until_something_it_was_made_from_is_newer(recipe: Path, tmp_path: Path) -> None:
     found = chain(recipe)
     finish(found, *ORDER)
     assert submitted(found) == []
@@ -130,7 +130,9 @@ def test_what_is_done_stays_until_something_it_was_made_from_is_newer(recipe, tm
         ("out/run/encoder.safetensors", ["train", "probe", "report"]),
     ],
 )
-def test_what_is_gone_is_made_again_with_what_follows(recipe, tmp_path, gone, expected):
+def test_what_is_gone_is_made_again_with_what_follows(
+    recipe: Path, tmp_path: Path, gone: str, expected: list[str]
+) -> None:
     found = chain(recipe)
     finish(found, *ORDER)
     [path] = tmp_path.glob(gone)
@@ -138,14 +140,14 @@ def test_what_is_gone_is_made_again_with_what_follows(recipe, tmp_path, gone, ex
     assert submitted(found) == expected
 
 
-def test_what_is_queued_is_not_submitted_again_and_the_rest_joins_it(recipe):
+def test_what_is_queued_is_not_submitted_again_and_the_rest_joins_it(recipe: Path) -> None:
     found = chain(recipe)
     finish(found, "scan", "labels", "plan")
     queue = queued(found, preprocess="RUNNING", collect="PENDING", train="PENDING", probe="PENDING")
     assert submitted(found, queue) == ["report"]
 
 
-def test_a_job_that_waits_for_one_that_failed_is_replaced(recipe):
+def test_a_job_that_waits_for_one_that_failed_is_replaced(recipe: Path) -> None:
     found = chain(recipe)
     finish(found, "scan", "labels", "plan", "preprocess")
     decisions = decide(found, queued(found, train="PENDING"), Record())
@@ -154,14 +156,14 @@ def test_a_job_that_waits_for_one_that_failed_is_replaced(recipe):
     assert replaced == {"train": "7"}
 
 
-def test_a_job_that_runs_on_what_is_to_be_made_anew_is_in_the_way(recipe):
+def test_a_job_that_runs_on_what_is_to_be_made_anew_is_in_the_way(recipe: Path) -> None:
     found = chain(recipe)
     finish(found, "scan", "labels", "plan", "preprocess", "collect")
     with pytest.raises(FmctError, match="train is running as job 7"):
         decide(found, queued(found, train="RUNNING"), Record(), again="collect")
 
 
-def test_a_changed_recipe_redoes_its_stage_and_what_follows(recipe):
+def test_a_changed_recipe_redoes_its_stage_and_what_follows(recipe: Path) -> None:
     found = chain(recipe)
     finish(found, *ORDER)
     changed = chain(recipe, "train.set=[run.batch=8,run.steps=7]")
@@ -197,7 +199,7 @@ def test_a_changed_recipe_redoes_its_stage_and_what_follows(recipe):
         (f"sweep={{set: [{ALLOWED}], encoders: [{{name: a, function: 'absent:f'}}]}}", "no module absent"),
     ],
 )
-def test_a_mistake_is_found_before_anything_is_submitted(recipe, override, expected):
+def test_a_mistake_is_found_before_anything_is_submitted(recipe: Path, override: str, expected: str) -> None:
     with pytest.raises(FmctError, match=expected):
         chain(recipe, override)
 
@@ -210,7 +212,7 @@ def unsplit(recipe: Path, tmp_path: Path) -> Path:
     return recipe
 
 
-def test_what_is_held_out_is_tested_on_and_not_trained_on(unsplit, tmp_path):
+def test_what_is_held_out_is_tested_on_and_not_trained_on(unsplit: Path, tmp_path: Path) -> None:
     found = chain(unsplit, "holdout={test: 0.3, seed: 5}", "sweep={set: []}")
     stage = {step.job.name: step.stage for step in found}
     waits = {step.stage: [stage[name] for name in step.job.after_success] for step in found}
@@ -244,12 +246,14 @@ def test_what_is_held_out_is_tested_on_and_not_trained_on(unsplit, tmp_path):
         ),
     ],
 )
-def test_a_hold_out_that_can_not_be_is_found_before_anything_is_submitted(unsplit, overrides, expected):
+def test_a_hold_out_that_can_not_be_is_found_before_anything_is_submitted(
+    unsplit: Path, overrides: list[str], expected: str
+) -> None:
     with pytest.raises(FmctError, match=expected):
         chain(unsplit, *overrides)
 
 
-def test_labels_that_say_who_is_tested_leave_nobody_to_hold_out(recipe):
+def test_labels_that_say_who_is_tested_leave_nobody_to_hold_out(recipe: Path) -> None:
     with pytest.raises(FmctError, match=r"labels.csv: .* column split .* holdout"):
         chain(recipe, "holdout={}")
 
@@ -265,21 +269,25 @@ def test_labels_that_say_who_is_tested_leave_nobody_to_hold_out(recipe):
         ("labels.parquet", "no parquet", "labels.parquet"),
     ],
 )
-def test_labels_and_key_are_read_before_anything_is_submitted(recipe, tmp_path, name, text, expected):
+def test_labels_and_key_are_read_before_anything_is_submitted(
+    recipe: Path, tmp_path: Path, name: str, text: str, expected: str
+) -> None:
     chain(recipe)
     (tmp_path / name).write_text(text)
     with pytest.raises(FmctError, match=expected):
         chain(recipe, *([f"labels={tmp_path / name}"] if name.startswith("labels") else []))
 
 
-def test_an_encoder_of_another_preprocessing_is_found_before_anything_is_submitted(recipe, tmp_path):
+def test_an_encoder_of_another_preprocessing_is_found_before_anything_is_submitted(
+    recipe: Path, tmp_path: Path
+) -> None:
     weights = small_encoder(write_dataset(tmp_path / "data", 2), tmp_path / "encoder")
     theirs = f"encoders: [{{name: theirs, weights: {weights}}}]"
     with pytest.raises(FmctError, match=r"encoder theirs: .* another preprocessing"):
         chain(recipe, f"sweep={{set: [{ALLOWED}], {theirs}}}")
 
 
-def test_a_training_that_0_1_0_began_keeps_what_it_began_with(recipe, tmp_path):
+def test_a_training_that_0_1_0_began_keeps_what_it_began_with(recipe: Path, tmp_path: Path) -> None:
     def kept() -> dict[str, object]:
         (text,) = [step.recipe[1] for step in chain(recipe) if step.stage == "train" and step.recipe]
         return yaml.safe_load(text)

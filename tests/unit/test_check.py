@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from synthetic_scan import PIXEL_MM, points_of, scan_of, stack_of, stored
 
 from preprocess.anatomy.head import HEAD
-from preprocess.config import CHECKS, CheckConfig, SelectConfig
+from preprocess.config import CHECKS, CheckConfig
 from preprocess.dicom.equipment import FAMILIES, VENDORS, scanner, vendor
 from preprocess.dicom.geometry import Stack
 from preprocess.qc.check import check, findings
 from preprocess.qc.remedies import REMEDIES
 from preprocess.reasons import Reason, Rejection
+from preprocess.select.rules import SelectConfig
 from preprocess.tasks import manifest
 from preprocess.volume.measure import Measures, measure
 

@@ -4,8 +4,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -174,7 +175,11 @@ def test_what_an_earlier_version_kept_says_what_it_said(method: str, answers: li
 
 
 def test_the_documents_lines_of_python_run(
-    grid: SweepConfig, logistic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    grid: SweepConfig,
+    logistic: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "classifiers").mkdir()
     (tmp_path / "classifiers/first").symlink_to(logistic)
@@ -214,7 +219,9 @@ def forged(folder: Path, name: str) -> None:
         (lambda folder: (folder / "heads.safetensors").unlink(), "heads.safetensors: missing, or its digest"),
     ],
 )
-def test_what_is_not_whole_is_refused(damage, said: str, logistic: Path, tmp_path: Path) -> None:
+def test_what_is_not_whole_is_refused(
+    damage: Callable[[Path], object], said: str, logistic: Path, tmp_path: Path
+) -> None:
     shutil.copytree(logistic, tmp_path / "kept")
     damage(tmp_path / "kept")
     with pytest.raises(FmctError, match=said):

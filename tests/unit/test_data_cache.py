@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -29,7 +29,7 @@ SHARDS = 4
 
 
 @pytest.fixture(scope="module", params=["zarr", "webdataset"])
-def original(request, tmp_path_factory) -> Path:
+def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / request.param
     shards = {
         f"shard-{number}": {make_key(2 * number + i): noise((33, 30, 36), 2 * number + i) for i in range(2)}
@@ -40,7 +40,7 @@ def original(request, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def dataset(original, tmp_path) -> Path:
+def dataset(original: Path, tmp_path: Path) -> Path:
     return shutil.copytree(original, tmp_path / "data")
 
 
@@ -62,7 +62,7 @@ def take(path: Path, batches: int, **keywords: object) -> list[Batch]:
         loader.close()
 
 
-def wait_for(what) -> None:
+def wait_for(what: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not what():
         assert time.monotonic() < deadline
@@ -80,7 +80,7 @@ def loading_ahead(data: CachedDataset) -> Iterator[Prefetcher]:
         ahead.close()
 
 
-def test_the_loader_fills_the_cache_and_reads_from_it(dataset, tmp_path):
+def test_the_loader_fills_the_cache_and_reads_from_it(dataset: Path, tmp_path: Path) -> None:
     plain, cache = take(dataset, 4), tmp_path / "cache"
     loader = Loader(
         small(dataset, workers=1).model_copy(update={"cache": cache, "cache_gb": 1}),
@@ -98,7 +98,7 @@ def test_the_loader_fills_the_cache_and_reads_from_it(dataset, tmp_path):
     assert_same(take(dataset, 4, cache=cache, cache_gb=1), plain)
 
 
-def test_the_least_recently_used_copy_makes_room(dataset, tmp_path):
+def test_the_least_recently_used_copy_makes_room(dataset: Path, tmp_path: Path) -> None:
     data = cached(dataset, tmp_path / "cache", shards=2.5)
     data.fill(0)
     data.fill(1)
@@ -109,7 +109,7 @@ def test_the_least_recently_used_copy_makes_room(dataset, tmp_path):
         cached(dataset, tmp_path / "cache", shards=1.5)
 
 
-def test_a_damaged_shard_is_not_copied_and_its_reader_says_so(dataset, tmp_path):
+def test_a_damaged_shard_is_not_copied_and_its_reader_says_so(dataset: Path, tmp_path: Path) -> None:
     data = cached(dataset, tmp_path / "cache")
     shard = data.shard_file(2)
     damage_volume(dataset, 2)
@@ -120,7 +120,9 @@ def test_a_damaged_shard_is_not_copied_and_its_reader_says_so(dataset, tmp_path)
         data.read_box(2, (0, 0, 0), (33, 30, 36))
 
 
-def test_a_damaged_copy_is_thrown_away_and_the_shard_read(dataset, tmp_path, caplog):
+def test_a_damaged_copy_is_thrown_away_and_the_shard_read(
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = cached(dataset, tmp_path / "cache")
     data.fill(0)
     (copy,) = (tmp_path / "cache").rglob("*shard-0*")
@@ -134,7 +136,9 @@ def test_a_damaged_copy_is_thrown_away_and_the_shard_read(dataset, tmp_path, cap
     assert copies(tmp_path / "cache") == []
 
 
-def test_two_readers_of_one_damaged_copy_both_read_the_shard(dataset, tmp_path, monkeypatch):
+def test_two_readers_of_one_damaged_copy_both_read_the_shard(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = cached(dataset, tmp_path / "cache")
     data.fill(0)
     (copy,) = (tmp_path / "cache").rglob("*shard-0*")
@@ -153,7 +157,9 @@ def test_two_readers_of_one_damaged_copy_both_read_the_shard(dataset, tmp_path, 
             assert np.array_equal(volume, noise((33, 30, 36), number))
 
 
-def test_a_disk_that_fails_is_read_past(dataset, tmp_path, monkeypatch):
+def test_a_disk_that_fails_is_read_past(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = cached(dataset, tmp_path / "cache")
     data.fill(0)
     (copy,) = (tmp_path / "cache").rglob("*shard-0*")
@@ -168,7 +174,7 @@ def test_a_disk_that_fails_is_read_past(dataset, tmp_path, monkeypatch):
     assert np.array_equal(data.read(0), noise((33, 30, 36), 0))
 
 
-def test_what_else_lies_in_the_folder_stays_and_is_in_nobodys_way(dataset, tmp_path):
+def test_what_else_lies_in_the_folder_stays_and_is_in_nobodys_way(dataset: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     (scratch / "folder").mkdir(parents=True)
     (scratch / "results.npy").write_bytes(bytes(10**6))
@@ -181,7 +187,7 @@ def test_what_else_lies_in_the_folder_stays_and_is_in_nobodys_way(dataset, tmp_p
     assert (scratch / "results.npy").exists()
 
 
-def test_copying_that_is_overtaken_goes_on_where_the_training_is(dataset, tmp_path):
+def test_copying_that_is_overtaken_goes_on_where_the_training_is(dataset: Path, tmp_path: Path) -> None:
     """The training is at step 50 while the first step's shard is copied: the next copy is of step 50."""
     data = cached(dataset, tmp_path / "cache")
     asked, may_go_on = [], threading.Event()
@@ -216,7 +222,7 @@ def _fill_and_read(path: Path, cache: Path, seed: int) -> None:
         assert np.array_equal(data.read(volume), noise((33, 30, 36), volume))
 
 
-def test_processes_share_a_cache_too_small_for_all(dataset, tmp_path):
+def test_processes_share_a_cache_too_small_for_all(dataset: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     context = multiprocessing.get_context("fork")
     others = [context.Process(target=_fill_and_read, args=(dataset, cache, seed)) for seed in range(4)]
@@ -249,7 +255,7 @@ cache.CachedDataset.open_cached(Path(sys.argv[1]), Path(sys.argv[2]), 10**9).fil
 """
 
 
-def test_what_a_killed_writer_left_is_taken_over(dataset, tmp_path):
+def test_what_a_killed_writer_left_is_taken_over(dataset: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     arguments = [sys.executable, "-c", KILLED, str(dataset), str(cache)]

@@ -1,6 +1,7 @@
 """The parameters drawn for views: within bounds, stateless, with the configured frequencies."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ spacings = st.tuples(*[st.floats(0.4, 5.0)] * 3)
 
 @settings(deadline=None, max_examples=200)
 @given(spacing=spacings, seed=st.integers(0, 2**32), epoch=st.integers(0, 999), sample=st.integers(0, 10**6))
-def test_crops_have_their_size_in_mm_and_stay_in_their_room(spacing, seed, epoch, sample):
+def test_crops_have_their_size_in_mm_and_stay_in_their_room(
+    spacing: tuple[float, float, float], seed: int, epoch: int, sample: int
+) -> None:
     field = voxels(DATA.field_mm, spacing)
     for number, view in enumerate(draw_views(DATA, spacing, seed, epoch, sample)):
         is_global = number < DATA.global_views
@@ -35,14 +38,14 @@ def test_crops_have_their_size_in_mm_and_stay_in_their_room(spacing, seed, epoch
             assert start + edge <= size
 
 
-def test_both_ends_of_the_crop_range_are_drawn_on_each_axis_alone():
+def test_both_ends_of_the_crop_range_are_drawn_on_each_axis_alone() -> None:
     edges = np.array([draw_views(DATA, SPACING, 0, 0, i)[0].edge for i in range(2000)])
     assert edges.min(axis=0).tolist() == [112] * 3
     assert edges.max(axis=0).tolist() == [224] * 3
     assert abs(np.corrcoef(edges.T) - np.eye(3)).max() < 0.1
 
 
-def test_draws_depend_on_seed_epoch_sample_and_view_alone():
+def test_draws_depend_on_seed_epoch_sample_and_view_alone() -> None:
     again = [draw_views(DATA, SPACING, 0, 2, 5) for _ in range(2)]
     assert again[0] == again[1]
     others = [
@@ -52,7 +55,7 @@ def test_draws_depend_on_seed_epoch_sample_and_view_alone():
     assert len(set(boxes)) == len(boxes)
 
 
-def test_a_changed_probability_moves_no_other_draw():
+def test_a_changed_probability_moves_no_other_draw() -> None:
     always = DATA.model_copy(update={"flip_probability": 1.0, "shift_probability": 0.0, "local_views": 0})
     for before, after in zip(
         draw_views(DATA, SPACING, 0, 0, 7), draw_views(always, SPACING, 0, 0, 7), strict=False
@@ -67,7 +70,7 @@ def test_a_changed_probability_moves_no_other_draw():
         assert after.shift == 0.0
 
 
-def test_frequencies_and_ranges_follow_the_recipe():
+def test_frequencies_and_ranges_follow_the_recipe() -> None:
     views = [draw_views(DATA, SPACING, 0, 0, i) for i in range(4000)]
     tolerance = 4 * np.sqrt(0.25 / len(views))
     for number in range(DATA.global_views):
@@ -89,7 +92,7 @@ def test_frequencies_and_ranges_follow_the_recipe():
 
 
 @pytest.mark.parametrize("size", [3, 150, 223, 224, 225, 300])
-def test_the_volume_lies_in_the_middle_of_the_field(size):
+def test_the_volume_lies_in_the_middle_of_the_field(size: int) -> None:
     (first, _, _) = origin((size, 224, 224), (224, 224, 224))
     assert abs((first + first + 224) / 2 - size / 2) <= 0.5
 
@@ -105,6 +108,6 @@ def test_the_volume_lies_in_the_middle_of_the_field(size):
         ({"gamma": (1.0, 0.2)}, "gamma"),
     ],
 )
-def test_impossible_ranges_are_refused_by_name(change, key):
+def test_impossible_ranges_are_refused_by_name(change: dict[str, Any], key: str) -> None:
     with pytest.raises(ValidationError, match=f"data.{key}"):
         DataConfig(path=Path("unused"), **change)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -59,12 +60,12 @@ def small(path: Path, workers: int = 0, prefetch: int = 2) -> DataConfig:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data") / "zarr")
 
 
 @contextmanager
-def loading(data: DataConfig, **keywords) -> Iterator[Loader]:
+def loading(data: DataConfig, **keywords: Any) -> Iterator[Loader]:
     loader = Loader(data, **({"seed": 7, "global_batch": 4, "micro_batch": 4} | keywords))
     try:
         yield loader
@@ -72,7 +73,7 @@ def loading(data: DataConfig, **keywords) -> Iterator[Loader]:
         loader.close()
 
 
-def take(data: DataConfig, batches: int, **keywords) -> list[Batch]:
+def take(data: DataConfig, batches: int, **keywords: Any) -> list[Batch]:
     with loading(data, **keywords) as loader:
         return list(islice(loader, batches))
 
@@ -101,12 +102,12 @@ def views_of(batch: Batch, place: int) -> Views:
 
 
 @pytest.fixture(scope="module")
-def reference(dataset) -> list[Batch]:
+def reference(dataset: Path) -> list[Batch]:
     """Six steps of one rank that reads for itself."""
     return take(small(dataset), 6)
 
 
-def test_a_batch_has_its_shape_keys_and_order(dataset, reference):
+def test_a_batch_has_its_shape_keys_and_order(dataset: Path, reference: list[Batch]) -> None:
     for step, batch in enumerate(reference):
         for views in batch.views:
             assert views.shape == (2, 4, 3, 12, 12, 12)
@@ -118,19 +119,21 @@ def test_a_batch_has_its_shape_keys_and_order(dataset, reference):
     assert np.array_equal(np.sort(seen[:VOLUMES]), np.arange(VOLUMES))
 
 
-def test_a_sample_looks_different_in_each_epoch_and_view(reference):
+def test_a_sample_looks_different_in_each_epoch_and_view(reference: list[Batch]) -> None:
     views = [view for batch in reference for group in batch.views for view in group.flatten(0, 1)]
     assert len({view.numpy().tobytes() for view in views}) == len(views)
 
 
-def test_one_global_view_is_the_first_of_two(dataset, reference):
+def test_one_global_view_is_the_first_of_two(dataset: Path, reference: list[Batch]) -> None:
     alone = take(small(dataset).model_copy(update={"global_views": 1, "local_views": 0}), 6)
     for batch, whole in zip(alone, reference, strict=True):
         assert torch.equal(batch.views.whole, whole.views.whole[:1])
         assert batch.views.local is None
 
 
-def test_smaller_local_views_change_neither_the_global_ones_nor_the_order(dataset, reference):
+def test_smaller_local_views_change_neither_the_global_ones_nor_the_order(
+    dataset: Path, reference: list[Batch]
+) -> None:
     """What they show is tested in tests/numerics/test_views.py; here, that nothing else changes."""
     smaller = small(dataset).model_copy(update={"local_view_size": 6})
     batches = take(smaller, 6)
@@ -144,18 +147,20 @@ def test_smaller_local_views_change_neither_the_global_ones_nor_the_order(datase
         assert_equal(together(parts), batch.views)
 
 
-def test_readers_and_prefetch_change_nothing(dataset, reference):
+def test_readers_and_prefetch_change_nothing(dataset: Path, reference: list[Batch]) -> None:
     assert_same(take(small(dataset, workers=2, prefetch=3), 6), reference)
     assert_same(take(small(dataset, prefetch=1), 6), reference)
 
 
-def test_a_resumed_loader_goes_on_with_the_same_batches(dataset, reference):
+def test_a_resumed_loader_goes_on_with_the_same_batches(dataset: Path, reference: list[Batch]) -> None:
     assert_same(take(small(dataset), 2, start_step=4), reference[4:])
     assert_same(take(small(dataset, workers=1), 1, start_step=5), reference[5:])
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 2), (2, 2)])
-def test_ranks_and_micro_batches_together_make_the_same_steps(dataset, reference, world_size, accumulate):
+def test_ranks_and_micro_batches_together_make_the_same_steps(
+    dataset: Path, reference: list[Batch], world_size: int, accumulate: int
+) -> None:
     micro_batch = 4 // (world_size * accumulate)
     ranks = [
         take(
@@ -174,13 +179,13 @@ def test_ranks_and_micro_batches_together_make_the_same_steps(dataset, reference
         assert_equal(together(parts), reference[step].views)
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(dataset):
+def test_a_batch_that_cannot_be_shared_out_is_refused(dataset: Path) -> None:
     with pytest.raises(FmctError, match=r"run\.batch=4"):
         Loader(small(dataset), 0, global_batch=4, micro_batch=1, world_size=3)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_shard_reaches_the_trainer_in_one_line(tmp_path, workers):
+def test_a_damaged_shard_reaches_the_trainer_in_one_line(tmp_path: Path, workers: int) -> None:
     path = write_dataset(tmp_path / "zarr")
     (shard,) = path.glob("shard.zarr*")
     damaged = bytearray(shard.read_bytes())
@@ -193,7 +198,9 @@ def test_a_damaged_shard_reaches_the_trainer_in_one_line(tmp_path, workers):
     assert "\n" not in str(raised.value)
 
 
-def test_a_damaged_volume_is_skipped_and_told_if_so_configured(tmp_path, reference, caplog):
+def test_a_damaged_volume_is_skipped_and_told_if_so_configured(
+    tmp_path: Path, reference: list[Batch], caplog: pytest.LogCaptureFixture
+) -> None:
     path = write_dataset(tmp_path / "zarr")
     damage_volume(path, 3)
     data = small(path).model_copy(update={"damaged": "skip"})
@@ -226,7 +233,7 @@ def dataset_key(index: int) -> str:
     return f"{index:032x}"
 
 
-def test_a_dataset_damaged_throughout_ends_the_run_even_when_skipping(tmp_path):
+def test_a_dataset_damaged_throughout_ends_the_run_even_when_skipping(tmp_path: Path) -> None:
     path = write_dataset(tmp_path / "zarr")
     for number in range(VOLUMES):
         damage_volume(path, number)
@@ -239,7 +246,7 @@ def reader_pids() -> list[int]:
     return [child.pid for child in multiprocessing.active_children() if child.pid is not None]
 
 
-def test_closing_ends_the_readers_and_the_stream(dataset):
+def test_closing_ends_the_readers_and_the_stream(dataset: Path) -> None:
     with loading(small(dataset, workers=2)) as loader:
         next(iter(loader))
         assert len(reader_pids()) == 2
@@ -247,7 +254,7 @@ def test_closing_ends_the_readers_and_the_stream(dataset):
     assert list(loader) == []
 
 
-def test_readers_outlive_the_signals_of_a_scheduler(dataset, reference):
+def test_readers_outlive_the_signals_of_a_scheduler(dataset: Path, reference: list[Batch]) -> None:
     def signals() -> None:
         while not (readers := readers_of(os.getpid())):
             time.sleep(0.001)
@@ -267,7 +274,7 @@ KILLS = int(os.environ.get("FMCT_KILLS", "4"))
 
 
 @pytest.mark.timeout(300 + 20 * KILLS)
-def test_a_reader_killed_at_any_moment_is_told_and_not_waited_for(dataset):
+def test_a_reader_killed_at_any_moment_is_told_and_not_waited_for(dataset: Path) -> None:
     """In its start, at work, asleep, with a task in its hands."""
     generator = random.Random(os.environ.get("FMCT_SEED", 0))
     for number in range(KILLS):
@@ -288,7 +295,7 @@ def kill_a_reader(moment: float, early: bool) -> None:
     os.kill(readers[0], signal.SIGKILL)
 
 
-def test_closing_waits_for_no_reader(dataset):
+def test_closing_waits_for_no_reader(dataset: Path) -> None:
     """One is killed, which nobody has been told, and one answers nothing any more."""
     with loading(small(dataset, workers=2)) as loader:
         next(iter(loader))
@@ -299,13 +306,13 @@ def test_closing_waits_for_no_reader(dataset):
 
 
 class Defective:
-    def batch(self, iteration, places):
+    def batch(self, iteration: int, places: np.ndarray) -> NoReturn:
         raise [KeyError("one"), PermissionError(13, "two", "file"), FmctError("three"), *5 * [None]][
             iteration
         ]
 
 
-def test_what_fails_in_a_reader_keeps_its_kind_or_its_traceback():
+def test_what_fails_in_a_reader_keeps_its_kind_or_its_traceback() -> None:
     with closing(Readers(Defective(), count=1, batch=1, prefetch=2)) as readers:
         with pytest.raises(RuntimeError, match=r"(?s)in batch.*KeyError: 'one'"):
             readers.batch(0)
@@ -333,7 +340,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("end", ["killed", "raise"])
-def test_readers_and_temporary_files_do_not_outlive_their_trainer(dataset, tmp_path, end):
+def test_readers_and_temporary_files_do_not_outlive_their_trainer(
+    dataset: Path, tmp_path: Path, end: str
+) -> None:
     script, temporary = tmp_path / "trainer.py", tmp_path / "tmp"
     temporary.mkdir()
     script.write_text(TRAINER)

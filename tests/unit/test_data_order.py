@@ -23,7 +23,7 @@ def epoch_order(seed: int, samples: int, epoch: int) -> np.ndarray:
     batch=st.integers(1, 1500),
     epoch=st.integers(0, 10**6),
 )
-def test_each_epoch_is_a_permutation(seed, shards, batch, epoch):
+def test_each_epoch_is_a_permutation(seed: int, shards: tuple[int, ...], batch: int, epoch: int) -> None:
     order = Order(seed, shards, batch)
     epochs, indices = order.at(epoch * order.samples + np.arange(order.samples))
     assert (epochs == epoch).all()
@@ -32,7 +32,7 @@ def test_each_epoch_is_a_permutation(seed, shards, batch, epoch):
 
 @settings(deadline=None, max_examples=60)
 @given(shards=shard_sizes, batch=st.integers(1, 120), steps=st.integers(1, 40))
-def test_batches_straddle_epochs_and_drop_nothing(shards, batch, steps):
+def test_batches_straddle_epochs_and_drop_nothing(shards: tuple[int, ...], batch: int, steps: int) -> None:
     order, samples = Order(3, shards, batch), sum(shards)
     indices = np.concatenate([order.indices(step) for step in range(steps)])
     epochs = np.concatenate([order.epochs(step) for step in range(steps)])
@@ -42,7 +42,7 @@ def test_batches_straddle_epochs_and_drop_nothing(shards, batch, steps):
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), [(1, 1), (1, 4), (2, 2), (3, 4), (12, 1), (4, 3)])
-def test_ranks_together_take_the_global_batch(world_size, accumulate):
+def test_ranks_together_take_the_global_batch(world_size: int, accumulate: int) -> None:
     order = Order(0, (4, 6), 12)
     taken = np.concatenate(
         [
@@ -54,12 +54,12 @@ def test_ranks_together_take_the_global_batch(world_size, accumulate):
     assert np.array_equal(taken, order.indices(7))
 
 
-def test_a_batch_that_cannot_be_shared_out_names_the_keys():
+def test_a_batch_that_cannot_be_shared_out_names_the_keys() -> None:
     with pytest.raises(FmctError, match=r"run\.batch=10 .* engine\.accumulate = 3 × 2"):
         _ = Share(Order(0, (100,), 10), 0, 3, 2).micro_batch
 
 
-def test_a_huge_dataset_needs_no_memory():
+def test_a_huge_dataset_needs_no_memory() -> None:
     order = Order(0, (10**12,) * 1000, 8)
     assert len(set(order.indices(10**9).tolist())) == 8
 
@@ -77,7 +77,7 @@ def archive_shards() -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("batch", [1024, 4096])
-def test_1024_ranks_share_an_epoch_of_the_archive(batch):
+def test_1024_ranks_share_an_epoch_of_the_archive(batch: int) -> None:
     ranks, node, shards = 1024, 8, archive_shards()
     order = Order(11, shards, batch)
     shard_of = np.repeat(np.arange(len(shards)), shards)
@@ -107,7 +107,7 @@ def test_1024_ranks_share_an_epoch_of_the_archive(batch):
 
 
 @pytest.mark.parametrize("step", [0, 352, 353, 10**6])
-def test_a_step_has_the_same_samples_at_any_number_of_ranks(step):
+def test_a_step_has_the_same_samples_at_any_number_of_ranks(step: int) -> None:
     order = Order(2, archive_shards(), 1024)
     for world_size, accumulate in ((1, 8), (2, 1), (64, 2), (1024, 1)):
         shares = [Share(order, rank, world_size, accumulate) for rank in range(world_size)]
@@ -116,7 +116,7 @@ def test_a_step_has_the_same_samples_at_any_number_of_ranks(step):
 
 
 @pytest.mark.parametrize("batch", [16, 256, 4096])
-def test_a_batch_is_drawn_from_many_shards(batch):
+def test_a_batch_is_drawn_from_many_shards(batch: int) -> None:
     order = Order(4, archive_shards(), batch)
     shard_of = np.repeat(np.arange(len(order.shards)), order.shards)
     assert len(np.unique(shard_of[order.indices(100)])) > 0.9 * min(batch, 256)
@@ -124,7 +124,7 @@ def test_a_batch_is_drawn_from_many_shards(batch):
     assert len(np.unique(shard_of[near])) > 200
 
 
-def test_substitutes_are_spread_and_depend_on_seed_position_and_attempt():
+def test_substitutes_are_spread_and_depend_on_seed_position_and_attempt() -> None:
     order = Order(5, (30, 70), 10)
     drawn = [order.substitute(position, 0) for position in range(3000)]
     assert drawn == [order.substitute(position, 0) for position in range(3000)]
@@ -138,13 +138,13 @@ def test_substitutes_are_spread_and_depend_on_seed_position_and_attempt():
         assert (np.array(other) == drawn).mean() < 0.03
 
 
-def test_epochs_and_seeds_give_unrelated_orders():
+def test_epochs_and_seeds_give_unrelated_orders() -> None:
     first, other_epoch, other_seed = (epoch_order(*key) for key in ((0, 500, 0), (0, 500, 1), (1, 500, 0)))
     assert abs(np.corrcoef([first, other_epoch, other_seed, np.arange(500)]) - np.eye(4)).max() < 0.2
 
 
 @pytest.mark.parametrize(("shards", "batch"), [((4,), 1), ((4,), 3), ((1, 3), 2)])
-def test_every_order_of_a_small_dataset_is_equally_likely(shards, batch):
+def test_every_order_of_a_small_dataset_is_equally_likely(shards: tuple[int, ...], batch: int) -> None:
     epochs = 3_000
     orders = Order(5, shards, batch).at(np.arange(4 * epochs))[1].reshape(epochs, 4)
     _, counts = np.unique(orders, axis=0, return_counts=True)

@@ -14,7 +14,7 @@ import pytest
 
 from preprocess.build.result import BuildResult
 from preprocess.build.study import StudyBuilder
-from preprocess.config import GridConfig, SelectConfig
+from preprocess.config import GridConfig
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.export import export
 from preprocess.demo.identity import MARK, UID_ROOT
@@ -25,6 +25,7 @@ from preprocess.dicom.catalog import read_catalog
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan.run import rejected_path, scan
 from preprocess.select.candidate import Candidate
+from preprocess.select.rules import SelectConfig
 from preprocess.select.study import select_study, studies
 from preprocess.volume.build import build_volume
 from shards.errors import FmctError

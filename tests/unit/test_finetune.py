@@ -50,7 +50,9 @@ def tuned(encoder: VisionTransformer, data: tuple, **changes: object) -> Finetun
     return finetune(encoder, *data, ROWS, FinetuneConfig.model_validate(values | changes))
 
 
-def test_finetuning_learns_on_missing_labels_and_repeats_itself(encoder, data) -> None:
+def test_finetuning_learns_on_missing_labels_and_repeats_itself(
+    encoder: VisionTransformer, data: tuple[torch.Tensor, np.ndarray]
+) -> None:
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     torch.manual_seed(1)
     first = tuned(encoder, data)
@@ -65,7 +67,7 @@ def test_finetuning_learns_on_missing_labels_and_repeats_itself(encoder, data) -
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
 
-def test_rates_fall_from_head_to_embedding(encoder) -> None:
+def test_rates_fall_from_head_to_embedding(encoder: VisionTransformer) -> None:
     config = FinetuneConfig(lr=1.0, layer_decay=0.5)
     model = Classifier(encoder, nn.Linear(pooled_width(encoder, config), 2), config)
     groups = _groups(model, config)
@@ -95,12 +97,14 @@ def test_views_are_moved_mirrored_and_brightened_only() -> None:
     assert places == {(z, y, x) for z in (3, 4, 5) for y in (3, 4, 5) for x in near | mirrored}
 
 
-def test_one_class_is_refused(encoder, data) -> None:
+def test_one_class_is_refused(encoder: VisionTransformer, data: tuple[torch.Tensor, np.ndarray]) -> None:
     with pytest.raises(FmctError, match="no task has both"):
         tuned(encoder, (data[0], np.zeros((VOLUMES, 2))))
 
 
-def test_of_equal_areas_that_of_the_least_log_loss_is_kept(encoder, data) -> None:
+def test_of_equal_areas_that_of_the_least_log_loss_is_kept(
+    encoder: VisionTransformer, data: tuple[torch.Tensor, np.ndarray]
+) -> None:
     """One validation volume a class: any two steps that rank both right are equal by area."""
     views, labels = data
     rows = Rows(np.arange(60), np.array([60, 61]), np.arange(80, 120))

@@ -9,11 +9,12 @@ from dicom_files import Acquisition, axial, save, scanned, waves
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 from scipy.spatial.transform import Rotation
 
-from preprocess.config import GridConfig, SelectConfig
+from preprocess.config import GridConfig
 from preprocess.dicom.catalog import Instance
 from preprocess.dicom.decode import Decoder
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan.run import scan
+from preprocess.select.rules import SelectConfig
 from preprocess.select.series import select
 from preprocess.volume.build import Volume, build_volume
 

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Protocol
 
 import pytest
 from hypothesis import given, settings
@@ -82,8 +83,12 @@ HARM = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["marker", "file", 
 @settings(max_examples=60, deadline=None)
 @given(first=INPUTS, second=INPUTS, starts=STARTS, harm=HARM, shares=st.integers(1, 4))
 def test_what_is_collected_is_of_the_plan_after_kills_damage_and_another_plan(
-    first, second, starts, harm, shares
-):
+    first: tuple[str, ...],
+    second: tuple[str, ...],
+    starts: list[tuple[int, str, int]],
+    harm: list[tuple[int, str]],
+    shares: int,
+) -> None:
     with TemporaryDirectory() as folder:
         out = Path(folder)
         for plan in (first, second):
@@ -116,14 +121,14 @@ def test_what_is_collected_is_of_the_plan_after_kills_damage_and_another_plan(
             assert [one.text for one in found] == list(plan)
 
 
-def test_what_is_missing_is_named_and_nothing_collected(tmp_path):
+def test_what_is_missing_is_named_and_nothing_collected(tmp_path: Path) -> None:
     stage = Stage(tmp_path, ("a", "b", "c"))
     stage.make(1)
     with pytest.raises(FmctError, match=r"^\[0, 2\]$"):
         stage.ledger.collect(lambda missing: FmctError(str(missing)))
 
 
-def test_all_missing_units_are_known_before_the_first_is_made(tmp_path):
+def test_all_missing_units_are_known_before_the_first_is_made(tmp_path: Path) -> None:
     stage, seen = Stage(tmp_path, ("a", "b", "c")), []
     stage.make(1)
     assert stage.ledger.make(stage.make, lambda *at: seen.append(at), seen.append) == 2
@@ -131,7 +136,7 @@ def test_all_missing_units_are_known_before_the_first_is_made(tmp_path):
 
 
 @given(units=st.integers(0, 50), shares=st.integers(1, 60))
-def test_shares_have_each_unit_once(units, shares):
+def test_shares_have_each_unit_once(units: int, shares: int) -> None:
     parts = [Share(n, shares).part(range(units)) for n in range(shares)]
     assert sorted(unit for part in parts for unit in part) == list(range(units))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -143,12 +148,12 @@ def test_shares_have_each_unit_once(units, shares):
 
 
 @pytest.mark.parametrize("text", ["3/3", "-1/2", "1", "a/b", "1/2/3", "1/", "0/0", "1.0/2"])
-def test_a_share_that_is_none_is_refused(text):
+def test_a_share_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(FmctError, match="--share"):
         Share.parse(text)
 
 
-def test_a_unit_is_made_by_one_process_and_kept_for_the_next(tmp_path):
+def test_a_unit_is_made_by_one_process_and_kept_for_the_next(tmp_path: Path) -> None:
     marker, made = tmp_path / "unit.json", []
 
     def make() -> str:
@@ -163,12 +168,12 @@ def test_a_unit_is_made_by_one_process_and_kept_for_the_next(tmp_path):
     assert not list(tmp_path.iterdir()), "no lock is left"
 
 
-def test_a_marker_is_the_same_bytes_as_ever(tmp_path):
+def test_a_marker_is_the_same_bytes_as_ever(tmp_path: Path) -> None:
     mark(tmp_path / "m.json", Marker(digest="00", text="ü"))
     assert (tmp_path / "m.json").read_bytes() == '{\n "digest": "00",\n "text": "ü"\n}\n'.encode()
 
 
-def test_a_marker_of_a_newer_version_is_refused_and_stays(tmp_path):
+def test_a_marker_of_a_newer_version_is_refused_and_stays(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_text('{"digest": "00", "text": "a", "later": 1}')
     with pytest.raises(FmctError, match="'later'"):
@@ -176,15 +181,19 @@ def test_a_marker_of_a_newer_version_is_refused_and_stays(tmp_path):
     assert path.exists()
 
 
-def test_a_marker_that_the_system_does_not_give_is_no_missing_one(tmp_path):
+def test_a_marker_that_the_system_does_not_give_is_no_missing_one(tmp_path: Path) -> None:
     assert marked(tmp_path / "none.json", Marker) is None
     (tmp_path / "m.json").mkdir()
     with pytest.raises(RefusedError):
         marked(tmp_path / "m.json", Marker)
 
 
+class Enter(Protocol):
+    def __call__(self, number: str = "12") -> Path: ...
+
+
 @pytest.fixture
-def job(tmp_path, monkeypatch):
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
     """Takes the place of job 12's command, or another's."""
 
     def enter(number: str = "12") -> Path:
@@ -196,7 +205,7 @@ def job(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def counted(monkeypatch):
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[Share, int]:
     """A kind of ledger, `toy`, whose counts are what is written here by share."""
     counts: dict[Share, int] = {}
     toy = SimpleNamespace(progress=lambda place, share: Progress(counts[share], unit="toy"))
@@ -205,14 +214,16 @@ def counted(monkeypatch):
     return counts
 
 
-def test_nothing_is_registered_outside_jobs(tmp_path, monkeypatch):
+def test_nothing_is_registered_outside_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     register("toy", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_start_takes_the_place_of_the_one_before_it(tmp_path, job, counted):
+def test_a_start_takes_the_place_of_the_one_before_it(
+    tmp_path: Path, job: Enter, counted: dict[Share, int]
+) -> None:
     counted[Share(1, 2)] = 2
     file = job("12_1")
     register("toy", tmp_path, Share(1, 2), total=3, of_all=6, failed=1)
@@ -222,7 +233,9 @@ def test_a_start_takes_the_place_of_the_one_before_it(tmp_path, job, counted):
     assert len(registered(file)) == 1
 
 
-def test_an_output_folder_is_counted_by_what_its_newest_jobs_have_registered(tmp_path, job, counted):
+def test_an_output_folder_is_counted_by_what_its_newest_jobs_have_registered(
+    tmp_path: Path, job: Enter, counted: dict[Share, int]
+) -> None:
     out = tmp_path / "out"
     assert progress(out) is None
     for number, share, failed in (("9_0", (0, 2), 2), ("12_0", (0, 2), 1), ("12_1", (1, 2), 1)):
@@ -236,12 +249,14 @@ def test_an_output_folder_is_counted_by_what_its_newest_jobs_have_registered(tmp
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"ledgers": [{"ledger": "../x", "place": "/"}]}', '{"later": 1}'])
-def test_what_a_job_registered_and_cannot_be_read_is_unknown(job, text):
+def test_what_a_job_registered_and_cannot_be_read_is_unknown(job: Enter, text: str) -> None:
     write_text(job(), text)
     assert progress_of_job(job().parent, "12") == Progress(None)
 
 
-def test_a_ledger_of_another_version_and_one_that_cannot_be_counted_are_unknown(tmp_path, job, monkeypatch):
+def test_a_ledger_of_another_version_and_one_that_cannot_be_counted_are_unknown(
+    tmp_path: Path, job: Enter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job()
     register("later", tmp_path, total=5)
     assert progress_of_job(job().parent, "12") == (None, 5, 0, "unit")
@@ -253,14 +268,16 @@ def test_a_ledger_of_another_version_and_one_that_cannot_be_counted_are_unknown(
     assert progress_of_job(job().parent, "12").done is None
 
 
-def test_a_job_that_cannot_register_goes_on(tmp_path, monkeypatch, caplog):
+def test_a_job_that_cannot_register_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(VARIABLE, str(tmp_path / "file/12.ledgers.json"))
     register("toy", tmp_path)
     assert "cannot register the ledger of this job" in caplog.text
 
 
-def test_every_kind_of_ledger_can_be_counted_in_an_empty_folder(tmp_path):
+def test_every_kind_of_ledger_can_be_counted_in_an_empty_folder(tmp_path: Path) -> None:
     found = {}
     for name in LEDGERS:
         count = counter(name)
@@ -275,7 +292,7 @@ def test_every_kind_of_ledger_can_be_counted_in_an_empty_folder(tmp_path):
     assert progress(tmp_path) is None
 
 
-def test_the_file_of_a_job_says_where_and_how_many(tmp_path, job):
+def test_the_file_of_a_job_says_where_and_how_many(tmp_path: Path, job: Enter) -> None:
     job()
     register("predict", tmp_path, Share(2, 8), total=3, of_all=20)
     [said] = json.loads(job().read_text())["ledgers"]

@@ -2,6 +2,8 @@
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ def shown(language: str) -> tuple[str, str]:
 
 
 @pytest.fixture
-def stage(tmp_path, monkeypatch):
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The document's module under its own name, and the document's registry."""
     path, text = shown("python")
     assert not (REPOSITORY / path).exists()
@@ -48,7 +50,9 @@ def stage(tmp_path, monkeypatch):
     return module
 
 
-def test_its_shares_are_counted_and_collected(tmp_path, stage, monkeypatch):
+def test_its_shares_are_counted_and_collected(
+    tmp_path: Path, stage: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = write_dataset(tmp_path / "whole", volumes=7)
     data, out = tmp_path / "data", tmp_path / "out"
     reshard(whole, data, shard_bytes=1)

@@ -7,7 +7,8 @@ import pytest
 from dicom_files import axial
 from preprocess_export import KEY, Export, run_inline, write_series
 
-from preprocess.config import GridConfig, OutputConfig, PreprocessConfig, SelectConfig
+from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
+from preprocess.select.rules import SelectConfig
 from shards import Dataset
 from shards.roles import study_roles
 

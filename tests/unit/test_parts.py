@@ -1,6 +1,8 @@
 """Patients held out by `fmct shards split`: in its table, in labels, and in the parts of a probe."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -129,7 +131,10 @@ def written(path: Path, columns: dict[str, list]) -> Path:
     ],
 )
 def test_wrong_parts_are_refused_with_file_and_row_or_key(
-    folder: Path, tmp_path: Path, change, expected: str
+    folder: Path,
+    tmp_path: Path,
+    change: Callable[[list[dict[str, str]]], list[dict[str, Any]]],
+    expected: str,
 ) -> None:
     rows = [
         {"study_key": make_key(5000 + n), "patient_key": patient(n), "split": "train"}

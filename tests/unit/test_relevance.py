@@ -22,6 +22,7 @@ from fmct_hpc.classifier.predict import load_classifier
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.inference.readers import Scan, read_scans
 from fmct_hpc.model.attention import explicit_attention
+from fmct_hpc.model.block import Attention, Block
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.attentive import AttentiveHead, StudyAttentiveHead
@@ -212,7 +213,9 @@ def differences(
     found = np.zeros_like(weights)
 
     def logit(changed: torch.Tensor) -> float:
-        def by_weights(module, inputs, output):
+        def by_weights(
+            module: Attention, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+        ) -> torch.Tensor:
             value = module.queries_keys_values(*inputs)[2]
             return module.projection((changed @ value).transpose(1, 2).flatten(2))
 

@@ -1,12 +1,16 @@
 """The policy of what runs again, and how a start's end is explained."""
 
 import signal
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 from small_training import write_dataset
 
 from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, write_plan
+from fmct_hpc.train.attempts import Cause
 from launch.scheduler import Accounted
 from launch.slurm import requeue
 from launch.slurm.causes import by_code, by_scheduler, log_of_start
@@ -15,7 +19,7 @@ from launch.slurm.requeue import FAILURES, MAX_FAILURES, MAX_IDLE, MAX_TIME_LIMI
 from launch.slurm.scheduler import Slurm
 from preprocess.scan.work_folder import WorkFolder
 from shards.listed import register_files
-from shards.progress import VARIABLE, register
+from shards.progress import VARIABLE, Progress, register
 from shards.share import Share
 from shards.split import split
 
@@ -29,51 +33,53 @@ def history(*endings: tuple[str, int | None]) -> list[Ending]:
 
 @pytest.mark.parametrize("cause", ["preempted", "time limit", "requeued", "stopped"])
 @pytest.mark.parametrize("progress", [None, 10])
-def test_an_interruption_runs_again_at_once(cause, progress):
+def test_an_interruption_runs_again_at_once(cause: Cause, progress: int | None) -> None:
     assert decide(history((cause, progress)))[:2] == (True, 0.0)
 
 
 @pytest.mark.parametrize("cause", ["done", "cancelled", "refused", "damaged data", "unsound"])
-def test_what_another_try_cannot_mend_does_not_run_again(cause):
+def test_what_another_try_cannot_mend_does_not_run_again(cause: Cause) -> None:
     assert not decide(history((cause, 10))).again
 
 
 @pytest.mark.parametrize("cause", FAILURES)
 @pytest.mark.parametrize("progress", [None, 0, 10])
-def test_a_failure_at_the_same_place_is_bounded_and_waits_longer_each_time(cause, progress):
+def test_a_failure_at_the_same_place_is_bounded_and_waits_longer_each_time(
+    cause: Cause, progress: int | None
+) -> None:
     most = FAILURES[cause]
     verdicts = [decide(history(*[(cause, progress)] * n), backoff=60) for n in range(1, most + 1)]
     assert [verdict.again for verdict in verdicts] == [True] * (most - 1) + [False]
     assert [verdict.wait for verdict in verdicts[:-1]] == [60 * 2**n for n in range(most - 1)]
 
 
-def test_a_deterministic_crash_stops_after_two_tries_and_says_so():
+def test_a_deterministic_crash_stops_after_two_tries_and_says_so() -> None:
     assert decide(history(("crash", 10))).again
     stopped = decide(history(("crash", 0), ("crash", 10), ("preempted", 10), ("crash", 10)))
     assert not stopped.again
     assert stopped.why.startswith("crash 2 times at the checkpoint of step 10, so not queued again")
 
 
-def test_a_failure_that_comes_further_each_time_is_bounded_too():
+def test_a_failure_that_comes_further_each_time_is_bounded_too() -> None:
     crashes = [("crash", step) for step in range(MAX_FAILURES)]
     assert [decide(history(*crashes[:n])).again for n in (1, 5, MAX_FAILURES - 1)] == [True] * 3
     assert decide(history(*crashes[:10])).wait == 3600
     assert not decide(history(*crashes)).again
 
 
-def test_progress_between_failures_begins_the_count_anew_and_an_interruption_the_wait():
+def test_progress_between_failures_begins_the_count_anew_and_an_interruption_the_wait() -> None:
     assert decide(history(("crash", 10), ("preempted", 20), ("crash", 20)), backoff=60)[:2] == (True, 60)
 
 
 @pytest.mark.parametrize("progress", [None, 10])
-def test_a_job_that_is_interrupted_before_it_comes_further_does_not_storm(progress):
+def test_a_job_that_is_interrupted_before_it_comes_further_does_not_storm(progress: int | None) -> None:
     interruptions = [("preempted", progress)] * (MAX_IDLE + 1)
     waits = [decide(history(*interruptions[:n]), backoff=60).wait for n in range(1, MAX_IDLE + 1)]
     assert waits == [0.0, *(min(60 * 2**n, 3600) for n in range(MAX_IDLE - 1))]
     assert not decide(history(*interruptions)).again
 
 
-def test_a_training_whose_start_takes_longer_than_its_time_limit_stops():
+def test_a_training_whose_start_takes_longer_than_its_time_limit_stops() -> None:
     limits = [("time limit", 10)] * MAX_TIME_LIMITS
     assert decide(history(*limits[:-1], ("preempted", 10), ("node failure", 10))).again
     stopped = decide(history(*limits))
@@ -81,8 +87,12 @@ def test_a_training_whose_start_takes_longer_than_its_time_limit_stops():
     assert "3 time limits at the checkpoint of step 10" in stopped.why
 
 
+class Starts(Protocol):
+    def __call__(self, folder: Path, *codes: int, first: int = 0) -> list[int]: ...
+
+
 @pytest.fixture
-def starts(monkeypatch):
+def starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
     """Ends start after start of job 77 with a code; gives the numbers of those that were queued again."""
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_PROCID", "0")
@@ -91,7 +101,7 @@ def starts(monkeypatch):
     monkeypatch.setattr(requeue, "_queue_again", lambda job, start, wait, scheduler: queued.append(start))
     before = signal.getsignal(signal.SIGTERM)
 
-    def end(folder, *codes, first=0):
+    def end(folder: Path, *codes: int, first: int = 0) -> list[int]:
         for start, code in enumerate(codes, first):
             monkeypatch.setenv("SLURM_RESTART_COUNT", str(start))
             requeue.after(folder, None, code, 60, Slurm())
@@ -102,15 +112,15 @@ def starts(monkeypatch):
 
 
 @pytest.fixture
-def job(tmp_path, monkeypatch):
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Progress]:
     """In the job 77: what is known of its progress, by what it has registered."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "slurm/77.ledgers.json"))
     return lambda: progress_of_job(tmp_path / "slurm", "77")
 
 
 def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(
-    tmp_path, monkeypatch, caplog, starts
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, starts: Starts
+) -> None:
     """Share 1 of 3: its tasks are 1, 4, 7, 10; those of others say nothing of it."""
     tasks = tmp_path / "tasks"
     tasks.mkdir()
@@ -132,18 +142,20 @@ def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(
 
 
 @pytest.mark.parametrize(("code", "most"), [(73, FAILURES["no room"]), (1, FAILURES["crash"])])
-def test_bounds_hold_where_no_ending_can_be_written(tmp_path, starts, code, most):
+def test_bounds_hold_where_no_ending_can_be_written(
+    tmp_path: Path, starts: Starts, code: int, most: int
+) -> None:
     (tmp_path / "file").touch()
     assert starts(tmp_path / "file/slurm", *[code] * 20) == list(range(most - 1))
 
 
-def test_what_could_not_be_written_is_forgiven_once_endings_can(tmp_path, starts):
+def test_what_could_not_be_written_is_forgiven_once_endings_can(tmp_path: Path, starts: Starts) -> None:
     (tmp_path / "file").touch()
     starts(tmp_path / "file/slurm", *[73] * 3)
     assert starts(tmp_path, *[128 + signal.SIGUSR2] * 3, first=3) == list(range(6))
 
 
-def test_half_a_line_that_a_full_disk_left_harms_no_ending(tmp_path, starts):
+def test_half_a_line_that_a_full_disk_left_harms_no_ending(tmp_path: Path, starts: Starts) -> None:
     path = tmp_path / "77.endings.jsonl"
     starts(tmp_path, 75)
     path.write_text(path.read_text() + '{"job":"77","sta')
@@ -151,11 +163,13 @@ def test_half_a_line_that_a_full_disk_left_harms_no_ending(tmp_path, starts):
     assert [ending.start for ending in requeue.read(tmp_path, "77")] == [0, 2]
 
 
-def test_a_job_whose_stage_has_registered_nothing_has_no_known_progress(job):
+def test_a_job_whose_stage_has_registered_nothing_has_no_known_progress(job: Callable[[], Progress]) -> None:
     assert job().done is None
 
 
-def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(tmp_path, job):
+def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(
+    tmp_path: Path, job: Callable[[], Progress]
+) -> None:
     parts = WorkFolder(tmp_path / "catalog.parquet").parts
     parts.mkdir(parents=True)
     register("scan", tmp_path / "catalog.parquet")
@@ -167,13 +181,15 @@ def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(tm
     assert decide(history(*(("time limit", one.done) for one in found)))[:2] == (True, 0.0)
 
 
-def test_a_split_registers_the_shards_of_each_part(tmp_path, job):
+def test_a_split_registers_the_shards_of_each_part(tmp_path: Path, job: Callable[[], Progress]) -> None:
     dataset = write_dataset(tmp_path / "data", volumes=8)
     split(dataset, tmp_path / "parts", {"a": 0.5, "b": 0.5}, shard_bytes=1)
     assert job() == (8, 8, 0, "shard")
 
 
-def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(tmp_path, job):
+def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(
+    tmp_path: Path, job: Callable[[], Progress]
+) -> None:
     """Share 1 of 2 has tasks 1 and 3, of three units; those of the other say nothing of it."""
     digests = tuple(f"{number:064d}"[::-1] for number in range(6))
     grid = Plan(
@@ -190,7 +206,9 @@ def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(tmp_path, job):
     assert found == [0, 1, 1, 2, 3]
 
 
-def test_a_share_whose_units_are_named_by_digests_runs_on_while_it_does_more(tmp_path, job):
+def test_a_share_whose_units_are_named_by_digests_runs_on_while_it_does_more(
+    tmp_path: Path, job: Callable[[], Progress]
+) -> None:
     files = [tmp_path / f"units/{'5d3a'[number] * 16}.parquet" for number in range(4)]
     register_files(tmp_path, files, Share(1, 2))
     assert job() == (0, 2, 0, "unit")
@@ -204,12 +222,14 @@ def test_a_share_whose_units_are_named_by_digests_runs_on_while_it_does_more(tmp
     assert job() == (None, 2, 0, "unit")
 
 
-def keep_part(store, start, stop):
+def keep_part(store: Path, start: int, stop: int) -> None:
     (store / "parts").mkdir(parents=True, exist_ok=True)
     (store / f"parts/{start:07d}-{stop:07d}-0123abcd.json").touch()
 
 
-def test_what_extracts_features_runs_on_while_it_keeps_more(tmp_path, monkeypatch, job):
+def test_what_extracts_features_runs_on_while_it_keeps_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Callable[[], Progress]
+) -> None:
     for number in range(3):  # parts of a store: of two tasks, every second each
         keep_part(tmp_path / "other", 256 * number, 256 * (number + 1))
     found = []
@@ -227,7 +247,9 @@ def test_what_extracts_features_runs_on_while_it_keeps_more(tmp_path, monkeypatc
     assert job().done == 1768
 
 
-def test_a_probe_runs_on_while_it_keeps_more_features_or_units(tmp_path, job):
+def test_a_probe_runs_on_while_it_keeps_more_features_or_units(
+    tmp_path: Path, job: Callable[[], Progress]
+) -> None:
     register("features", tmp_path / "features/trained")
     found = [job()]
     keep_part(tmp_path / "features/trained", 0, 256)
@@ -252,7 +274,7 @@ slurmstepd-n1: error: *** STEP 12.0 ON n1 CANCELLED AT 2026-01-01T00:00:00 DUE T
 """
 
 
-def test_a_crash_names_the_rank_that_srun_names_first(tmp_path):
+def test_a_crash_names_the_rank_that_srun_names_first(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(LOG)
     part = log_of_start(tmp_path / "log", "12", 1)
     assert "75" not in part
@@ -261,7 +283,7 @@ def test_a_crash_names_the_rank_that_srun_names_first(tmp_path):
     assert by_code(137, "", Slurm()) == ("crash", "a rank was killed by SIGKILL", None, 137)
 
 
-def test_a_mistake_is_told_in_the_commands_own_words():
+def test_a_mistake_is_told_in_the_commands_own_words() -> None:
     log = "fmct: job 12, start 0, on n1\nworking\nfmct: data/zarr: no such dataset; preprocess first\n"
     assert by_code(2, log, Slurm())[:2] == ("refused", "data/zarr: no such dataset; preprocess first")
     log += "fmct: a reader process was killed by SIGKILL\n"
@@ -275,11 +297,11 @@ def test_a_mistake_is_told_in_the_commands_own_words():
         71: "crash",
     }.items(),
 )
-def test_exit_codes_have_their_causes(code, cause):
+def test_exit_codes_have_their_causes(code: int, cause: Cause) -> None:
     assert by_code(code, "", Slurm()).cause == cause
 
 
-def test_without_accounting_the_log_and_the_nodes_explain_an_end(monkeypatch):
+def test_without_accounting_the_log_and_the_nodes_explain_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Slurm, "accounted", lambda self, jobs: None)
     monkeypatch.setattr(Slurm, "nodes_down", lambda self, nodes: [])
     assert by_scheduler("12", [], LOG, 2, Slurm())[:2] == (
@@ -291,7 +313,7 @@ def test_without_accounting_the_log_and_the_nodes_explain_an_end(monkeypatch):
     assert by_scheduler("12", ["n1", "n2"], "", 2, Slurm())[:2] == ("node failure", "down: n2")
 
 
-def test_accounting_explains_each_start(monkeypatch):
+def test_accounting_explains_each_start(monkeypatch: pytest.MonkeyPatch) -> None:
     states = ["PREEMPTED", "NODE_FAIL", "RUNNING"]
     starts = [Accounted("12", state, "0:0", None, None, "n1") for state in states]
     monkeypatch.setattr(Slurm, "accounted", lambda self, jobs: starts)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from fmct_hpc.classifier.fit import fit
 from fmct_hpc.classifier.folder import write_classifier
 from fmct_hpc.classifier.predict import load_classifier
+from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.robustness import score
 from fmct_hpc.robustness.changes import Draw, changed
@@ -26,7 +27,7 @@ CHANGES = {"thicker": [30.0], "blur": [], "sharpen": [], "noise": [400.0, 40.0]}
 PLACE = ("encoder", "method", "pool", "layer", "task", "split")
 
 
-def as_config(sweep, **values) -> RobustnessConfig:
+def as_config(sweep: SweepConfig, **values: object) -> RobustnessConfig:
     given = sweep.model_dump(exclude_unset=True) | {"changes": CHANGES}
     return RobustnessConfig.model_validate({**given, **values})
 
@@ -46,7 +47,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[RobustnessConfig, P
     return as_config(sweep), folder
 
 
-def test_at_0_are_the_sweeps_own_figures_and_what_is_done_is_kept(swept, monkeypatch) -> None:
+def test_at_0_are_the_sweeps_own_figures_and_what_is_done_is_kept(
+    swept: tuple[RobustnessConfig, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, folder = swept
     said = robustness(config, folder / "out").to_pylist()
     own = {
@@ -85,7 +88,7 @@ def test_at_0_are_the_sweeps_own_figures_and_what_is_done_is_kept(swept, monkeyp
 
 
 def test_shares_need_the_features_extracted_before_and_are_counted(
-    swept, tmp_path: Path, monkeypatch
+    swept: tuple[RobustnessConfig, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, _ = swept
     changes = {"thicker": [], "blur": [], "sharpen": [], "noise": [40.0]}
@@ -102,7 +105,9 @@ def test_shares_need_the_features_extracted_before_and_are_counted(
     assert progress(tmp_path / "out") == Progress(2, 2)
 
 
-def test_kept_classifiers_say_what_they_say_of_volumes_that_were_changed_elsewhere(swept) -> None:
+def test_kept_classifiers_say_what_they_say_of_volumes_that_were_changed_elsewhere(
+    swept: tuple[RobustnessConfig, Path],
+) -> None:
     config, folder = swept
     data, change = Dataset.open(folder / "data"), ("noise", 400.0)
     with ShardWriter(folder / "noisy", "shard-00000", "zarr") as writer:
@@ -129,7 +134,7 @@ def test_kept_classifiers_say_what_they_say_of_volumes_that_were_changed_elsewhe
     )
 
 
-def test_folds_are_judged_by_the_classifier_that_never_saw_them(swept) -> None:
+def test_folds_are_judged_by_the_classifier_that_never_saw_them(swept: tuple[RobustnessConfig, Path]) -> None:
     config, folder = swept
     crossed = as_config(
         config,
@@ -147,7 +152,7 @@ def test_folds_are_judged_by_the_classifier_that_never_saw_them(swept) -> None:
     )
 
 
-def test_what_can_not_be_followed_is_refused(swept, tmp_path: Path) -> None:
+def test_what_can_not_be_followed_is_refused(swept: tuple[RobustnessConfig, Path], tmp_path: Path) -> None:
     config, folder = swept
     with pytest.raises(FmctError, match="--classifier"):
         robustness(as_config(config, methods=["finetune"]), tmp_path / "a")

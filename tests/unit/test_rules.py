@@ -8,12 +8,13 @@ import pytest
 from header_series import CORONAL, series, stack
 
 from launch.config import load
-from preprocess.config import PreprocessConfig, SelectConfig
+from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.combinations import read_combinations
 from preprocess.select.image_kind import described_kind
 from preprocess.select.lexicon import lexicon
+from preprocess.select.rules import SelectConfig
 from preprocess.select.series import select
 from shards.errors import FmctError
 

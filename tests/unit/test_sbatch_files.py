@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def shell(tmp_path: Path) -> Shell:
     return shell
 
 
-def test_the_command_prints_the_file_of_functions_that_all_batch_scripts_source():
+def test_the_command_prints_the_file_of_functions_that_all_batch_scripts_source() -> None:
     done = CliRunner().invoke(watch_app, ["job-script"])
     assert done.output.splitlines() == [str(JOB_SCRIPT)]
     assert JOB_SCRIPT.is_file()
@@ -92,7 +93,9 @@ def test_the_command_prints_the_file_of_functions_that_all_batch_scripts_source(
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_stage_gets_what_its_batch_script_exports_whatever_sbatch_was_told(shell, file):
+def test_a_stage_gets_what_its_batch_script_exports_whatever_sbatch_was_told(
+    shell: Shell, file: Path
+) -> None:
     ended = shell.run(file, "--run", "runs/first", SLURM_EXPORT_ENV="NONE")
     [srun] = [line for line in ended.said if line.startswith("srun ")]
     assert "--export=ALL" in srun.split(" fmct ")[0].split()
@@ -100,7 +103,7 @@ def test_a_stage_gets_what_its_batch_script_exports_whatever_sbatch_was_told(she
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_what_ended_the_last_start_is_looked_for_in_the_jobs_log(shell, file):
+def test_what_ended_the_last_start_is_looked_for_in_the_jobs_log(shell: Shell, file: Path) -> None:
     ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
     [before] = [number for number, line in enumerate(ended.said) if " launch before" in line]
     assert ended.said[before].startswith("fmct FMCT_LOG=/logs/12.out ")
@@ -111,7 +114,7 @@ BUSY = "echo 'slurm_load_jobs error: Socket timed out on send/recv operation' >&
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_slurmctld_that_does_not_answer_keeps_no_stage_from_running(shell, file):
+def test_a_slurmctld_that_does_not_answer_keeps_no_stage_from_running(shell: Shell, file: Path) -> None:
     shell.stand_in("scontrol", f'[ "$*" = "show hostnames n1" ] || {{ {BUSY}; }}\n{SCONTROL}')
     ended = shell.run(file, "--run", "runs/first")
     assert ended.code == 0
@@ -119,7 +122,7 @@ def test_a_slurmctld_that_does_not_answer_keeps_no_stage_from_running(shell, fil
     assert f"MASTER_ADDR={'n1' if file.stem == 'train' else ''} " in srun
 
 
-def test_a_training_asks_a_busy_slurmctld_again_for_its_address(shell, tmp_path):
+def test_a_training_asks_a_busy_slurmctld_again_for_its_address(shell: Shell, tmp_path: Path) -> None:
     once = f"[ -e {tmp_path}/asked ] || {{ touch {tmp_path}/asked; {BUSY}; }}"
     shell.stand_in("scontrol", f'[[ "$*" != *"show node"* ]] || {once}\n{SCONTROL}')
     [train] = [file for file in FILES if file.stem == "train"]
@@ -133,7 +136,7 @@ def test_a_training_asks_a_busy_slurmctld_again_for_its_address(shell, tmp_path)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_policy_of_restarts_is_asked_before_and_after(shell, file):
+def test_the_policy_of_restarts_is_asked_before_and_after(shell: Shell, file: Path) -> None:
     shell.stand_in("srun", "exit 75")
     ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
     policy = [line.split(" launch ")[1].strip() for line in ended.said if " launch " in line]
@@ -143,13 +146,13 @@ def test_the_policy_of_restarts_is_asked_before_and_after(shell, file):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_stage_registers_its_ledgers_in_the_records_of_its_job(shell, file):
+def test_a_stage_registers_its_ledgers_in_the_records_of_its_job(shell: Shell, file: Path) -> None:
     ended = shell.run(file, "--run", "runs/first")
     [where] = [line.split()[1] for line in ended.said if line.startswith("ledgers ")]
     assert where == ("none" if file.stem == "train" else "./10_1.ledgers.json")
 
 
-def test_a_file_that_is_refused_before_ends_without_its_command(shell):
+def test_a_file_that_is_refused_before_ends_without_its_command(shell: Shell) -> None:
     shell.stand_in("fmct", FMCT + "exit 2")
     for file in FILES:
         ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
@@ -158,7 +161,7 @@ def test_a_file_that_is_refused_before_ends_without_its_command(shell):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_no_python_of_a_stage_imports_from_the_working_folder(shell, file):
+def test_no_python_of_a_stage_imports_from_the_working_folder(shell: Shell, file: Path) -> None:
     ended = shell.run(file, "--run", "runs/first", PYTHONPATH=":/code::/more:")
     assert "path /code:/more 1" in ended.said
 
@@ -174,7 +177,7 @@ def array(numbers: str) -> dict[int, dict[str, str]]:
     return {n: {f"SLURM_ARRAY_TASK_{k}": str(v) for k, v in {**facts, "ID": n}.items()} for n in members}
 
 
-def preprocess_status(out, done, monkeypatch):
+def preprocess_status(out: Path, done: set[int], monkeypatch: pytest.MonkeyPatch) -> str:
     tasks = tuple(Task(digest=f"{n:064x}"[::-1], rows=(n,)) for n in range(TASKS))
     write_text(out / "tasks/plan.json", Plan(settings="0" * 64, tasks=tasks).model_dump_json())
     facts = {"series": 0, "volumes": 0, "rejected": {}, "dropped_slices": {}, "source_bytes": 0, "seconds": 0}
@@ -186,7 +189,7 @@ def preprocess_status(out, done, monkeypatch):
     return str(ledger.status(out)).split("; to do: ")[1]
 
 
-def sweep_status(out, done, monkeypatch):
+def sweep_status(out: Path, done: set[int], monkeypatch: pytest.MonkeyPatch) -> str:
     unit = {"encoder": "e", "method": "logistic", "layer": 0, "pool": "cls", "fraction": 1.0, "shots": None}
     units = tuple(Unit(**unit, seeds=(n,), tasks=("t",)) for n in range(TASKS))
     digests, tasks = tuple(f"{n:064d}"[::-1] for n in range(TASKS)), tuple((n,) for n in range(TASKS))
@@ -199,9 +202,14 @@ def sweep_status(out, done, monkeypatch):
     return Sweep(None, out).status().split("; tasks to do: ")[1]
 
 
+Status = Callable[[Path, set[int], pytest.MonkeyPatch], str]
+
+
 @pytest.mark.parametrize("status", [preprocess_status, sweep_status])
 @pytest.mark.parametrize("to_do", [{3, 7}, {0}, {0, 1, 2}, {0, 2}, {4, 5, 6}, set(range(TASKS))], ids=str)
-def test_what_status_says_is_to_do_is_an_array_that_does_it(shell, tmp_path, monkeypatch, status, to_do):
+def test_what_status_says_is_to_do_is_an_array_that_does_it(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: Status, to_do: set[int]
+) -> None:
     marked = set(range(TASKS)) - to_do
     said = status(tmp_path / "out", marked, monkeypatch)
     [file] = [file for file in FILES if file.stem == status.__name__.removesuffix("_status")]

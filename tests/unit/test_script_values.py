@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from launch.config import load
+from launch.scheduler import Job
 from launch.slurm.site import Site
-from launch.slurm.submit import Job, describe, script
+from launch.slurm.submit import describe, script
 from shards.errors import FmctError
 
 STAGE = {

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from header_series import AXIAL, CORONAL, EVERY_5_MM, series, stack, with_texts
 
-from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Instance, Series
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.kernels import kernel_class
 from preprocess.select.lexicon import lexicon
+from preprocess.select.rules import SelectConfig
 from preprocess.select.series import select
 
 

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from launch.config import load
+from launch.scheduler import Job
 from launch.slurm.site import Site
-from launch.slurm.submit import Job, command_lines, describe, script
+from launch.slurm.submit import command_lines, describe, script
 from shards.errors import FmctError
 
 RECIPES = Path(__file__).parents[2] / "launch/recipes"
@@ -27,7 +28,7 @@ def directives(text: str) -> dict[str, str]:
     }
 
 
-def test_every_key_of_a_site_reaches_the_script(tmp_path):
+def test_every_key_of_a_site_reaches_the_script(tmp_path: Path) -> None:
     cluster = site(
         tmp_path,
         account="lab",
@@ -103,7 +104,9 @@ BINDS = ["/tmp", "/images:/mnt:ro"]
         ("pyxis", "fmct train"),
     ],
 )
-def test_a_container_goes_around_the_command(tmp_path, monkeypatch, runtime, expected):
+def test_a_container_goes_around_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, expected: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     container = {"runtime": runtime, "image": "image.sif", "binds": BINDS}
     cluster = site(
@@ -121,13 +124,15 @@ def test_a_container_goes_around_the_command(tmp_path, monkeypatch, runtime, exp
     )
 
 
-def test_without_gpus_no_driver_is_asked_for(tmp_path):
+def test_without_gpus_no_driver_is_asked_for(tmp_path: Path) -> None:
     cluster = site(tmp_path, container={"runtime": "apptainer", "image": "i"})
     [command] = command_lines(Job("fmct-preprocess", (("fmct",),), cluster.preprocess), cluster)
     assert "--nv" not in command
 
 
-def test_a_folder_that_the_container_does_not_show_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_the_container_does_not_show_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     cluster = site(tmp_path, container={"runtime": "pyxis", "image": "i", "binds": ["/data"]})
     with pytest.raises(FmctError, match=rf"container\.binds: {tmp_path}/run is in none of them"):
@@ -146,11 +151,13 @@ def test_a_folder_that_the_container_does_not_show_is_named(tmp_path, monkeypatc
         ({"mail": {"user": "me", "type": ["NEVER"]}}, "mail.type"),
     ],
 )
-def test_a_wrong_site_is_one_line_that_names_the_key(tmp_path, values, expected):
+def test_a_wrong_site_is_one_line_that_names_the_key(
+    tmp_path: Path, values: dict[str, object], expected: str
+) -> None:
     with pytest.raises(FmctError, match=expected) as caught:
         site(tmp_path, **values)
     assert "\n" not in str(caught.value)
 
 
-def test_the_example_is_a_site():
+def test_the_example_is_a_site() -> None:
     assert load(Site, RECIPES / "site-example.yaml", []).train.gpus_per_node == 4

@@ -6,9 +6,9 @@ import pytest
 from header_series import series, stack, with_texts
 
 from preprocess.build.study import expected_outcomes
-from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Series
 from preprocess.reasons import Rejection
+from preprocess.select.rules import SelectConfig
 from preprocess.select.series import select
 from preprocess.select.study import select_study
 

@@ -93,7 +93,7 @@ def said(folder: Path) -> list[str]:
     return [line for line in console.file.getvalue().splitlines() if not line.startswith("stage ")]
 
 
-def test_a_running_job_tells_node_step_loss_and_checkpoint(run, slurm):
+def test_a_running_job_tells_node_step_loss_and_checkpoint(run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
     head, attempt, job = said(run)
     assert head == f"{run}: running, step 9 of 20, loss 1.25, newest checkpoint at step 6"
@@ -103,13 +103,13 @@ def test_a_running_job_tells_node_step_loss_and_checkpoint(run, slurm):
     assert attempts.attempts(run)[0].ended is None
 
 
-def test_a_run_that_does_no_step_for_minutes_tells_so(run, slurm):
+def test_a_run_that_does_no_step_for_minutes_tells_so(run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
     os.utime(run / "metrics.jsonl", (time.time() - 400,) * 2)
     assert "running, step 9 of 20 (6 min ago), loss" in said(run)[0]
 
 
-def test_a_job_that_waits_again_tells_why_and_what_was_lost(run, slurm):
+def test_a_job_that_waits_again_tells_why_and_what_was_lost(run: Path, slurm: Slurm) -> None:
     slurm.job("PENDING", restarts=1, reason="BeginTime")
     slurm.says("sacct", 'echo "12|NODE_FAIL|0:0|2026-11-24T23:40:38|2026-11-24T23:40:39|n1"')
     head, attempt, job = said(run)
@@ -119,7 +119,7 @@ def test_a_job_that_waits_again_tells_why_and_what_was_lost(run, slurm):
     assert attempts.attempts(run)[0].cause == "node failure", "what was learned is on record"
 
 
-def test_a_slurmctld_that_does_not_answer_leaves_what_the_run_knows(run, slurm):
+def test_a_slurmctld_that_does_not_answer_leaves_what_the_run_knows(run: Path, slurm: Slurm) -> None:
     slurm.says("scontrol", SILENT)
     slurm.says("squeue", SILENT)
     head, _, unknown = said(run)
@@ -129,7 +129,7 @@ def test_a_slurmctld_that_does_not_answer_leaves_what_the_run_knows(run, slurm):
     assert attempts.attempts(run)[0].ended is None, "nothing is guessed"
 
 
-def test_without_accounting_a_forgotten_job_is_called_killed(run, slurm):
+def test_without_accounting_a_forgotten_job_is_called_killed(run: Path, slurm: Slurm) -> None:
     head, _, unknown = said(run)
     assert head.startswith(f"{run}: killed: ")
     assert unknown.startswith("unknown: ")
@@ -138,7 +138,9 @@ def test_without_accounting_a_forgotten_job_is_called_killed(run, slurm):
 
 
 @pytest.mark.parametrize("accounting", [True, False])
-def test_a_cancelled_job_is_told_with_and_without_accounting(run, slurm, accounting):
+def test_a_cancelled_job_is_told_with_and_without_accounting(
+    run: Path, slurm: Slurm, accounting: bool
+) -> None:
     attempts.end(run, attempts.attempts(run)[0], 9, "SIGTERM")
     if accounting:
         slurm.says("sacct", 'echo "12|CANCELLED by 0|0:0|2026-11-24T23:40:38|2026-11-24T23:40:39|n1"')
@@ -147,7 +149,7 @@ def test_a_cancelled_job_is_told_with_and_without_accounting(run, slurm, account
     assert " cancelled: SIGTERM, step 9 of 20" in said(run)[0]
 
 
-def test_a_job_from_an_sbatch_file_that_waits_is_found_by_its_command(tmp_path, slurm):
+def test_a_job_from_an_sbatch_file_that_waits_is_found_by_its_command(tmp_path: Path, slurm: Slurm) -> None:
     (tmp_path / "first").mkdir()
     assert said(tmp_path / "first") == [f"{tmp_path / 'first'}: no recorded attempts and no known jobs"]
     slurm.says(
@@ -176,7 +178,9 @@ def test_a_job_from_an_sbatch_file_that_waits_is_found_by_its_command(tmp_path, 
         ("fmct-train", "", False),
     ],
 )
-def test_only_jobs_that_write_a_folder_are_its_jobs(tmp_path, slurm, name, command, ours):
+def test_only_jobs_that_write_a_folder_are_its_jobs(
+    tmp_path: Path, slurm: Slurm, name: str, command: str, ours: bool
+) -> None:
     (tmp_path / "first").mkdir()
     slurm.says("squeue", f'echo "12|RUNNING|None|{name}|{tmp_path}|{command}"')
     slurm.job("RUNNING")
@@ -184,7 +188,7 @@ def test_only_jobs_that_write_a_folder_are_its_jobs(tmp_path, slurm, name, comma
     assert alive == (["12"] if ours else [])
 
 
-def test_a_pipelines_folder_tells_its_stages(tmp_path, run, slurm):
+def test_a_pipelines_folder_tells_its_stages(tmp_path: Path, run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
     (run / "slurm").mkdir()
     (tmp_path / "probe/slurm").mkdir(parents=True)
@@ -192,7 +196,7 @@ def test_a_pipelines_folder_tells_its_stages(tmp_path, run, slurm):
     assert head == f"{run}: running, step 9 of 20, loss 1.25, newest checkpoint at step 6"
 
 
-def test_a_terminal_gets_tables(run, slurm):
+def test_a_terminal_gets_tables(run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
     console = Console(file=StringIO(), width=160, force_terminal=True)
     status(run, console, Answering())
@@ -200,7 +204,7 @@ def test_a_terminal_gets_tables(run, slurm):
     assert re.search(r"│ 1 +│ 12\.0 +│ .*│ n\[1-2\] +│ 2 +│ 1-9 +│ +│ running +│", text)
 
 
-def test_an_attempt_outside_slurm_is_judged_by_its_process(tmp_path):
+def test_an_attempt_outside_slurm_is_judged_by_its_process(tmp_path: Path) -> None:
     run = tmp_path / "run"
     code = (
         "import socket, sys, time; from test_status import *\n"
@@ -220,7 +224,7 @@ def test_an_attempt_outside_slurm_is_judged_by_its_process(tmp_path):
     assert said(run)[0].startswith(f"{run}: killed, step 0 of 20")
 
 
-def test_the_failed_ranks_log_comes_first(run, slurm):
+def test_the_failed_ranks_log_comes_first(run: Path, slurm: Slurm) -> None:
     slurm.job("FAILED")
     (run / "slurm").mkdir()
     for rank in range(2):
@@ -246,8 +250,8 @@ def give_up(folder: Path, number: str, name: str | None) -> None:
 
 @pytest.mark.parametrize(("old", "new"), [("fmct-x", "fmct-x"), ("fmct-x-01234567", "fmct-x-89abcdef")])
 def test_a_job_that_was_submitted_anew_is_not_called_given_up_once_slurm_forgets_it(
-    tmp_path, slurm, old, new
-):
+    tmp_path: Path, slurm: Slurm, old: str, new: str
+) -> None:
     stage = tmp_path / "data"
     stage.mkdir()
     give_up(stage, "7", old)
@@ -261,7 +265,9 @@ def test_a_job_that_was_submitted_anew_is_not_called_given_up_once_slurm_forgets
     assert said(stage)[0] == f"{stage}: job 5 does not run again: crash", "another stage's"
 
 
-def test_a_training_by_sbatch_file_that_was_submitted_anew_is_not_called_given_up(run, slurm):
+def test_a_training_by_sbatch_file_that_was_submitted_anew_is_not_called_given_up(
+    run: Path, slurm: Slurm
+) -> None:
     give_up(run, "7", None)
     path = run / "attempts/0001.json"
     (run / "attempts/0002.json").write_text(path.read_text().replace('"number": 1', '"number": 2'))
@@ -269,7 +275,7 @@ def test_a_training_by_sbatch_file_that_was_submitted_anew_is_not_called_given_u
     assert not any("does not run again" in line for line in said(run))
 
 
-def test_no_job_is_cancelled_because_a_runs_records_name_it(run, slurm, tmp_path):
+def test_no_job_is_cancelled_because_a_runs_records_name_it(run: Path, slurm: Slurm, tmp_path: Path) -> None:
     slurm.says("scancel", f"echo $* >> {tmp_path / 'cancelled'}")
     (run / "slurm").mkdir()
     (run / "slurm/\u00b2_submission.sh").touch()
@@ -292,7 +298,9 @@ def test_no_job_is_cancelled_because_a_runs_records_name_it(run, slurm, tmp_path
         (tmp_path / "cancelled").unlink()
 
 
-def test_a_record_shows_no_file_but_a_log_of_its_job_and_that_as_text(run, slurm, tmp_path):
+def test_a_record_shows_no_file_but_a_log_of_its_job_and_that_as_text(
+    run: Path, slurm: Slurm, tmp_path: Path
+) -> None:
     slurm.job("FAILED")
     (run / "slurm").mkdir()
     (tmp_path / "secret").write_text("secret")
@@ -309,7 +317,7 @@ def test_a_record_shows_no_file_but_a_log_of_its_job_and_that_as_text(run, slurm
 HOSTILE_LINES = b'{"step": "x"}\n{bad}\n\0\0\0\xff\n[[\n{"step": 99, "loss": "\\u001b[31m"}\n{"st'
 
 
-def test_damage_of_a_runs_records_is_left_out(run, slurm):
+def test_damage_of_a_runs_records_is_left_out(run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
     with (run / "metrics.jsonl").open("ab") as stream:
         stream.write(HOSTILE_LINES)
@@ -324,6 +332,6 @@ def test_damage_of_a_runs_records_is_left_out(run, slurm):
     assert "no recorded attempts" in said(run)[0]
 
 
-def test_a_folder_that_is_not_there_is_one_line(tmp_path):
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(FmctError, match="no such folder"):
         said(tmp_path / "none")

@@ -25,8 +25,9 @@ from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.train.export import load_encoder
 from launch.report.document import Table
 from launch.report.probe import Probes
-from preprocess.config import GridConfig, OutputConfig, PreprocessConfig, SelectConfig
+from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
 from preprocess.explain import explain
+from preprocess.select.rules import SelectConfig
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import read_preprocessing

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from preprocess.build.result import BuildResult
 from preprocess.build.study import StudyBuilder
-from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Instance, Series
 from preprocess.reasons import IncompleteError, Reason, Rejection
 from preprocess.select import study
 from preprocess.select.candidate import Candidate
 from preprocess.select.outcome import Outcome
+from preprocess.select.rules import SelectConfig
 from preprocess.select.study import select_study, studies
 
 BASE = [-40 + 2.5 * k for k in range(17)]

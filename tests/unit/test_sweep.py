@@ -15,10 +15,11 @@ from sklearn.metrics import roc_auc_score
 from small_sweep import bright_sweep
 from torch import nn
 
-from fmct_hpc.probe.budget import Budget, TooFewError
+from fmct_hpc.probe.budget import Budget
 from fmct_hpc.probe.cohort import read_cohort
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.encoders import Encoder
+from fmct_hpc.probe.reasons import TooFewError
 from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.probe.statistics.area import auc
 from fmct_hpc.probe.statistics.paired import compare, holm
@@ -47,7 +48,7 @@ class Mirror(Encoder):
         self._noise = noise
         self._torch = torch
 
-    def transform(self, volume, spacing_mm):
+    def transform(self, volume: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
         generator = np.random.default_rng(abs(int(volume.sum())))
         tokens = volume[:3].reshape(3, -1)[:, :8] / 100.0
         return self._torch.from_numpy(tokens + generator.normal(0, self._noise, tokens.shape)).float()

@@ -8,10 +8,11 @@ from header_series import series, stack, with_texts
 
 from launch.config import load
 from preprocess.anatomy.head import HEAD
-from preprocess.config import PreprocessConfig, SelectConfig
+from preprocess.config import PreprocessConfig
 from preprocess.reasons import Rejection
 from preprocess.select.kernels import kernel_class
 from preprocess.select.lexicon import Lexicon, lexicon
+from preprocess.select.rules import SelectConfig
 from preprocess.select.series import select
 from preprocess.select.terms import MEANINGS, Term, builtin_terms, read_terms
 from shards.errors import FmctError

@@ -7,9 +7,10 @@ import pytest
 from dicom_files import Acquisition, axial, ct_image, save, scanned, waves
 from pydicom.uid import generate_uid
 
-from preprocess.config import GridConfig, SelectConfig
+from preprocess.config import GridConfig
 from preprocess.dicom.geometry import axes
 from preprocess.reasons import Reason, Rejection
+from preprocess.select.rules import SelectConfig
 from preprocess.volume.build import Volume, build_volume
 
 GRID = GridConfig(spacing_mm=(2.0, 2.0, 2.0))

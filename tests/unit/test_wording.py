@@ -4,12 +4,12 @@ import pytest
 from header_series import series, stack, with_texts
 
 from preprocess.anatomy.profile import BESIDE
-from preprocess.config import SelectConfig
 from preprocess.dicom.catalog import Texts
 from preprocess.reasons import Rejection
 from preprocess.select.contrast import has_contrast
 from preprocess.select.image_kind import described_kind
 from preprocess.select.lexicon import lexicon
+from preprocess.select.rules import SelectConfig
 from preprocess.select.series import select
 
 CONTRAST: dict[str, dict[str, bool | None]] = {

@@ -9,10 +9,11 @@ import pytest
 from small_training import small_config, write_dataset, write_recipe
 
 from fmct_hpc.train.attempts import attempts
+from launch.scheduler import Job
 from launch.slurm.requeue import read
 from launch.slurm.site import Site
 from launch.slurm.stages import fmct
-from launch.slurm.submit import Job, submit
+from launch.slurm.submit import submit
 from shards.errors import FmctError
 
 REPOSITORY = Path(__file__).parents[2]
