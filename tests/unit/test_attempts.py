@@ -12,7 +12,7 @@ import pytest
 from small_training import small_config
 
 from fmct_hpc.train import attempts
-from fmct_hpc.train.attempts import Attempt, begin, conclude, end, note_failure
+from fmct_hpc.train.attempts import Attempt, Cause, begin, conclude, end, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
 from shards.errors import DamagedDataError, DiskFullError, FmctError, LostProcessError
 from shards.lock import LockHeldError, writing
@@ -37,6 +37,14 @@ def train_to(run: Path, step: int, saved: int) -> None:
     (run / "metrics.jsonl").write_text("".join(f'{{"step": {s}, "loss": 1.5}}\n' for s in range(1, step + 1)))
 
 
+def concluded(
+    run: Path, cause: Cause = "killed", detail: str = "", rank: int | None = None, code: int | None = None
+) -> Attempt:
+    found = conclude(run, cause, detail, rank, code)
+    assert found is not None
+    return found
+
+
 def test_an_attempt_tells_where_it_ran_with_what_and_from_which_step_to_which(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,12 +56,14 @@ def test_an_attempt_tells_where_it_ran_with_what_and_from_which_step_to_which(
     end(run, attempt, 9, "SIGUSR1", save_seconds=4.5)
     (written,) = attempts.attempts(run)
     assert written.hosts == {"n1": [0, 1], "n2": [2, 3]}
+    assert written.slurm is not None
     assert (written.world_size, written.slurm.job, written.slurm.restarts) == (4, "12", 3)
     assert (written.first_step, written.last_step, written.steps, written.lost_steps) == (5, 9, 5, 0)
     assert (written.cause, written.detail) == ("time limit", "SIGUSR1")
     assert written.save_seconds == 4.5
     assert written.configuration["run"]["steps"] == 20
     assert written.data == DATA
+    assert written.ended is not None
     assert written.ended >= written.began
 
 
@@ -96,16 +106,16 @@ def test_the_rank_that_failed_is_named_and_not_those_that_lost_it(run: Path) -> 
     attempt = start(run)
     note_failure(run, attempt.number, 0, RuntimeError(LOST))
     note_failure(run, attempt.number, 2, DamagedDataError("shard-3.zarr: volume k: wrong CRC"))
-    concluded = conclude(run, "crash", exit_code=1)
-    assert (concluded.cause, concluded.failed_rank, concluded.exit_code) == ("damaged data", 2, 2)
-    assert concluded.detail == "shard-3.zarr: volume k: wrong CRC"
+    ended = concluded(run, "crash", code=1)
+    assert (ended.cause, ended.failed_rank, ended.exit_code) == ("damaged data", 2, 2)
+    assert ended.detail == "shard-3.zarr: volume k: wrong CRC"
 
 
 def test_a_rank_that_said_nothing_is_known_by_its_launcher(run: Path) -> None:
     attempt = start(run)
     note_failure(run, attempt.number, 0, RuntimeError(LOST))
-    concluded = conclude(run, "crash", "rank 1: killed by SIGKILL", failed_rank=1, exit_code=137)
-    assert (concluded.cause, concluded.failed_rank, concluded.exit_code) == ("crash", 1, 137)
+    ended = concluded(run, "crash", "rank 1: killed by SIGKILL", rank=1, code=137)
+    assert (ended.cause, ended.failed_rank, ended.exit_code) == ("crash", 1, 137)
 
 
 @pytest.mark.parametrize(
@@ -121,21 +131,21 @@ def test_a_rank_that_said_nothing_is_known_by_its_launcher(run: Path) -> None:
 )
 def test_a_failure_has_its_cause(run: Path, error: BaseException, cause: str) -> None:
     note_failure(run, start(run).number, 0, error)
-    assert conclude(run).cause == cause
+    assert concluded(run).cause == cause
 
 
 def test_a_hang_is_told_by_the_stacks_that_it_left(run: Path) -> None:
     start(run)
     (run / "hangs").mkdir()
     (run / "hangs/rank-00003.txt").write_text("stacks")
-    assert conclude(run, "crash", exit_code=70).cause == "hang"
+    assert concluded(run, "crash", code=70).cause == "hang"
 
 
 def test_only_what_explains_a_signal_replaces_a_recorded_end(run: Path) -> None:
     end(run, start(run), 0, "SIGTERM")
-    assert conclude(run).cause == "stopped"
-    assert conclude(run, "preempted").cause == "preempted"
-    assert conclude(run, "cancelled").cause == "preempted"
+    assert concluded(run).cause == "stopped"
+    assert concluded(run, "preempted").cause == "preempted"
+    assert concluded(run, "cancelled").cause == "preempted"
 
 
 def test_a_damaged_record_is_left_out_and_never_overwritten(

@@ -33,11 +33,11 @@ def scan(*paints: tuple[np.ndarray, float], noise: float = 5.0, seed: int = 0) -
 
 
 def tube(radius: float, x: float = 0, y: float = 0, flat: float = 1.0) -> np.ndarray:
-    return np.hypot(X - x, (Y - y) / flat) < radius
+    return np.asarray(np.hypot(X - x, (Y - y) / flat) < radius)
 
 
 def ball(radius: float, x: float = 0, y: float = 0, z: float = 15, high: float = 1.0) -> np.ndarray:
-    return np.sqrt((X - x) ** 2 + (Y - y) ** 2 + ((Z - z) / high) ** 2) < radius
+    return np.asarray(np.sqrt((X - x) ** 2 + (Y - y) ** 2 + ((Z - z) / high) ** 2) < radius)
 
 
 def filled(radius: float, wall: float, shell: float, filling: float, noise: float = 5.0) -> np.ndarray:

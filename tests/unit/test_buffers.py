@@ -31,7 +31,7 @@ def test_larger_arrays_get_larger_memory_and_small_ones_none_of_it() -> None:
     place = address(buffers.take(SHAPE, np.uint8))
     larger = buffers.take(SHAPE, np.float32)
     larger[:] = 1
-    assert (larger.shape, larger.dtype) == (SHAPE, np.float32)
+    assert (larger.shape, larger.dtype) == (SHAPE, np.dtype(np.float32))
     place = address(larger)
     del larger
     assert address(buffers.take((3,), np.uint8)) != place

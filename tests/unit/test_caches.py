@@ -185,7 +185,7 @@ print(outer(10))
 
 def test_many_processes_at_once_share_a_cache(alone: Path) -> None:
     (alone / "kernel.py").write_text(SCRIPT)
-    command = [sys.executable, alone / "kernel.py"]
+    command = [sys.executable, str(alone / "kernel.py")]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=alone) for _ in range(4)]
     assert [process.wait(120) for process in started] == [0] * 4
     for process in started:

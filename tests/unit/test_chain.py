@@ -2,6 +2,7 @@
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -172,7 +173,9 @@ def test_a_changed_recipe_redoes_its_stage_and_what_follows(recipe: Path) -> Non
     train = next(step for step in found if step.stage == "train")
     record = Record(
         stages={
-            "train": Submitted(name=train.job.name, number="7", at="2026-01-01T00:00Z", folder=train.folder)
+            "train": Submitted(
+                name=train.job.name, number="7", at=datetime(2026, 1, 1, tzinfo=UTC), folder=train.folder
+            )
         }
     )
     with pytest.raises(FmctError, match="train with another configuration is in the queue, as job 7"):
@@ -288,9 +291,10 @@ def test_an_encoder_of_another_preprocessing_is_found_before_anything_is_submitt
 
 
 def test_a_training_that_0_1_0_began_keeps_what_it_began_with(recipe: Path, tmp_path: Path) -> None:
-    def kept() -> dict[str, object]:
+    def kept() -> dict[str, dict[str, object]]:
         (text,) = [step.recipe[1] for step in chain(recipe) if step.stage == "train" and step.recipe]
-        return yaml.safe_load(text)
+        found: dict[str, dict[str, object]] = yaml.safe_load(text)
+        return found
 
     newer = kept()
     assert newer["model"]["initialisation"] == "fan_in"

@@ -20,6 +20,7 @@ from preprocess.reasons import Reason, Rejection
 from preprocess.select.rules import SelectConfig
 from preprocess.tasks import manifest
 from preprocess.volume.measure import Measures, measure
+from shards.section import Section
 
 HEIGHTS = np.arange(-70.0, 106.0, 5.0)
 SLABS = np.concatenate([np.arange(-70.0, 0, 3.0), np.arange(4.0, 106, 7.0)])
@@ -231,6 +232,6 @@ NOT_OF_SERIES = {
 
 def test_every_reason_of_the_quarantine_has_a_remedy_that_names_what_there_is() -> None:
     assert set(Reason) - set(REMEDIES) == NOT_OF_SERIES
-    sections = {"select": SelectConfig, "check": CheckConfig}
+    sections: dict[str, type[Section]] = {"select": SelectConfig, "check": CheckConfig}
     for section, key in re.findall(r"`(\w+)\.(\w+)`", " ".join(REMEDIES.values())):
         assert key in sections[section].model_fields

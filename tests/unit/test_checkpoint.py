@@ -3,6 +3,7 @@
 import errno
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,7 +126,7 @@ def test_a_checkpoint_that_can_not_be_read_now_keeps_its_name(
     make_whole(tmp_path, 20)
     opened = Path.open
 
-    def broken(path: Path, *arguments: str, **named: str) -> object:
+    def broken(path: Path, *arguments: Any, **named: Any) -> object:
         if path == checkpoint_path(tmp_path, 20) / file:
             raise OSError(errno.EIO, "Input/output error", str(path))
         return opened(path, *arguments, **named)

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +68,7 @@ def test_scores_are_those_of_the_sweep(method: str, grid: SweepConfig, swept: Pa
     assert set(ours) == set(Dataset.open(grid.data).index["key"].to_pylist())
     task = classifier.record.tasks[0]
     assert {answer.positive for answer in ours.values()} == {True, False}
+    assert task.thresholds.balanced is not None
     assert all((a.score >= task.thresholds.balanced) == a.positive for a in ours.values())
     results = pq.read_table(swept / "results.parquet").to_pylist()
     (row,) = (row for row in results if row["method"] == method)
@@ -114,7 +114,9 @@ def test_parts_of_an_array_join_to_what_one_run_gives(
     shared.run((1, 3))
     made = shared.collect().done
     assert 0 < made < 19
-    assert progress(tmp_path / "shared")[:2] == (made, 19)
+    counted = progress(tmp_path / "shared")
+    assert counted is not None
+    assert counted[:2] == (made, 19)
     assert progress_of_job(tmp_path / "shared/slurm", "12_1")[:2] == (made, made)
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "shared" / "parts").iterdir()}
     shared.run()
@@ -162,7 +164,9 @@ def written(folder: Path) -> dict[Path, int]:
         ("attentive", [(0.078528, 0.385736), (0.416257, 0.578176), (0.91365, 0.786898)]),
     ],
 )
-def test_what_an_earlier_version_kept_says_what_it_said(method: str, answers: list) -> None:
+def test_what_an_earlier_version_kept_says_what_it_said(
+    method: str, answers: list[tuple[float, float]]
+) -> None:
     classifier = fmct_hpc.load_classifier(Path(__file__).parents[1] / "data" / "classifiers" / method)
     affine = np.reshape(AFFINE, (4, 4)).astype(float)
     ramp = np.broadcast_to(np.arange(16, dtype=np.int16), (16, 16, 16))

@@ -116,7 +116,10 @@ def test_a_quick_copy_keeps_its_codec_and_other_programs_read_it(tmp_path: Path)
     sample(tmp_path / "copy", tmp_path / "some", 1, 0, 2**20)
     for folder in ("copy", "some"):
         (shard,) = (tmp_path / folder).glob("*.zarr.zip")
-        array = zarr.open(zarr.storage.ZipStore(shard))[make_key(0)]
+        group = zarr.open(zarr.storage.ZipStore(shard))
+        assert isinstance(group, zarr.Group)
+        array = group[make_key(0)]
+        assert isinstance(array, zarr.Array)
         assert "lz4hc" in json.dumps(array.metadata.to_dict(), default=str)
         np.testing.assert_array_equal(array[:], np.clip(volume, -100, 200))
 

@@ -105,7 +105,7 @@ def test_padding_behind_a_whole_codestream_is_none_of_it(name: str, behind: byte
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16])
-def test_rle_is_decoded_as_by_pydicom(kind: type) -> None:
+def test_rle_is_decoded_as_by_pydicom(kind: type[np.integer]) -> None:
     stored = np.random.default_rng(1).integers(0, 4, SHAPE).cumsum(1).astype(kind)
     stored[10:20] = 7
     data = ct_image(stored)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ SHARDS = 4
 
 @pytest.fixture(scope="module", params=["zarr", "webdataset"])
 def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / request.param
+    path: Path = tmp_path_factory.mktemp("data") / request.param
     shards = {
         f"shard-{number}": {make_key(2 * number + i): noise((33, 30, 36), 2 * number + i) for i in range(2)}
         for number in range(SHARDS)
@@ -84,7 +85,9 @@ def test_the_loader_fills_the_cache_and_reads_from_it(dataset: Path, tmp_path: P
     plain, cache = take(dataset, 4), tmp_path / "cache"
     loader = Loader(
         small(dataset, workers=1).model_copy(update={"cache": cache, "cache_gb": 1}),
-        **{"seed": 3, "global_batch": 4, "micro_batch": 4},
+        seed=3,
+        global_batch=4,
+        micro_batch=4,
     )
     try:
         assert_same(list(islice(loader, 4)), plain)
@@ -165,7 +168,7 @@ def test_a_disk_that_fails_is_read_past(
     (copy,) = (tmp_path / "cache").rglob("*shard-0*")
     inode, pread = copy.stat().st_ino, os.preadv
 
-    def failing(descriptor: int, *arguments: object) -> int:
+    def failing(descriptor: int, *arguments: Any) -> int:
         if os.fstat(descriptor).st_ino == inode:
             raise OSError(errno.EIO, "Input/output error")
         return pread(descriptor, *arguments)
@@ -187,7 +190,9 @@ def test_what_else_lies_in_the_folder_stays_and_is_in_nobodys_way(dataset: Path,
     assert (scratch / "results.npy").exists()
 
 
-def test_copying_that_is_overtaken_goes_on_where_the_training_is(dataset: Path, tmp_path: Path) -> None:
+def test_copying_that_is_overtaken_goes_on_where_the_training_is(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The training is at step 50 while the first step's shard is copied: the next copy is of step 50."""
     data = cached(dataset, tmp_path / "cache")
     asked, may_go_on = [], threading.Event()
@@ -196,7 +201,7 @@ def test_copying_that_is_overtaken_goes_on_where_the_training_is(dataset: Path, 
         asked.append(number)
         may_go_on.wait(30)
 
-    data.fill = fill
+    monkeypatch.setattr(data, "fill", fill)
     with loading_ahead(data) as ahead:
         wait_for(lambda: asked)
         first = ahead._shards(0)[0]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from shard_samples import damage_volume, make_key, make_record
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.loader import Batch, Loader
 from fmct_hpc.data.readers import Readers
+from fmct_hpc.data.source import ViewSource
 from fmct_hpc.data.views import Views
 from shards.dataset import finish_dataset
 from shards.errors import FmctError, LostProcessError
@@ -87,6 +88,8 @@ def assert_same(left: list[Batch], right: list[Batch]) -> None:
 
 def assert_equal(left: Views, right: Views) -> None:
     for ours, theirs in zip(left, right, strict=True):
+        assert ours is not None
+        assert theirs is not None
         assert torch.equal(ours, theirs)
 
 
@@ -98,7 +101,7 @@ def together(parts: list[Batch]) -> Views:
 
 def views_of(batch: Batch, place: int) -> Views:
     """Those of the volume at a place of the batch."""
-    return Views(*(member[:, place] for member in batch.views))
+    return Views(*(member[:, place] for member in batch.views if member is not None))
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,7 @@ def reference(dataset: Path) -> list[Batch]:
 def test_a_batch_has_its_shape_keys_and_order(dataset: Path, reference: list[Batch]) -> None:
     for step, batch in enumerate(reference):
         for views in batch.views:
+            assert views is not None
             assert views.shape == (2, 4, 3, 12, 12, 12)
             assert views.dtype == torch.float32
         assert batch.step == step
@@ -120,7 +124,8 @@ def test_a_batch_has_its_shape_keys_and_order(dataset: Path, reference: list[Bat
 
 
 def test_a_sample_looks_different_in_each_epoch_and_view(reference: list[Batch]) -> None:
-    views = [view for batch in reference for group in batch.views for view in group.flatten(0, 1)]
+    groups = [group for batch in reference for group in batch.views if group is not None]
+    views = [view for group in groups for view in group.flatten(0, 1)]
     assert len({view.numpy().tobytes() for view in views}) == len(views)
 
 
@@ -139,6 +144,7 @@ def test_smaller_local_views_change_neither_the_global_ones_nor_the_order(
     batches = take(smaller, 6)
     for batch, large in zip(batches, reference, strict=True):
         assert torch.equal(batch.views.whole, large.views.whole)
+        assert batch.views.local is not None
         assert batch.views.local.shape == (2, 4, 3, 6, 6, 6)
         assert batch.keys == large.keys
     assert_same(take(smaller.model_copy(update={"workers": 1}), 2, start_step=4), batches[4:])
@@ -305,11 +311,12 @@ def test_closing_waits_for_no_reader(dataset: Path) -> None:
     assert reader_pids() == []
 
 
-class Defective:
-    def batch(self, iteration: int, places: np.ndarray) -> NoReturn:
-        raise [KeyError("one"), PermissionError(13, "two", "file"), FmctError("three"), *5 * [None]][
-            iteration
-        ]
+class Defective(ViewSource):
+    def __init__(self) -> None:
+        pass
+
+    def batch(self, iteration: int, places: Iterable[int]) -> NoReturn:
+        raise [KeyError("one"), PermissionError(13, "two", "file"), FmctError("three")][iteration]
 
 
 def test_what_fails_in_a_reader_keeps_its_kind_or_its_traceback() -> None:

@@ -15,6 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -64,14 +65,16 @@ def hu(tmp_path: Path, stored: np.ndarray = STORED, **attributes: Any) -> np.nda
     ],
 )
 @pytest.mark.parametrize("kind", [np.uint16, np.int16])
-def test_every_transfer_syntax_gives_the_same_slice(syntax: str, kind: type, tmp_path: Path) -> None:
+def test_every_transfer_syntax_gives_the_same_slice(
+    syntax: str, kind: type[np.integer], tmp_path: Path
+) -> None:
     stored = STORED.astype(kind) - (1000 if kind is np.int16 else 0)
     plain = decoded(ct_image(stored, RescaleIntercept=-1024), tmp_path / "plain")
     data = ct_image(stored, RescaleIntercept=-1024)
     if syntax in (RLELossless, JPEG2000Lossless):
         data.compress(syntax, generate_instance_uid=False)
     else:
-        data.file_meta.TransferSyntaxUID = syntax
+        data.file_meta.TransferSyntaxUID = UID(syntax)
         if syntax == ExplicitVRBigEndian:
             data.set_original_encoding(is_implicit_vr=False, is_little_endian=False)
             data.PixelData = stored.astype(stored.dtype.newbyteorder(">")).tobytes()
@@ -110,7 +113,7 @@ def test_other_encoders_codestreams_are_decoded(
 ) -> None:
     """Encoded outside of pydicom and its plugins, whole or in several fragments."""
     data = ct_image(pattern(), BitsStored=12, HighBit=11, RescaleIntercept=-1024)
-    data.file_meta.TransferSyntaxUID = syntax
+    data.file_meta.TransferSyntaxUID = UID(syntax)
     data.PixelData = encapsulate([(CODESTREAMS / name).read_bytes()], fragments)
     data["PixelData"].is_undefined_length = True
     hu = decoded(data, tmp_path / "export").hu
@@ -131,7 +134,7 @@ def test_a_codestream_of_another_size_is_not_decoded(name: str, syntax: str, tmp
     size = struct.pack(">LL", 64, 48) if syntax == JPEG2000 else struct.pack(">HH", 48, 64)
     assert size in whole
     data = ct_image(pattern(), BitsStored=12, HighBit=11)
-    data.file_meta.TransferSyntaxUID = syntax
+    data.file_meta.TransferSyntaxUID = UID(syntax)
     data.PixelData = encapsulate([whole.replace(size, size.replace(b"\0@", b"\xff@"))])
     data["PixelData"].is_undefined_length = True
     with pytest.raises(Rejection, match="matrix differs from the header's"):
@@ -222,7 +225,9 @@ def test_unsigned_values_are_not_taken_for_twos_complement(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("code", "kind"), [(-2000, np.uint16), (-3024, np.int16), (-32768, np.int16)])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
-def test_a_code_beyond_bits_stored_is_air(syntax: str, code: int, kind: type, tmp_path: Path) -> None:
+def test_a_code_beyond_bits_stored_is_air(
+    syntax: str, code: int, kind: type[np.integer], tmp_path: Path
+) -> None:
     """-2000 in 16 bits, 63536, would be 1072 HU by its lower twelve."""
     offset = 1024 if kind is np.uint16 else 0
     truth = head_and_air()
@@ -235,7 +240,7 @@ def test_a_code_beyond_bits_stored_is_air(syntax: str, code: int, kind: type, tm
         data.compress(syntax, generate_instance_uid=False)
         data.BitsStored, data.HighBit = 12, 11
     elif syntax == ExplicitVRBigEndian:
-        data.file_meta.TransferSyntaxUID = syntax
+        data.file_meta.TransferSyntaxUID = UID(syntax)
         data.set_original_encoding(is_implicit_vr=False, is_little_endian=False)
         data.PixelData = stored.astype(stored.dtype.newbyteorder(">")).tobytes()
     assert np.array_equal(decoded(data, tmp_path / "x").hu, np.where(truth == -2000, AIR_HU, values - offset))
@@ -243,7 +248,9 @@ def test_a_code_beyond_bits_stored_is_air(syntax: str, code: int, kind: type, tm
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
 @pytest.mark.parametrize("kind", [np.uint16, np.int16])
-def test_pixels_that_begin_above_bit_0_are_shifted(kind: type, syntax: str, tmp_path: Path) -> None:
+def test_pixels_that_begin_above_bit_0_are_shifted(
+    kind: type[np.integer], syntax: str, tmp_path: Path
+) -> None:
     """Bits Stored 12, High Bit 15: the value stands in the upper bits (PS3.5 section 8.1.1)."""
     values = ((STORED & 0xFFF).astype(int) - (2048 if kind is np.int16 else 0)).astype(kind)
     raised = (values << 4) | kind(0xB)  # what stands below is no value
@@ -257,7 +264,7 @@ def test_pixels_that_begin_above_bit_0_are_shifted(kind: type, syntax: str, tmp_
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint32, np.int32])
-def test_other_widths_of_pixels_are_read(kind: type, tmp_path: Path) -> None:
+def test_other_widths_of_pixels_are_read(kind: type[np.integer], tmp_path: Path) -> None:
     stored = (STORED % 128).astype(kind)
     assert np.array_equal(hu(tmp_path, stored, RescaleIntercept=-5), stored.astype(int) - 5)
 

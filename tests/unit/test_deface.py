@@ -47,7 +47,7 @@ def truth(head: Head, spacing: float) -> Truth:
         "vault": (head_hu(points, bone) > hu + 100) & cranial,
         "skin": skin,
     }
-    volumes = {name: values.reshape(shape) for name, values in filled.items()}
+    volumes: dict[str, np.ndarray] = {name: values.reshape(shape) for name, values in filled.items()}
     outside = ndimage.distance_transform_edt(volumes["hu"] > -500, grid.spacing)
     volumes["skin"] &= outside <= max(2.0, spacing)
     return Truth(**volumes, local=tuple(v.reshape(shape) for v in (x, y, z)), spacing=grid.spacing)

@@ -56,7 +56,9 @@ def test_a_moved_head_is_the_same_head_elsewhere(head: Head) -> None:
         ("cerebellum", (0, 60, -30), 25, 50),
     ],
 )
-def test_tissues_lie_where_anatomy_has_them(place: str, point: tuple, low: float, high: float) -> None:
+def test_tissues_lie_where_anatomy_has_them(
+    place: str, point: tuple[int, int, int], low: float, high: float
+) -> None:
     nominal = replace(draw_anatomy(3, 1), scale=(1.0, 1.0, 1.0), scalp=5.0, skull=7.0, ventricles=1.0)
     assert low < float(head_hu(np.array(point), nominal)) < high, place
 

@@ -44,7 +44,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def truth(out: Path) -> dict[str, Any]:
-    return json.loads((out / "truth.json").read_text())
+    found: dict[str, Any] = json.loads((out / "truth.json").read_text())
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +98,11 @@ def points(data: Any) -> np.ndarray:
     row_distance, column_distance = map(float, data.PixelSpacing)
     i, j = np.indices((data.Rows, data.Columns))
     steps = (j * column_distance)[..., None] * across + (i * row_distance)[..., None] * down
-    return np.array(data.ImagePositionPatient, float) + steps
+    return np.asarray(np.array(data.ImagePositionPatient, float) + steps)
 
 
 def hounsfield(data: Any) -> np.ndarray:
-    return data.pixel_array * float(data.RescaleSlope) + float(data.RescaleIntercept)
+    return np.asarray(data.pixel_array * float(data.RescaleSlope) + float(data.RescaleIntercept))
 
 
 def test_same_seed_same_bytes_whatever_the_workers(out: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def drawn(plan: StudyPlan, kind: Kind, *quirks: Quirk) -> np.ndarray:
         np.stack([job.render(one, kernel, encoding, job.noise()).astype(int) for one in planes])
         for job in jobs
     )
-    return without - with_it
+    return np.asarray(without - with_it)
 
 
 def test_only_thin_slices_and_bone_kernels_show_it(plans: list[StudyPlan]) -> None:

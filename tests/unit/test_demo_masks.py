@@ -55,11 +55,12 @@ def test_masks_come_beside_an_export_that_stays_as_it_is(tmp_path: Path) -> None
     }
     for label in labels:
         own = [row for row in rows if row["study_instance_uid"] == label["study_instance_uid"]]
-        kinds = {bleed for bleed in Bleed if label[bleed] == "1"}
+        kinds: set[str] = {bleed for bleed in Bleed if label[bleed] == "1"}
         assert {row["class"] for row in own} == (kinds or {""})
     plan = plan_studies(0, 5, 32)[4]
     (row,) = (row for row in rows if row["path"].startswith("masks/00004"))
     image = nibabel.load(tmp_path / "with" / row["path"])
+    assert isinstance(image, nibabel.Nifti1Image)
     index = np.argwhere(np.asarray(image.dataobj) > 0)
     points = nibabel.affines.apply_affine(image.affine, index) * (-1, -1, 1)
     assert len(index) > 100

@@ -1,7 +1,10 @@
 import fcntl
 import json
+import locale
 import os
 import resource
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,7 @@ def test_a_healthy_installation_has_nothing_to_mend() -> None:
 
 
 def fault_of_python(patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr(installation.sys, "version_info", (3, 9, 2, "final", 0))
+    patch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
     return installation._python
 
 
@@ -57,11 +60,12 @@ def fault_of_packages(patch: pytest.MonkeyPatch) -> Any:
 
 def fault_of_codecs(patch: pytest.MonkeyPatch) -> Any:
     import pydicom.pixels
+    from pydicom.pixels.decoders.base import get_decoder
 
     class Absent:
         is_available = False
 
-    whole = pydicom.pixels.get_decoder
+    whole = get_decoder
     patch.setattr(pydicom.pixels, "get_decoder", lambda uid: Absent if uid.endswith(".80") else whole(uid))
     return installation._codecs
 
@@ -81,8 +85,8 @@ def fault_of_deepspeed(patch: pytest.MonkeyPatch) -> Any:
 
 
 def fault_of_shared_memory(patch: pytest.MonkeyPatch) -> Any:
-    usage = installation.shutil.disk_usage("/dev/shm")._replace(free=64 * 2**20)
-    patch.setattr(installation.shutil, "disk_usage", lambda path: usage)
+    usage = shutil.disk_usage("/dev/shm")._replace(free=64 * 2**20)
+    patch.setattr(shutil, "disk_usage", lambda path: usage)
     return installation._shared_memory
 
 
@@ -92,7 +96,7 @@ def fault_of_limits(patch: pytest.MonkeyPatch) -> Any:
 
 
 def fault_of_locale(patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr(installation.locale, "getpreferredencoding", lambda setting: "ISO-8859-1")
+    patch.setattr(locale, "getpreferredencoding", lambda setting: "ISO-8859-1")
     return installation._locale
 
 
@@ -189,10 +193,10 @@ def test_what_is_wrong_with_a_run_is_named(
     found = by_name(check_run(run))
     assert {finding.level for finding in found.values()} == {"ok"}
     assert found["resuming"].message == "from step 12 of 20"
-    usage = installation.shutil.disk_usage(run)._replace(free=1500)
+    usage = shutil.disk_usage(run)._replace(free=1500)
     with monkeypatch.context() as patch, (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        patch.setattr(installation.shutil, "disk_usage", lambda path: usage)
+        patch.setattr(shutil, "disk_usage", lambda path: usage)
         found = by_name(check_run(run))
         assert (found["in use"].level, found["disk space"].level) == ("note", "fault")
     (checkpoint_path(run, 12) / "rank-00000.safetensors").write_bytes(b"short")

@@ -59,7 +59,7 @@ ids = [document.name for document in DOCUMENTS]
 
 def parsed(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> typer.Context:
     """The innermost command's context; raises TyperException as a call would, and runs nothing."""
-    context = ROOT.make_context("fmct", list(words[1:]))
+    context: typer.Context = ROOT.make_context("fmct", list(words[1:]))
     while hasattr(context.command, "resolve_command"):
         rest = [*context._protected_args, *context.args]
         name, command, rest = context.command.resolve_command(context, rest)

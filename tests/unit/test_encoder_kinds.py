@@ -34,7 +34,8 @@ def test_a_part_that_the_encoder_cannot_serve_is_refused_by_its_key(
     monkeypatch: pytest.MonkeyPatch, lacks: str, objective: dict[str, object], key: str
 ) -> None:
     config(objective)
-    monkeypatch.setitem(KINDS, "vit", KINDS["vit"]._replace(**{lacks: False}))
+    without: dict[str, Any] = {lacks: False}
+    monkeypatch.setitem(KINDS, "vit", KINDS["vit"]._replace(**without))
     with pytest.raises(ValueError, match=rf"objective\.{key}.*model\.kind=vit.*set it to 0"):
         config(objective)
 

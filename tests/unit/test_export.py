@@ -3,6 +3,7 @@
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ def written(folder: Path, view_size: object = 12, **options: object) -> Path:
             "objective": {"dino_weight": 0},
         }
     )
-    digests = {"preprocess_digest": "a" * 64, "dataset_digest": "b" * 64}
+    digests: dict[str, Any] = {"preprocess_digest": "a" * 64, "dataset_digest": "b" * 64}
     data = DataFacts.model_construct(spacing_mm=(2.0, 2.0, 2.0), **digests)
     export_encoder(folder, Student(config).state_dict(), config, data, 10)
     assert "secret" not in (folder / "encoder.json").read_text()
@@ -57,7 +58,7 @@ def head(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> np
     axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
     d, h, w = np.meshgrid(*axes, indexing="ij")
     radius = np.sqrt((d / 60) ** 2 + (h / 80) ** 2 + ((w - 5) / 65) ** 2)
-    return -1000 + 1040 / (1 + np.exp(12 * (radius - 1)))
+    return np.asarray(-1000 + 1040 / (1 + np.exp(12 * (radius - 1))))
 
 
 def test_three_lines_from_a_volume_to_features(exported: Path) -> None:
@@ -254,7 +255,8 @@ def test_a_full_disk_is_told_by_the_system_whoever_writes(
     plain = info.model_copy(update={"model": info.model.model_copy(update={"layer_scale": None})})
     write_encoder(tmp_path / "plain", {n: t for n, t in weights.items() if "_scale" not in n}, plain)
     request = FeatureRequest.model_construct()
-    scan = ScanFeatures("key", *(np.zeros(shape, np.float32) for shape in (2, (3, 2), (3, 3))), flags=None)
+    cls, tokens, affine = (np.zeros(shape) for shape in (2, (3, 2), (3, 3)))
+    scan = ScanFeatures("key", cls.astype(np.float32), tokens.astype(np.float32), affine, flags=None)
     monkeypatch.setattr(Path, "write_bytes", refuse)
     for write in (
         lambda: convert_weights(tmp_path / "plain/encoder.safetensors", tmp_path / "new/reference.pt"),

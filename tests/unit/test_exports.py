@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
-def test_every_name_is_there(package: object) -> None:
+def test_every_name_is_there(package: ModuleType) -> None:
     names = package.__all__
     assert set(names) <= set(dir(package))
     assert all(getattr(package, name) is not None for name in names)
@@ -73,7 +74,7 @@ def test_whole_volumes_for_pytorch(dataset: Path) -> None:
     stored = Dataset.open(dataset)
     volumes = fmct_hpc.VolumeDataset(str(dataset))
     assert len(volumes) == 3
-    for number, item in enumerate(volumes):
+    for number, item in enumerate(iter(volumes)):
         assert np.array_equal(item.volume.numpy(), stored.read(number))
         assert item.volume.dtype == torch.int16
         assert item.key == stored.record(number).key
@@ -97,7 +98,7 @@ def test_a_plot_shows_the_patients_right_at_the_left() -> None:
     volume = np.full((10, 8, 6), -1000, np.int16)
     volume[5, 7, 5] = 80  # anterior, right
     figure = fmct_hpc.plot_volume(volume, (2.0, 1.0, 0.5), slices=10)
-    shown = np.stack([axes.images[0].get_array() for axes in figure.axes])
+    shown = np.stack([np.asarray(axes.images[0].get_array()) for axes in figure.axes])
     assert shown.max() == 80
     assert np.argwhere(shown == 80)[0][1:].tolist() == [0, 0]
     assert figure.axes[0].images[0].get_clim() == (0, 80)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def by_hand(encoder: OurEncoder, dataset: Dataset, row: int, blocks: int) -> np.
     model = encoder.info.model.model_copy(update={"depth": blocks, "size": None})
     short = VisionTransformer(model, 3, 24).eval()
     short.load_state_dict(encoder.module.state_dict(), strict=False)
-    return short(encoder.info.view(dataset.read(row), dataset.info.spacing_mm))[0].numpy()
+    return np.asarray(short(encoder.info.view(dataset.read(row), dataset.info.spacing_mm))[0].numpy())
 
 
 def test_a_store_holds_what_the_encoder_gives(dataset: Dataset, encoder: OurEncoder, tmp_path: Path) -> None:
@@ -78,13 +79,20 @@ def test_array_tasks_share_the_work_and_nothing_is_done_twice(
     whole = extract_store(encoder, "ours", dataset, tmp_path / "whole", batch=2)
     read: list[int] = []
     original = Dataset.read
-    monkeypatch.setattr(Dataset, "read", lambda self, i: read.append(i) or original(self, i))
+
+    def reading(self: Dataset, i: int) -> np.ndarray:
+        read.append(i)
+        return original(self, i)
+
+    monkeypatch.setattr(Dataset, "read", reading)
     for task in range(3):
         assert extract_store(encoder, "ours", dataset, tmp_path / "s", task=(task, 3), part_volumes=1) is None
         with pytest.raises(FmctError, match="no finished feature store"):
             FeatureStore.open(tmp_path / "s")
     assert sorted(read) == list(range(VOLUMES))
     shared = extract_store(encoder, "ours", dataset, tmp_path / "s", part_volumes=1)
+    assert shared is not None
+    assert whole is not None
     assert np.abs(shared.vectors() - whole.vectors()).max() < 1e-5
     extract_store(encoder, "ours", dataset, tmp_path / "s", part_volumes=3)
     assert len(read) == VOLUMES
@@ -163,7 +171,7 @@ def test_cohorts_share_a_store_and_another_encoder_replaces_it(
 ) -> None:
     read: list[int] = []
 
-    def extract(encoder: OurEncoder, rows: list[int], **choice: object) -> list[int]:
+    def extract(encoder: OurEncoder, rows: list[int], **choice: Any) -> list[int]:
         """Numbers of the volumes that the store then holds; `read` gets how many were read."""
         read.clear()
         found = extract_store(
@@ -211,6 +219,7 @@ def test_volumes_of_another_preprocessing_are_refused(
 def test_a_peers_encoder_is_named_in_a_configuration(dataset: Dataset, tmp_path: Path) -> None:
     spec = EncoderSpec(name="tiny", function="peer_encoder:tiny", arguments={"width": 3})
     store = extract_store(open_encoder(spec), spec.name, dataset, tmp_path)
+    assert store is not None
     assert store.vectors().shape == (VOLUMES, 3)
     brain = np.clip(dataset.read(2), 0, 80) / 80
     assert store.vectors(pool="cls")[2] - store.vectors()[1] == pytest.approx(

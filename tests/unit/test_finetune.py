@@ -45,7 +45,7 @@ def data() -> tuple[torch.Tensor, np.ndarray]:
     return torch.from_numpy(views), labels
 
 
-def tuned(encoder: VisionTransformer, data: tuple, **changes: object) -> Finetuned:
+def tuned(encoder: VisionTransformer, data: tuple[torch.Tensor, np.ndarray], **changes: object) -> Finetuned:
     values: dict[str, object] = {"steps": 40, "batch": 16, "check_every": 10, "lr": 3e-3}
     return finetune(encoder, *data, ROWS, FinetuneConfig.model_validate(values | changes))
 

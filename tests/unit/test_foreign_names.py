@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from shard_samples import FORMATS, SUFFIXES, make_key, noise, write_dataset
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from launch.cli import app
 from shards import Dataset, verify
@@ -17,13 +18,13 @@ from shards.errors import FmctError
 from shards.index import SIDECAR_SUFFIX
 from shards.merge import merge
 from shards.names import inside
-from shards.schema import VolumeRecord
+from shards.schema import ShardFormat, VolumeRecord
 
 NAMES = ("../../escaped", "/tmp/escaped", "a/b", "..", ".hidden", "-rf", "a\nb", "a\0b", "", "x" * 300, "ü")
 KEYS = ("../runs/first/encoder", "/tmp/escaped", "A" * 32, "0" * 31, "0" * 33, "0" * 32 + "\n", "")
 
 
-def forge(folder: Path, format: str, name: str = "one", **columns: str) -> Path:
+def forge(folder: Path, format: ShardFormat, name: str = "one", **columns: str) -> Path:
     """A dataset as a hostile sender makes it: all digests right, a name or a column's values not."""
     write_dataset(
         folder, format, {"one": {make_key(1): noise((33, 8, 8), 1), make_key(2): noise((8, 8, 8), 2)}}
@@ -76,7 +77,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def uses(folder: Path, out: Path) -> list[Callable[[], object]]:
+def uses(folder: Path, out: Path) -> list[Callable[[], Result]]:
     other = "webdataset" if (folder / "dataset.json").read_text().count('"zarr"') else "zarr"
     commands = [
         ["shards", "verify", str(folder)],
@@ -86,11 +87,11 @@ def uses(folder: Path, out: Path) -> list[Callable[[], object]]:
         ["shards", "split", str(folder), "--out", str(out)],
         ["shards", "sample", str(folder), "--out", str(out), "--volumes", "1"],
     ]
-    return [lambda words=words: CliRunner().invoke(app, words, catch_exceptions=True) for words in commands]
+    return [partial(CliRunner().invoke, app, words, catch_exceptions=True) for words in commands]
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_forged_dataset_that_changes_no_name_is_a_whole_one(tmp_path: Path, format: str) -> None:
+def test_a_forged_dataset_that_changes_no_name_is_a_whole_one(tmp_path: Path, format: ShardFormat) -> None:
     """So that the others are refused for their names alone."""
     folder = forge(tmp_path / "in" / "data", format)
     assert verify(folder) == []
@@ -99,14 +100,18 @@ def test_a_forged_dataset_that_changes_no_name_is_a_whole_one(tmp_path: Path, fo
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shard_s_name_that_is_no_plain_file_name_is_refused(tmp_path: Path, format: str, name: str) -> None:
+def test_a_shard_s_name_that_is_no_plain_file_name_is_refused(
+    tmp_path: Path, format: ShardFormat, name: str
+) -> None:
     refused_by_all(forge(tmp_path / "in" / "data", format, name), tmp_path)
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("column", ["key", "patient_key", "study_key"])
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_that_is_no_pseudonym_is_refused(tmp_path: Path, format: str, column: str, key: str) -> None:
+def test_a_key_that_is_no_pseudonym_is_refused(
+    tmp_path: Path, format: ShardFormat, column: str, key: str
+) -> None:
     refused_by_all(forge(tmp_path / "in" / "data", format, **{column: key}), tmp_path)
 
 

@@ -6,7 +6,13 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import Acquisition, axial, save, scanned, waves
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 from scipy.spatial.transform import Rotation
 
 from preprocess.config import GridConfig
@@ -46,7 +52,7 @@ def test_an_enhanced_object_gives_the_volume_of_its_slices(syntax: str, tmp_path
     data = scan.write_frames(path, waves, enhanced=True, order=order)
     if syntax in (RLELossless, JPEG2000Lossless):
         data.compress(syntax, generate_instance_uid=False)
-    data.file_meta.TransferSyntaxUID = syntax
+    data.file_meta.TransferSyntaxUID = UID(syntax)
     save(data, path)
     volume = build(path.parent)
     assert np.array_equal(volume.voxels, plain.voxels)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from small_training import small_config
+from torch import nn
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.views import Views
@@ -22,7 +23,12 @@ PATIENCE = 3
 
 
 def make(collapse: Literal["warn", "stop"] = "warn", **objective: object) -> TrainConfig:
-    health = {"patience": PATIENCE, "collapse": collapse, "max_skipped": 2, "not_finite": "skip"}
+    health: dict[str, object] = {
+        "patience": PATIENCE,
+        "collapse": collapse,
+        "max_skipped": 2,
+        "not_finite": "skip",
+    }
     return small_config(Path("unused"), objective=objective, health=health)
 
 
@@ -45,6 +51,14 @@ def networks(config: TrainConfig) -> tuple[Student, Teacher]:
                 parameter.add_(0.3 * torch.randn_like(parameter))
     teacher.load_state_dict({name: student.state_dict()[name] for name in teacher.state_dict()})
     return student, teacher
+
+
+def last_linear(network: nn.Module, layers: str) -> nn.Linear:
+    found = network.get_submodule(layers)
+    assert isinstance(found, nn.Sequential)
+    last = found[-1]
+    assert isinstance(last, nn.Linear)
+    return last
 
 
 def messages(config: TrainConfig, figures: dict[str, float], caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -75,8 +89,9 @@ def test_uniform_targets_ring(views: Views, caplog: pytest.LogCaptureFixture) ->
     config = make()
     student, teacher = networks(config)
     for network in (student, teacher):
-        network.head.mlp[-1].weight.data.zero_()
-        network.head.mlp[-1].bias.data.zero_()
+        last = last_linear(network, "head.mlp")
+        last.weight.data.zero_()
+        last.bias.data.zero_()
     found = messages(config, figures_of(config, student, teacher, views), caplog)
     assert any("near-uniform teacher output" in text for text in found)
     assert any("does not depend on its input" in text for text in found)
@@ -86,7 +101,7 @@ def test_one_prototype_for_all_rings(views: Views, caplog: pytest.LogCaptureFixt
     config = make()
     student, teacher = networks(config)
     for network in (student, teacher):
-        network.head.mlp[-1].bias.data[0] = 1e4  # every bottleneck vector points one way
+        last_linear(network, "head.mlp").bias.data[0] = 1e4  # every bottleneck vector points one way
     [text] = [
         t for t in messages(config, figures_of(config, student, teacher, views), caplog) if "one proto" in t
     ]
@@ -96,8 +111,10 @@ def test_one_prototype_for_all_rings(views: Views, caplog: pytest.LogCaptureFixt
 def test_one_feature_for_all_rings(views: Views, caplog: pytest.LogCaptureFixture) -> None:
     config = make()
     student, teacher = networks(config)
-    student.encoder.norm.weight.data.zero_()
-    student.encoder.norm.bias.data.fill_(1.0)
+    norm = student.encoder.get_submodule("norm")
+    assert isinstance(norm, nn.LayerNorm)
+    norm.weight.data.zero_()
+    norm.bias.data.fill_(1.0)
     found = messages(config, figures_of(config, student, teacher, views), caplog)
     assert any("are nearly equal" in text for text in found)
 
@@ -114,7 +131,7 @@ def test_embeddings_of_lejepa_at_one_point_ring(views: Views, caplog: pytest.Log
     first = figures()
     assert first["lejepa_point"] < 0.85
     assert all(not sign.shows for part in config.parts for sign in part.signs(first, True))
-    last = student.get_submodule("lejepa_projector.mlp")[-1]
+    last = last_linear(student, "lejepa_projector.mlp")
     for parameter in last.parameters():
         parameter.data.mul_(0.1)
     point = figures() | {"feature_deviation": 1.0}

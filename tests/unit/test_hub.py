@@ -86,7 +86,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(exports: Path, number: int) -> torch.Tensor:
     encoder, info = load_encoder(exports / f"source-{number}/encoder.safetensors")
     with torch.no_grad():
-        return encoder(info.view(np.load(exports / "canonical.npy"), (3, 2, 2)))
+        found: torch.Tensor = encoder(info.view(np.load(exports / "canonical.npy"), (3, 2, 2)))
+    return found
 
 
 def test_the_folder_computes_the_encoders_tokens_without_this_package(exports: Path) -> None:
@@ -105,7 +106,7 @@ def test_transformers_computes_the_encoders_tokens(exports: Path, tmp_path: Path
 
 def preprocessing(exports: Path, **changed: object) -> dict[str, object]:
     described = json.loads((exports / "hub-0/config.json").read_bytes())["fmct"]
-    return described["preprocessing"] | changed
+    return {**described["preprocessing"], **changed}
 
 
 def test_the_squeezed_field_is_the_encoders_too(tmp_path: Path, exports: Path) -> None:
@@ -141,7 +142,7 @@ def sampled_head(steps: np.ndarray) -> np.ndarray:
     shape = np.array([100, 120, 110])
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) - (shape - 1) / 2
     radius = np.linalg.norm(index @ steps.T / (60, 85, 65), axis=-1)
-    return -1000 + 1040 / (1 + np.exp(12 * (radius - 1)))
+    return np.asarray(-1000 + 1040 / (1 + np.exp(12 * (radius - 1))))
 
 
 @pytest.mark.parametrize(

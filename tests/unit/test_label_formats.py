@@ -1,6 +1,7 @@
 """Labels of public datasets, as they are downloaded, for studies of a scan of their images."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ def scan_images(folder: Path, images: list[dict[str, str]]) -> Path:
     return folder / "catalog.parquet"
 
 
-def keyed(folder: Path, format: LabelFormat, text: str, **where: Path) -> dict[str, dict[str, int | None]]:
+def keyed(folder: Path, format: LabelFormat, text: str, **where: Any) -> dict[str, dict[str, int | None]]:
     """Labels by study key."""
     if not (folder / KEY).exists():
         new_key(folder / KEY)

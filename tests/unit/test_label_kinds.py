@@ -2,6 +2,7 @@
 
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -86,6 +87,7 @@ def swept(config: SweepConfig) -> Path:
 
 def test_every_method_learns_every_kind(config: SweepConfig, swept: Path) -> None:
     rows = pq.read_table(swept.with_name("all") / "results.parquet").to_pylist()
+    assert config.tasks is not None
     assert {(row["task"], row["method"]) for row in rows} == {
         (task, method) for task in config.tasks for method in config.methods
     }
@@ -113,7 +115,8 @@ def test_a_figure_that_is_not_defined_is_not_listed(config: SweepConfig) -> None
     (row,) = kind_rows(
         [Test(cell, "id", np.arange(4), risks, np.arange(4), np.zeros(4, int), [fitted])], config
     )
-    names = [figure["name"] for figure in row["figures"]]  # nobody of validation saw the event
+    figures: Any = row["figures"]
+    names = [figure["name"] for figure in figures]  # nobody of validation saw the event
     assert names == ["c_index", "auc_at_25", "auc_at_50", "auc_at_75"]
 
 
@@ -221,7 +224,7 @@ def test_neighbours_vote_on_classes_and_values_and_volumes_of_a_class_find_one_a
     ],
 )
 def test_what_is_of_another_kind_is_refused_by_row_and_column(
-    tmp_path: Path, kinds: dict, column: str, values: list[str], parts: str
+    tmp_path: Path, kinds: dict[str, Any], column: str, values: list[str], parts: str
 ) -> None:
     cells = {"study_instance_uid": ["1.2", "1.3", "1.4"], "a": ["0", "1", "1"]}
     if column == "t" or isinstance(kinds.get("a"), dict):

@@ -40,7 +40,7 @@ SICK: dict[str, dict[str, float]] = {
 
 def make(**sections: dict[str, Any]) -> TrainConfig:
     health = {"every": EVERY, "patience": EVERY * WINDOW, **sections.pop("health", {})}
-    run = {"steps": 1000, "batch": 16}
+    run: dict[str, object] = {"steps": 1000, "batch": 16}
     return small_config(Path("unused"), health=health, run=run, **sections)
 
 

@@ -129,7 +129,8 @@ def test_what_is_missing_is_named_and_nothing_collected(tmp_path: Path) -> None:
 
 
 def test_all_missing_units_are_known_before_the_first_is_made(tmp_path: Path) -> None:
-    stage, seen = Stage(tmp_path, ("a", "b", "c")), []
+    stage = Stage(tmp_path, ("a", "b", "c"))
+    seen: list[object] = []
     stage.make(1)
     assert stage.ledger.make(stage.make, lambda *at: seen.append(at), seen.append) == 2
     assert seen == [[0, 2], (0, 2), (1, 2), (2, 2)]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from volume_files import write_nifti
 
 from fmct_hpc.probe.cohort import read_cohort
-from fmct_hpc.probe.config import SplitConfig
+from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.train.export import require_same_preprocessing
 from launch.cli import app
 from preprocess.masks.classes import Classes
@@ -128,7 +128,7 @@ def test_every_type_of_segmentation_says_the_same(folder: Path, tmp_path: Path, 
         masks(table, folder / "data", tmp_path / name, ["a=1", "b=2"])
         found.append(stored(tmp_path / name)[make_key(0)])
     assert found[0].any(axis=(1, 2, 3)).all()
-    assert np.array_equal(*found)
+    assert np.array_equal(found[0], found[1])
 
 
 def test_an_object_of_one_slice_stands_for_its_thickness(folder: Path, tmp_path: Path) -> None:
@@ -160,6 +160,7 @@ def test_each_bad_row_has_its_reason_and_nothing_else_is_lost(folder: Path, tmp_
     contradictory = np.eye(4)
     contradictory[:3, 3] = 40
     loaded = nibabel.load(write_nifti(mask, affine(), tmp_path / "two.nii", np.uint8, (0, 1)))
+    assert isinstance(loaded, nibabel.Nifti1Image)
     loaded.header.set_qform(contradictory @ np.diag([2, 2.2, 5, 1]), 1)
     nibabel.save(
         nibabel.Nifti1Image(np.asarray(loaded.dataobj), None, loaded.header), tmp_path / "contrary.nii"

@@ -52,7 +52,7 @@ def test_a_network_on_the_exported_folder_learns(encoder: Path, tmp_path: Path) 
 
 def test_the_folders_code_imports_nothing_of_ours() -> None:
     tree = ast.parse(Path(fmct_monai.__file__).read_text())
-    named = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    named = [node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     named += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     assert {name.split(".")[0] for name in named} == {"json", "pathlib", "typing", "torch", "monai"}
 

@@ -4,6 +4,7 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,8 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     file = tmp_path / "stage.py"
     file.write_text(text)
     spec = spec_from_file_location("fmct_hpc.ranges", file)
+    assert spec is not None
+    assert spec.loader is not None
     module = module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "fmct_hpc.ranges", module)
     spec.loader.exec_module(module)
@@ -43,7 +46,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     before, after = ("".join(line[1:] for line in lines if line[0] in kept) for kept in (" -", " +"))
     source = (REPOSITORY / path).read_text()
     assert source.count(before) == 1
-    changed: dict = {"__name__": "changed"}
+    changed: dict[str, Any] = {"__name__": "changed"}
     exec(compile(source.replace(before, after), path, "exec"), changed)
     monkeypatch.setattr(ledgers, "LEDGERS", changed["LEDGERS"])
     monkeypatch.setattr("launch.slurm.progress.LEDGERS", changed["LEDGERS"])

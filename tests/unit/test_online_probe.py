@@ -1,5 +1,6 @@
 """Which volumes a run probes, and the areas of its two classifiers against scikit-learn's."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_labelled(tmp_path_factory.mktemp("labelled"), VOLUMES)
 
 
-def relabel(labels: Path, out: Path, **columns: list[object]) -> Path:
+def relabel(labels: Path, out: Path, **columns: Sequence[object]) -> Path:
     table = pq.read_table(labels)
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values))

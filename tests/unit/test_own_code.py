@@ -125,9 +125,9 @@ def test_the_launchers_ask_before_anything_is_submitted(project: Path) -> None:
         (project / name).write_text("")
     whole = download / "pipeline.yaml"
     whole.write_text(yaml.safe_dump({**places, "sweep": {"encoders": encoders}}))
-    launch = ("launch", "pipeline", whole, "--site", "site.yaml", "--dry-run")
-    assert "names code to run" in said(*launch)[1]
-    assert "names code to run" in said(*launch, "sweep.tasks=2")[1]
-    allowed = said(*launch, "--allow-code")[1]
+    pipeline = ("launch", "pipeline", whole, "--site", "site.yaml", "--dry-run")
+    assert "names code to run" in said(*pipeline)[1]
+    assert "names code to run" in said(*pipeline, "sweep.tasks=2")[1]
+    allowed = said(*pipeline, "--allow-code")[1]
     assert "names code to run" not in allowed
     assert not Path(RAN).exists()

@@ -103,7 +103,7 @@ def test_a_study_that_is_added_has_its_patients_part(folder: Path, tmp_path: Pat
         assert len(set(found.splits[found.patient_keys == key])) == 1
 
 
-def written(path: Path, columns: dict[str, list]) -> Path:
+def written(path: Path, columns: dict[str, list[Any]]) -> Path:
     pq.write_table(pa.table(columns), path)
     return path
 

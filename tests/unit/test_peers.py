@@ -1,8 +1,9 @@
 """Encoders of others: inputs against MONAI's transforms, files against shapes of their own code."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from peer_folders import dinov2, dinov3
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fmct_hpc.model.tunable import Tunable
 from fmct_hpc.peers.ct_fm import CtFm, CtFmSettings, CtFmTokens
 from fmct_hpc.peers.ct_fm import network_of as ct_fm_network
 from fmct_hpc.peers.files import loaded
@@ -37,6 +39,9 @@ from fmct_hpc.probe.methods.finetune import FinetuneConfig
 from shards.errors import FmctError
 
 SPACING = (1.25, 0.9, 1.1)
+ct_fm: Any = CtFm
+merlin: Any = Merlin
+"""To mypy, `Encoder.field` is abstract in encoders without a grid."""
 
 
 def head(shape: tuple[int, int, int] = (37, 46, 41)) -> np.ndarray:
@@ -66,21 +71,24 @@ def ct_fm_by_monai(volume: np.ndarray, spacing: tuple[float, ...], size: tuple[i
         CenterSpatialCrop(roi_size=size),
         ScaleIntensityRange(a_min=-1024, a_max=2048, b_min=0, b_max=1, clip=True),
     ]
-    return Compose(steps)(for_monai(volume)).as_tensor()
+    found: Tensor = Compose(steps)(for_monai(volume)).as_tensor()
+    return found
 
 
 @pytest.mark.parametrize(
     ("spacing", "size"), [((3.0, 1.0, 1.0), (32, 16, 48)), ((1.25, 2.0, 0.7), (16, 32, 32))]
 )
-def test_ct_fm_sees_what_its_own_transforms_give(spacing: tuple, size: tuple) -> None:
+def test_ct_fm_sees_what_its_own_transforms_give(
+    spacing: tuple[float, float, float], size: tuple[int, int, int]
+) -> None:
     volume = head()
     given = CtFmSettings(spacing_mm=spacing, size=size)
-    peer = CtFm(CtFmTokens(torch.nn.Linear(1, 1)), given)
+    peer = ct_fm(CtFmTokens(torch.nn.Linear(1, 1)), given)
     seen = peer.transform(volume, SPACING)
     assert seen.shape == (1, *size)
     assert torch.allclose(seen, ct_fm_by_monai(volume, spacing, size), atol=1e-4)
     windows = given.model_copy(update={"ranges_hu": ((0, 80), (-125, 175))})
-    stacked = CtFm(peer.module, windows).transform(volume, SPACING)
+    stacked = ct_fm(peer.module, windows).transform(volume, SPACING)
     blood = ScaleIntensityRange(a_min=0, a_max=80, b_min=0, b_max=1, clip=True)
     in_hu = ct_fm_by_monai(volume, spacing, size) * 3072 - 1024
     assert stacked.shape == (1, 2 * size[0], *size[1:])
@@ -98,7 +106,7 @@ def test_merlin_sees_what_its_own_transforms_give() -> None:
         CenterSpatialCrop(roi_size=[224, 224, 160]),
     ]
     theirs = Compose(steps)(for_monai(volume)).as_tensor()
-    seen = Merlin(MerlinTokens(torch.nn.Linear(1, 1), 1), Settings()).transform(volume, SPACING)
+    seen = merlin(MerlinTokens(torch.nn.Linear(1, 1), 1), Settings()).transform(volume, SPACING)
     assert torch.allclose(seen.permute(0, 3, 2, 1), theirs, atol=1e-4)
 
 
@@ -189,7 +197,9 @@ def test_a_checkpoint_within_a_larger_model_is_found_and_a_wrong_one_named(tmp_p
 
 
 @pytest.mark.parametrize(("make", "edge", "width"), [(dinov2, 28, 12), (dinov3, 32, 16)])
-def test_a_2d_encoder_sees_slices_as_images(make: object, edge: int, width: int, tmp_path: Path) -> None:
+def test_a_2d_encoder_sees_slices_as_images(
+    make: Callable[[Path], torch.nn.Module], edge: int, width: int, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     model = make(tmp_path)
     arguments = {"view_size": [6, edge, edge], "field_mm": 48}
@@ -208,6 +218,7 @@ def test_a_2d_encoder_sees_slices_as_images(make: object, edge: int, width: int,
     assert view[0, 2].mean().item() == pytest.approx(brain.mean(), abs=0.02)
     corner = view[0, 2, : edge // 2, : edge // 2].mean().item()
     assert corner == pytest.approx(brain[:24, :24].mean(), abs=0.02)
+    assert isinstance(encoder.module, Tunable)
     layers = {encoder.module.layer_of(name) for name, _ in encoder.module.named_parameters()}
     assert layers == {0, 1, 2, 3}
 
@@ -287,10 +298,10 @@ def test_an_encoder_without_a_cls_token_is_fine_tuned() -> None:
     assert found.model.pool == ("mean",)
     scores = found.scores[:, 0]
     assert scores[labels[18:] == 1].min() > scores[labels[18:] == 0].max()
-    rates = {group["params"][0]: group["lr"] for group in _groups(found.model, config)}
-    network = found.model.encoder.network
-    assert rates[network.conv1.weight] == pytest.approx(3e-3 * 0.75**5)
-    assert rates[network.layer4[0].conv1.weight] == pytest.approx(3e-3 * 0.75)
+    rates = {cast("list[Tensor]", group["params"])[0]: group["lr"] for group in _groups(found.model, config)}
+    network = found.model.encoder.get_submodule("network")
+    assert rates[network.get_parameter("conv1.weight")] == pytest.approx(3e-3 * 0.75**5)
+    assert rates[network.get_parameter("layer4.0.conv1.weight")] == pytest.approx(3e-3 * 0.75)
     assert rates[found.model.head.weight] == 3e-3
     with pytest.raises(FmctError, match="no CLS token"):
-        finetune(module, views, labels[:, None], rows, config.model_copy(update={"pool": ("cls",)}))
+        finetune(module, views, labels[:, None] * 1.0, rows, config.model_copy(update={"pool": ("cls",)}))

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -56,7 +57,7 @@ def make_catalog(path: Path, studies: range, changed: int | None = None) -> Path
     return path
 
 
-def make_plan(catalog: Path, key_file: Path, **output: int) -> Plan:
+def make_plan(catalog: Path, key_file: Path, **output: Any) -> Plan:
     out = catalog.with_suffix(".out")
     count = plan(catalog, out, PreprocessConfig(key_file=key_file, output=OutputConfig(**output)))
     made = read_plan(out)

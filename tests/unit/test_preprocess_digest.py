@@ -132,7 +132,8 @@ def test_who_may_read_the_files_is_in_no_digest() -> None:
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_later_key_at_its_default_changes_no_digest(section: str) -> None:
     later = create_model("Later", __base__=SECTIONS[section], fresh=(float, 3.0))
-    whole = create_model("Whole", __base__=PreprocessConfig, **{section: (later, later())})
+    fields: dict[str, Any] = {section: (later, later())}
+    whole = create_model("Whole", __base__=PreprocessConfig, **fields)
     now = whole(key_file=Path("k"))
     assert (now.digest(), now.shaping()) == (DEFAULT, config().shaping())
     assert [*settings_records(now)] == [*settings_records(config())]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,9 +43,10 @@ def asked(folder: Path, **values: object) -> ProbeConfig:
     return ProbeConfig.model_validate(given | values)
 
 
-def probed(folder: Path, out: Path, run: str = "run", **values: object) -> dict:
+def probed(folder: Path, out: Path, run: str = "run", **values: object) -> dict[str, Any]:
     probe(folder / run, asked(folder, **values), out, lambda done, total: None)
-    return json.loads((out / "results.json").read_text())
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
 
 
 def grid(folder: Path, **values: object) -> dict[str, object]:
@@ -158,7 +160,7 @@ def test_results_of_another_run_dataset_or_labels_are_not_replaced(folder: Path,
     write_volumes(tmp_path / "data", -30)
     shutil.copyfile(folder / "split.parquet", tmp_path / "labels.parquet")
     before = state(out)
-    others: dict[str, dict] = {
+    others: dict[str, dict[str, Any]] = {
         "run": {"run": "other-run"},
         "dataset": {"data": tmp_path / "data"},
         "labels": {"labels": tmp_path / "labels.parquet"},

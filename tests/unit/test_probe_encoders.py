@@ -63,7 +63,7 @@ def test_a_run_its_checkpoint_and_its_file_are_one_encoder(
     opened = [open_encoder(spec) for spec in specs]
     assert len({encoder.digest for encoder in opened}) == 1
     assert [encoder.step for encoder in opened] == [STEP] * 3
-    patients = set(dataset.index["patient_key"].to_pylist())
+    patients = frozenset(dataset.index["patient_key"].to_pylist())
     assert all(spec.pretraining_patients == patients for spec in specs)
     found = [features(spec, dataset, tmp_path / spec.name) for spec in specs]
     assert (found[0] == found[1]).all()

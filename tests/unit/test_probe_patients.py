@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from shards.derive import convert
 from shards.errors import FmctError
 
 
-def write_labels(path: Path, columns: dict[str, list]) -> Path:
+def write_labels(path: Path, columns: Mapping[str, object]) -> Path:
     pq.write_table(pa.table(columns), path)
     return path
 
@@ -34,7 +35,7 @@ def test_labels_join_volumes_by_study(tmp_path: Path) -> None:
     joined = table.join(np.array(["b", "x", "a", "b"]))
     assert table.tasks == ("bleed", "fracture")
     assert joined.rows.tolist() == [0, 2, 3]
-    assert np.array_equal(joined.values, [[np.nan, 1], [1, 0], [np.nan, 1]], equal_nan=True)
+    assert np.array_equal(joined.values, [[np.nan, 1.0], [1.0, 0.0], [np.nan, 1.0]], equal_nan=True)
     assert joined.splits is None
     with pytest.raises(FmctError, match="none of its studies is in the dataset"):
         table.join(np.array(["x"]))
@@ -56,7 +57,7 @@ def test_a_study_with_two_rows_is_refused(tmp_path: Path) -> None:
         ([2], "column bleed has values other than 0, 1 and null"),
     ],
 )
-def test_a_table_of_something_else_is_no_label_table(tmp_path: Path, values: list, said: str) -> None:
+def test_a_table_of_something_else_is_no_label_table(tmp_path: Path, values: list[object], said: str) -> None:
     path = write_labels(tmp_path / "manifest.parquet", {"study_key": ["a"], "bleed": values})
     with pytest.raises(FmctError, match=rf"manifest\.parquet: .*{said}"):
         LabelTable.read(path)
@@ -93,7 +94,14 @@ def trained(run: Path, data: Path, start_from: Path | None = None) -> Path:
     run.mkdir()
     config = small_config(data, run={"start_from": start_from})
     facts = file_facts(start_from) if start_from else None
-    begin(run, config, DataFacts.of(Dataset.open(data)), ["host"], 0, start_digest=facts and facts.sha256)
+    begin(
+        run,
+        config,
+        DataFacts.of(Dataset.open(data)),
+        ["host"],
+        0,
+        start_digest=facts.sha256 if facts else None,
+    )
     (run / "encoder.safetensors").write_text(str(run))
     return run
 
@@ -103,7 +111,7 @@ def test_patients_of_the_run_that_a_run_began_from_are_pretraining_patients_too(
     weights = first / "encoder.safetensors"
     second = trained(tmp_path / "second", write_dataset(tmp_path / "three", 3), weights)
     third = trained(tmp_path / "third", write_dataset(tmp_path / "two", 2), second / "encoder.safetensors")
-    assert pretraining_patients(third) == {make_key(number)[::-1] for number in range(5)}
+    assert pretraining_patients(third) == frozenset(make_key(number)[::-1] for number in range(5))
     weights.write_text("other weights")
     assert pretraining_patients(third) is None
     assert pretraining_patients(first) is not None
@@ -124,7 +132,7 @@ def test_relative_paths_of_a_record_are_found_from_any_folder(
     second = trained(Path("runs/second"), Path("data"), first / "encoder.safetensors")
     assert json.loads((second / "attempts/0001.json").read_text())["configuration"]["data"]["path"] == "data"
     monkeypatch.chdir(tmp_path / called_from / "other")
-    assert pretraining_patients(tmp_path / "runs/second") == {make_key(n)[::-1] for n in range(3)}
+    assert pretraining_patients(tmp_path / "runs/second") == frozenset(make_key(n)[::-1] for n in range(3))
     shutil.rmtree(tmp_path / "data")
     assert pretraining_patients(tmp_path / "runs/second") is None
 
@@ -143,7 +151,7 @@ def test_a_dataset_that_was_replaced_says_nothing_of_the_pretraining_patients(tm
     convert(tmp_path / "data", tmp_path / "tar", "webdataset")
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "tar").rename(tmp_path / "data")
-    assert pretraining_patients(run) == {make_key(number)[::-1] for number in range(3)}
+    assert pretraining_patients(run) == frozenset(make_key(number)[::-1] for number in range(3))
     shutil.rmtree(tmp_path / "data")
     write_dataset(tmp_path / "data", 5)
     assert pretraining_patients(run) is None
@@ -155,7 +163,7 @@ def test_tested_patients_of_the_pretraining_data_are_refused_or_told(
     run = trained(tmp_path / "run", write_dataset(tmp_path / "data", 3))
     own, manifest = EncoderSpec(name="own", weights=run / "encoder.safetensors"), tmp_path / "m.parquet"
     seen = own.pretraining_patients
-    assert seen == {make_key(number)[::-1] for number in range(3)}
+    assert seen == frozenset(make_key(number)[::-1] for number in range(3))
     tested = {key: frozenset({key}) for key in (make_key(number)[::-1] for number in (1, 2, 7))}
     with pytest.raises(FmctError, match=r"encoder own: 2 of 3 tested patients .* allow_pretraining_patients"):
         check_leakage("own", tested, seen, allowed=False)

@@ -34,7 +34,7 @@ def test_heads_are_as_large_and_round_as_heads(heads: list[np.ndarray]) -> None:
 def test_voxels_of_another_size_than_declared_show(
     heads: list[np.ndarray], factors: tuple[float, float, float]
 ) -> None:
-    spacing = tuple(4.0 * factor for factor in factors)
+    spacing = (4.0 * factors[0], 4.0 * factors[1], 4.0 * factors[2])
     assert all(objection(voxels, spacing) for voxels in heads)
 
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import BaseModel
 from small_training import write_dataset
 from typer.testing import CliRunner
 
@@ -18,7 +19,7 @@ from launch.slurm.site import Site
 from preprocess.config import PreprocessConfig
 
 FOLDER = Path(__file__).parents[2] / "launch" / "recipes"
-GIVEN = {
+GIVEN: dict[str, tuple[type[BaseModel], list[str]]] = {
     "preprocess": (PreprocessConfig, ["key_file=hmac.key"]),
     "train": (TrainConfig, ["data.path=data"]),
     "probe": (ProbeConfig, ["data=data", "labels=labels.parquet"]),
@@ -70,9 +71,12 @@ def test_the_second_stages_recipe_takes_the_whole_state_of_the_first() -> None:
         load(TrainConfig, FOLDER / f"{name}-train.yaml", ["data.path=data"])
         for name in ("small-hospital", "small-hospital-highres")
     )
+    assert isinstance(first.data.view_size, int)
+    assert isinstance(second.data.view_size, int)
     assert second.data.view_size > first.data.view_size
     with torch.device("meta"):
-        weights, student = dict(Student(first).named_parameters()), Student(second)
+        weights: dict[str, torch.Tensor] = dict(Student(first).named_parameters())
+        student = Student(second)
     targets = {"cls.center": torch.empty(first.model.prototypes)}
     source = Source(FOLDER, first.model, first.data, weights, weights, targets)
     found = matching_weights(source, second, student)

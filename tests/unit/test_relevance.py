@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import nibabel
 import numpy as np
@@ -33,7 +34,7 @@ from fmct_hpc.probe.kinds.multiclass import Multiclass
 from fmct_hpc.probe.kinds.ordinal import Ordinal
 from fmct_hpc.probe.kinds.regression import Regression
 from fmct_hpc.probe.kinds.survival import Survival
-from fmct_hpc.probe.series import ROLES, Series, over_series
+from fmct_hpc.probe.series import ROLES, Series, SeriesPool, over_series
 from fmct_hpc.probe.series_attention import StudyLinearHead
 from fmct_hpc.relevance.attention_gradient import attention_gradient
 from fmct_hpc.relevance.gradient_input import gradient_input
@@ -51,9 +52,10 @@ from launch.report.masks import Masks
 from shards import Dataset
 from shards.errors import FmctError
 from shards.nifti import nifti_bytes
+from shards.schema import Role
 from shards.split import sample
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     "rope": {"positions": "rope", "register_tokens": 2, "keep_tokens": 0.6},
     "sincos": {"positions": "sincos", "register_tokens": 0, "keep_tokens": 1.0, "layer_scale": 0.3},
 }
@@ -70,7 +72,7 @@ def model(request: pytest.FixtureRequest) -> VisionTransformer:
     return made.double()
 
 
-def asked(model: VisionTransformer, rows: list, layer: int = DEPTH - 1) -> MethodInput:
+def asked(model: VisionTransformer, rows: list[str], layer: int = DEPTH - 1) -> MethodInput:
     generator = torch.Generator().manual_seed(1)
 
     def drawn(*shape: int) -> torch.Tensor:
@@ -78,9 +80,9 @@ def asked(model: VisionTransformer, rows: list, layer: int = DEPTH - 1) -> Metho
 
     view = torch.rand(1, 2, 12, 12, 12, generator=generator).double()
     count = len(rows)
-    rows = [drawn(WIDTH) if row == "query" else row for row in rows]
+    read = [drawn(WIDTH) if row == "query" else row for row in rows]
     mean, scale, readout = drawn(count, WIDTH), drawn(count, WIDTH).abs() + 0.5, drawn(count, WIDTH)
-    reading = Reading(model.prefix, rows, mean, scale, readout, drawn(1)[0])
+    reading = Reading(model.prefix, read, mean, scale, readout, drawn(1)[0])
     return MethodInput(model, view, model.kept(view), layer, reading)
 
 
@@ -92,6 +94,7 @@ def plain_attention(model: VisionTransformer, inputs: MethodInput) -> tuple[list
     turns = model.turns(inputs.view, inputs.kept, None)
     found = []
     for number, block in enumerate(model.blocks[: inputs.layer + 1]):
+        assert isinstance(block, Block)
         normed = block.attention_norm(x)
         parts = block.attention.queries_keys_values(normed, None if turns is None else turns[number])
         query, key, value = (part[0].numpy() for part in parts)
@@ -152,16 +155,15 @@ ROWS = [["cls"], ["cls", "mean"], ["mean", "max"], ["query", "query"]]
 
 
 @pytest.mark.parametrize("rows", ROWS, ids=str)
-def test_gradient_times_input_equals_differences(model: VisionTransformer, rows: list) -> None:
+def test_gradient_times_input_equals_differences(model: VisionTransformer, rows: list[str]) -> None:
     """The derivative along a patch's own voxels, by central differences."""
     inputs = asked(model, rows)
     found = gradient_input(inputs)[0].numpy()
     number = range(27) if inputs.kept is None else inputs.kept[0].tolist()
     for place in range(0, len(found), 5):
-        d, h, w = np.unravel_index(number[place], (3, 3, 3))
+        d, h, w = (slice(4 * int(n), 4 * int(n) + 4) for n in np.unravel_index(number[place], (3, 3, 3)))
         alone = torch.zeros_like(inputs.view)
-        box = (..., *(slice(4 * n, 4 * n + 4) for n in (int(d), int(h), int(w))))
-        alone[box] = inputs.view[box]
+        alone[..., d, h, w] = inputs.view[..., d, h, w]
         with torch.no_grad():
             up, down = (inputs.logits(inputs.view + step * alone) for step in (1e-5, -1e-5))
         assert found[place] == pytest.approx(((up - down) / 2e-5).item(), rel=1e-4, abs=1e-7)
@@ -180,7 +182,9 @@ def test_integrated_gradients_sum_to_the_difference_from_air(model: VisionTransf
 
 
 @pytest.mark.parametrize("rows", [["cls"], ["query", "query"]], ids=str)
-def test_attention_gradients_equal_differences_and_a_plain_loop(model: VisionTransformer, rows: list) -> None:
+def test_attention_gradients_equal_differences_and_a_plain_loop(
+    model: VisionTransformer, rows: list[str]
+) -> None:
     inputs = asked(model, rows)
     plain, tokens = plain_attention(model, inputs)
     gradients = [differences(model, inputs, number, weights) for number, weights in enumerate(plain)]
@@ -209,6 +213,7 @@ def differences(
 ) -> np.ndarray:
     """∂logit/∂weight of a block for each of the weights, by central differences of the block's attention."""
     block = model.blocks[number]
+    assert isinstance(block, Block)
     step = 1e-4
     found = np.zeros_like(weights)
 
@@ -217,7 +222,8 @@ def differences(
             module: Attention, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
         ) -> torch.Tensor:
             value = module.queries_keys_values(*inputs)[2]
-            return module.projection((changed @ value).transpose(1, 2).flatten(2))
+            mixed: torch.Tensor = module.projection((changed @ value).transpose(1, 2).flatten(2))
+            return mixed
 
         hook = block.attention.register_forward_hook(by_weights)
         with torch.no_grad():
@@ -323,13 +329,13 @@ def test_a_reading_is_the_heads_output_of_any_kind_of_scans_and_of_studies(task:
     if head in ("linear", "attentive"):
         raw = made.raw(series.values)
     elif head in ("mean", "max"):
-        raw = made.raw(over_series(series, head))
+        raw = made.raw(over_series(series, cast(SeriesPool, head)))
     else:
         raw = made.raw_of_studies(series)
     of_studies = (
         None if head in ("linear", "attentive") else SimpleNamespace(sample="study", series_pool=head)
     )
-    record = SimpleNamespace(pools=("cls", "mean"), of_studies=of_studies, method="m")
+    record: Any = SimpleNamespace(pools=("cls", "mean"), of_studies=of_studies, method="m")
     found = {}
     for number, reading in readings_of(record, made, kind, 1, torch.device("cpu")).items():
         reading = reading.of_series(tuple(ROLES[role] for role in SERIES))
@@ -374,12 +380,15 @@ def test_maps_of_other_kinds_are_of_what_is_said(of_kinds: Path, exam: Path, tmp
             if answer.kind == "binary":
                 expected = logit(answer.score)
             if answer.kind == "multiclass":
-                expected = np.log(answer.score) - np.mean(np.log(answer.probabilities))
+                assert answer.probabilities is not None
+                expected = float(np.log(answer.score) - np.mean(np.log(answer.probabilities)))
             if answer.kind == "ordinal":
-                expected = np.mean(logit(1 - np.cumsum(answer.probabilities)[:-1]))
+                assert answer.probabilities is not None
+                expected = float(np.mean(logit(1 - np.cumsum(np.array(answer.probabilities))[:-1])))
             readings = explainer.readings[task]
             assert set(readings) == ({0, 1, 7} if task == "third" else {None})
-            reading = readings[int(answer.value)] if task == "third" else readings[None]
+            number = None if task != "third" or answer.value is None else int(answer.value)
+            reading = readings[number]
             inputs = MethodInput(explainer.model, view, None, explainer.layer, reading)
             with torch.no_grad():
                 said, air = inputs.logits(torch.cat([view, torch.zeros_like(view)])).tolist()
@@ -404,7 +413,7 @@ def test_maps_of_a_study_are_of_the_score_of_its_series(
     write_classifier(fit(config, method=method), tmp_path / "kept")
     explainer = open_explainer(tmp_path / "kept", None)
     read = read_scans(exam, explainer.reads, by_study=True)
-    roles = ("bone_thin", "soft_thick", "soft_thin")
+    roles: tuple[Role, ...] = ("bone_thin", "soft_thick", "soft_thin")
     scans = [scan._replace(study=0, role=role) for scan, role in zip(read, roles, strict=True)]
     found = list(explainer.of_scans(scans))
     assert [one.scan.key for one in found] == [scan.key for scan in scans]
@@ -428,7 +437,7 @@ def test_maps_of_a_study_are_of_the_score_of_its_series(
 
 def test_neighbours_and_wrong_names_are_refused(kept: dict[str, Path], grid: SweepConfig) -> None:
     encoder = grid.features.parent / "ours"
-    cases = [
+    cases: list[tuple[tuple[Any, ...], str]] = [
         ((kept["neighbours"], None), "a classifier of neighbours has no map"),
         ((kept["logistic"], encoder), "one of --classifier and --encoder"),
         ((None, None), "one of --classifier and --encoder"),
@@ -461,6 +470,7 @@ def test_a_voxel_has_the_value_of_the_patch_whose_middle_is_nearest(
     values = np.arange(1, 1 + np.prod(found.grid.shape), dtype=np.float32).reshape(found.grid.shape)
     (tmp_path / "map.nii.gz").write_bytes(nifti_bytes(found.grid.on_volume(values, shape), scan.affine))
     image = nibabel.load(tmp_path / "map.nii.gz")
+    assert isinstance(image, nibabel.Nifti1Image)
     assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
     assert np.allclose(image.get_qform(), image.affine, atol=1e-4)
     stored = np.asarray(image.dataobj)
@@ -490,7 +500,7 @@ def test_figures_of_a_map_beside_a_mask() -> None:
     patches = PatchGrid(np.full(3, -0.5), np.full(3, 12.0), (3, 3, 3), affine)
     mask = np.zeros((12, 12, 12), bool)
     mask[4:8, 4:8, 4:10] = True
-    points = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+    points: np.ndarray = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
     truth = Truth.of(points, 8.0, patches)
     assert truth.filled[1, 1].tolist() == pytest.approx([0, 1, 0.5])
     assert truth.filled.sum() == pytest.approx(1.5)
@@ -504,7 +514,9 @@ def test_figures_of_a_map_beside_a_mask() -> None:
     assert truth.distance_mm[at] == pytest.approx(away)
     assert pointed == (away <= 4.0)
     random = truth.of_random(4.0)
-    drawn = [truth.measure(np.random.default_rng(i).random((3, 3, 3)), 4.0) for i in range(400)]
+    drawn = [
+        truth.measure(np.random.default_rng(i).random((3, 3, 3)).astype(np.float32), 4.0) for i in range(400)
+    ]
     assert random == pytest.approx(np.mean(drawn, axis=0), abs=0.06)
     assert truth.greatest(4.0) == (1, 1)
     assert truth.measure(-np.ones((3, 3, 3), np.float32), 4.0) == (0, 0)
@@ -563,6 +575,7 @@ def test_the_command_writes_maps_a_page_and_figures(
     dataset = Dataset.open(exam)
     for row in table[:-1]:
         image = nibabel.load(out / row["file"])
+        assert isinstance(image, nibabel.Nifti1Image)
         record = dataset.record(dataset.position(row["key"]))
         assert image.shape == record.shape[::-1]
         corner = nibabel.affines.apply_affine(image.affine, [1, 2, 3]) * [-1, -1, 1]

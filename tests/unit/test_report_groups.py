@@ -1,6 +1,7 @@
 """Sections of a report about groups, changed scans and retrieval, made of tables alone."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 from fmct_hpc.probe import subgroups
 from fmct_hpc.retrieval import run as retrieval
 from fmct_hpc.robustness import figures, run
-from launch.report.document import Bullets, Document, Facts, Section, Table
+from launch.report.document import Bullets, Document, Facts, Gallery, Section, Table
 from launch.report.results import split_in_words
 from launch.report.retrieval import retrieval_section
 from launch.report.robustness import robustness_section
@@ -26,13 +27,16 @@ RESULT = {
 }
 
 
+Kind = TypeVar("Kind")
+
+
 def card(section: Section) -> str:
     document = Document("t", Facts("s", ()), (section,))
     assert section.title in document.html()
     return document.markdown("page.html")
 
 
-def only(section: Section, kind: type) -> list:
+def only(section: Section, kind: type[Kind]) -> list[Kind]:
     return [block for block in section.blocks if isinstance(block, kind)]
 
 
@@ -93,6 +97,7 @@ def test_curves_go_over_the_severities_of_every_set(tmp_path: Path) -> None:
     )
     pq.write_table(pa.Table.from_pylist(rows, figures.SCHEMA), tmp_path / run.TABLE)
     text, page = card(robustness_section(tmp_path)), robustness_section(tmp_path).blocks[1]
+    assert isinstance(page, Gallery)
     assert len(page.pictures) == 2
     assert "out of distribution: site-b" in text
     assert "[90%" in text.replace("\\", "")

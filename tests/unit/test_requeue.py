@@ -23,8 +23,10 @@ from shards.progress import VARIABLE, Progress, register
 from shards.share import Share
 from shards.split import split
 
+Past = tuple[Cause, int | None]
 
-def history(*endings: tuple[str, int | None]) -> list[Ending]:
+
+def history(*endings: Past) -> list[Ending]:
     return [
         Ending(job="12", start=number, at=datetime.now(UTC), cause=cause, progress=progress)
         for number, (cause, progress) in enumerate(endings)
@@ -61,7 +63,7 @@ def test_a_deterministic_crash_stops_after_two_tries_and_says_so() -> None:
 
 
 def test_a_failure_that_comes_further_each_time_is_bounded_too() -> None:
-    crashes = [("crash", step) for step in range(MAX_FAILURES)]
+    crashes: list[Past] = [("crash", step) for step in range(MAX_FAILURES)]
     assert [decide(history(*crashes[:n])).again for n in (1, 5, MAX_FAILURES - 1)] == [True] * 3
     assert decide(history(*crashes[:10])).wait == 3600
     assert not decide(history(*crashes)).again
@@ -73,14 +75,14 @@ def test_progress_between_failures_begins_the_count_anew_and_an_interruption_the
 
 @pytest.mark.parametrize("progress", [None, 10])
 def test_a_job_that_is_interrupted_before_it_comes_further_does_not_storm(progress: int | None) -> None:
-    interruptions = [("preempted", progress)] * (MAX_IDLE + 1)
+    interruptions: list[Past] = [("preempted", progress)] * (MAX_IDLE + 1)
     waits = [decide(history(*interruptions[:n]), backoff=60).wait for n in range(1, MAX_IDLE + 1)]
     assert waits == [0.0, *(min(60 * 2**n, 3600) for n in range(MAX_IDLE - 1))]
     assert not decide(history(*interruptions)).again
 
 
 def test_a_training_whose_start_takes_longer_than_its_time_limit_stops() -> None:
-    limits = [("time limit", 10)] * MAX_TIME_LIMITS
+    limits: list[Past] = [("time limit", 10)] * MAX_TIME_LIMITS
     assert decide(history(*limits[:-1], ("preempted", 10), ("node failure", 10))).again
     stopped = decide(history(*limits))
     assert not stopped.again
@@ -178,7 +180,8 @@ def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(
         (parts / f"{start}.parquet").touch()
         found.append(job())
     assert [(one.done, one.unit) for one in found] == [(n + 1, "part") for n in range(2 * MAX_IDLE)]
-    assert decide(history(*(("time limit", one.done) for one in found)))[:2] == (True, 0.0)
+    limits: list[Past] = [("time limit", one.done) for one in found]
+    assert decide(history(*limits))[:2] == (True, 0.0)
 
 
 def test_a_split_registers_the_shards_of_each_part(tmp_path: Path, job: Callable[[], Progress]) -> None:

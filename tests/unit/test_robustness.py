@@ -1,7 +1,9 @@
 """Figures over severities: the sweep's own at 0, a kept classifier's on volumes changed elsewhere."""
 
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from shard_samples import make_record
@@ -32,6 +34,12 @@ def as_config(sweep: SweepConfig, **values: object) -> RobustnessConfig:
     return RobustnessConfig.model_validate({**given, **values})
 
 
+def rows_of(table: pa.Table | None) -> list[dict[str, Any]]:
+    assert table is not None
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[RobustnessConfig, Path]:
     """A sweep with its results, and classifiers that it kept."""
@@ -51,7 +59,7 @@ def test_at_0_are_the_sweeps_own_figures_and_what_is_done_is_kept(
     swept: tuple[RobustnessConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, folder = swept
-    said = robustness(config, folder / "out").to_pylist()
+    said = rows_of(robustness(config, folder / "out"))
     own = {
         tuple(r[name] for name in PLACE): r
         for r in pq.read_table(folder / "swept/results.parquet").to_pylist()
@@ -77,12 +85,17 @@ def test_at_0_are_the_sweeps_own_figures_and_what_is_done_is_kept(
     # One severity more, in two shares: nothing else is scored again.
     scored = []
     real = score.write_scores
-    monkeypatch.setattr("fmct_hpc.robustness.run.write_scores", lambda *a: (scored.append(a[4:6]), real(*a)))
+
+    def write_scores(*given: Any) -> None:
+        scored.append(given[4:6])
+        real(*given)
+
+    monkeypatch.setattr("fmct_hpc.robustness.run.write_scores", write_scores)
     more = as_config(config, changes={**CHANGES, "noise": [40.0, 200.0, 400.0]})
     assert robustness(more, folder / "out", share=(0, 2)) is None
     assert robustness(more, folder / "out", share=(1, 2)) is None
     assert scored == [("noise", 200.0)]
-    after = [r for r in robustness(more, folder / "out").to_pylist() if r["severity"] != 200]
+    after = [r for r in rows_of(robustness(more, folder / "out")) if r["severity"] != 200]
     assert scored == [("noise", 200.0)]
     assert after == said
 
@@ -120,7 +133,7 @@ def test_kept_classifiers_say_what_they_say_of_volumes_that_were_changed_elsewhe
     results = pq.read_table(folder / "swept/predictions.parquet").to_pylist()
     labels = {row["key"]: row["label"] for row in results}
     kept = [folder / "kept-logistic", folder / "kept-finetune"]
-    rows = robustness(config, folder / "kept-out", kept).to_pylist()
+    rows = rows_of(robustness(config, folder / "kept-out", kept))
     for path, method in zip(kept, ("logistic", "finetune"), strict=True):
         said = {p.key: p.answers["bright"].score for p in load_classifier(path).predict(folder / "noisy")}
         (row,) = [r for r in rows if r["method"] == method and (r["change"], r["severity"]) == change]
@@ -144,7 +157,7 @@ def test_folds_are_judged_by_the_classifier_that_never_saw_them(swept: tuple[Rob
     )
     Sweep(crossed, folder / "crossed").run()
     (own,) = [r for r in pq.read_table(folder / "crossed/results.parquet").to_pylist() if r["pool"] == "both"]
-    rows = robustness(crossed, folder / "crossed-out").to_pylist()
+    rows = rows_of(robustness(crossed, folder / "crossed-out"))
     (zero,) = [r for r in rows if r["pool"] == "both" and not r["severity"]]
     assert own["n"] == 60
     assert [zero[n] for n in ("value", "low", "high")] == pytest.approx(

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -180,7 +181,14 @@ def array(numbers: str) -> dict[int, dict[str, str]]:
 def preprocess_status(out: Path, done: set[int], monkeypatch: pytest.MonkeyPatch) -> str:
     tasks = tuple(Task(digest=f"{n:064x}"[::-1], rows=(n,)) for n in range(TASKS))
     write_text(out / "tasks/plan.json", Plan(settings="0" * 64, tasks=tasks).model_dump_json())
-    facts = {"series": 0, "volumes": 0, "rejected": {}, "dropped_slices": {}, "source_bytes": 0, "seconds": 0}
+    facts: dict[str, Any] = {
+        "series": 0,
+        "volumes": 0,
+        "rejected": {},
+        "dropped_slices": {},
+        "source_bytes": 0,
+        "seconds": 0,
+    }
     for number in done:
         place = ledger.files(out, number, tasks[number])
         for part in place.parts:
@@ -190,16 +198,30 @@ def preprocess_status(out: Path, done: set[int], monkeypatch: pytest.MonkeyPatch
 
 
 def sweep_status(out: Path, done: set[int], monkeypatch: pytest.MonkeyPatch) -> str:
-    unit = {"encoder": "e", "method": "logistic", "layer": 0, "pool": "cls", "fraction": 1.0, "shots": None}
+    unit: dict[str, Any] = {
+        "encoder": "e",
+        "method": "logistic",
+        "layer": 0,
+        "pool": "cls",
+        "fraction": 1.0,
+        "shots": None,
+    }
     units = tuple(Unit(**unit, seeds=(n,), tasks=("t",)) for n in range(TASKS))
     digests, tasks = tuple(f"{n:064d}"[::-1] for n in range(TASKS)), tuple((n,) for n in range(TASKS))
-    shared = {"units": units, "digests": digests, "seconds": (), "encoders": (), "leakage": ()}
+    shared: dict[str, Any] = {
+        "units": units,
+        "digests": digests,
+        "seconds": (),
+        "encoders": (),
+        "leakage": (),
+    }
     write_plan(out, SweepPlan(**shared, tasks=tasks))
     for number in done:
         write_text(UnitFiles(out, digests[number]).marker, "")
     monkeypatch.setattr(Sweep, "_current_plan", lambda sweep: read_plan(sweep.out))
     monkeypatch.setattr(Sweep, "_done", lambda sweep, plan, number: number in done)
-    return Sweep(None, out).status().split("; tasks to do: ")[1]
+    unread: Any = None  # the configuration, which the two above would read
+    return Sweep(unread, out).status().split("; tasks to do: ")[1]
 
 
 Status = Callable[[Path, set[int], pytest.MonkeyPatch], str]
@@ -223,6 +245,7 @@ def test_what_status_says_is_to_do_is_an_array_that_does_it(
             share = Share.only(int(srun[srun.index("--task") + 1]))
         does[number] = set(share.part(range(TASKS)))
         found = progress(tmp_path / "out", share)
+        assert found is not None
         assert (found.done, found.total) == (len(does[number] & marked), len(does[number]))
     assert set().union(*does.values()) >= to_do
     assert sum(map(len, does.values())) == len(set().union(*does.values())), "none twice"

@@ -12,7 +12,7 @@ import pytest
 from dicom_files import axial, ct_image, save, waves
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from preprocess.dicom import bounded
 from preprocess.dicom.catalog import read_catalog, read_rows
@@ -143,7 +143,7 @@ def test_a_header_of_endless_items_is_broken(
     data = ct_image(np.zeros((8, 8), np.int16))
     data.ContrastBolusAgentSequence = [Dataset() for _ in range(10_000)]
     data["ContrastBolusAgentSequence"].is_undefined_length = length == "undefined"
-    data.file_meta.TransferSyntaxUID = syntax
+    data.file_meta.TransferSyntaxUID = UID(syntax)
     save(data, tmp_path / "export" / "endless")
     save(ct_image(np.zeros((8, 8), np.int16)), tmp_path / "export" / "good")
     summary = scan(tmp_path / "export", tmp_path / "catalog.parquet")
@@ -217,7 +217,7 @@ def test_nothing_to_scan_is_told_with_a_remedy(tmp_path: Path) -> None:
 def test_a_dicomdir_is_not_believed(tmp_path: Path) -> None:
     """Neither what it lists nor its place: its objects are found because they are there."""
     save(ct_image(PIXELS), tmp_path / "export" / "IM1")
-    shutil.copy(get_testdata_file("DICOMDIR"), tmp_path / "export" / "DICOMDIR")
+    shutil.copy(str(get_testdata_file("DICOMDIR")), tmp_path / "export" / "DICOMDIR")
     summary = scan(tmp_path / "export", tmp_path / "c.parquet")
     assert (summary.objects, summary.skipped) == (1, 1)
 

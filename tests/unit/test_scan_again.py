@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from unittest.mock import Mock
 
 import numpy as np
@@ -20,7 +20,9 @@ from dicom_files import ct_image, save
 
 from preprocess.dicom import catalog_table, header
 from preprocess.dicom.catalog import read_catalog
+from preprocess.dicom.header import read_header
 from preprocess.dicom.sources import Source
+from preprocess.reasons import Reason
 from preprocess.scan import duplicates, findings, spill
 from preprocess.scan import run as scan_module
 from preprocess.scan.duplicates import Repeated
@@ -92,9 +94,9 @@ class Reads:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
         self.stop_at: int | None = None
-        real = findings.read_header
+        real = read_header
 
-        def read(file: object, source: Source) -> list:
+        def read(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
             self.count += 1
             if self.count == self.stop_at:
                 raise KeyboardInterrupt  # as a kill: no handler of the scan may run
@@ -210,7 +212,7 @@ def test_a_kill_between_any_two_steps_leaves_the_old_tables_or_the_new(before: s
         """Scan, to be killed at call number `stop`, from 1; the calls, each as what it was called with."""
         calls: list[str] = []
 
-        def step(real: Callable) -> Callable:
+        def step(real: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
                 calls.append(" ".join(map(str, args)))
                 if len(calls) == stop:
@@ -269,7 +271,7 @@ def test_what_the_system_refused_is_tried_again(tmp_path: Path, monkeypatch: pyt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "open", refuse)
-        assert scan(folder, catalog).rejected["unreadable_file"] == 16
+        assert scan(folder, catalog).rejected[Reason.UNREADABLE_FILE] == 16
     assert "unreadable_file" not in scan(folder, catalog).rejected
     assert tables(catalog) == fresh(folder, tmp_path / "fresh")
 
@@ -280,9 +282,9 @@ def test_an_archive_that_was_read_in_part_is_read_again(
 ) -> None:
     """The members before the error are in the tables, of many row groups, but do not make it known."""
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
-    real, calls = findings.read_header, 0
+    real, calls = read_header, 0
 
-    def read(file: object, source: Source) -> list:
+    def read(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
         nonlocal calls
         calls += bool(source.member)
         if source.member and calls in (13, 20):  # the 13th member of one, the 7th of the other
@@ -294,7 +296,7 @@ def test_an_archive_that_was_read_in_part_is_read_again(
         if killed:
             patch.setattr(scan_module, "write_tables", Mock(side_effect=KeyboardInterrupt))
         with suppress(KeyboardInterrupt):
-            assert scan(folder, catalog).rejected["unreadable_file"] == 2
+            assert scan(folder, catalog).rejected[Reason.UNREADABLE_FILE] == 2
     assert catalog.exists() != killed
     summary = scan(folder, catalog)
     assert "unreadable_file" not in summary.rejected
@@ -336,7 +338,7 @@ def test_a_full_disk_is_told_and_the_next_scan_goes_on(
     expected = fresh(folder, tmp_path / "fresh")
     kind, calls = getattr(catalog_table, writer), 0
 
-    def add(*args: Any) -> None:
+    def add(*args: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > 4:
@@ -362,7 +364,12 @@ def test_objects_with_one_uid_are_compared_by_their_bytes(
 
     digested: list[Source] = []
     real = duplicates._digest
-    monkeypatch.setattr(duplicates, "_digest", lambda source: digested.append(source) or real(source))
+
+    def digest(source: Source) -> Any:
+        digested.append(source)
+        return real(source)
+
+    monkeypatch.setattr(duplicates, "_digest", digest)
     for count in (2, 0):  # the second scan takes the digests from the first's catalog
         (folder / "copy").write_bytes((folder / "p0" / "s1" / "2").read_bytes())
         os.utime(folder / "copy", ns=(1, 1))

@@ -63,7 +63,7 @@ def spoilt(value: Any, hidden: str, place: str = "") -> Iterator[tuple[str, Any]
                 changed[key] = inner
                 yield where, changed
             if place.endswith(("environment", "directives")):
-                yield f"{place}.{key}", {key + hidden: value[key]}
+                yield f"{place}.{key}", {f"{key}{hidden}": value[key]}
 
 
 def test_every_key_of_a_site_is_tested_here() -> None:

@@ -94,7 +94,7 @@ def test_a_run_begins_with_the_whole_state_of_another(data: Path, tmp_path: Path
 @pytest.mark.parametrize("positions", ["learned", "sincos"])
 def test_a_view_of_the_new_size_has_the_same_features(data: Path, tmp_path: Path, positions: str) -> None:
     """Sin-cos positions are computed for the new grid, so there the first encoder is built for it as well."""
-    model = {"positions": positions}
+    model: dict[str, object] = {"positions": positions}
     config = small_config(data, model=model)
     first_run(tmp_path / "first", config, data)
     settings = second(data, tmp_path / "first", model=model)
@@ -202,7 +202,7 @@ def test_origin_and_patients_follow_a_chain_of_runs(tmp_path: Path) -> None:
     (tmp_path / "kept").rename(runs[0] / "checkpoints/step-00000003")
     for part in runs[0].rglob("rank-*.safetensors"):
         part.unlink()
-    patients = {make_key(number)[::-1] for number in range(5)}
+    patients = frozenset(make_key(number)[::-1] for number in range(5))
     assert pretraining_patients(runs[2]) == patients
     assert pretraining_patients(runs[2] / "checkpoints/step-00000003") == patients
     export_checkpoint(runs[2] / "checkpoints/step-00000003", runs[2])

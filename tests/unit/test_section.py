@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,16 @@ def test_keys_of_0_1_0_are_recorded_in_its_order_and_later_ones_where_they_are_u
 
 def test_features_and_units_of_a_sweep_keep_their_digests_when_there_is_a_later_key() -> None:
     keys = ("encoder_digest", "dataset_digest", "keys_digest")
-    request = {**dict.fromkeys(keys, "0" * 64), "layers": (-1,), "poolings": ("cls",), "tokens": False}
+    request: dict[str, Any] = {
+        **dict.fromkeys(keys, "0" * 64),
+        "layers": (-1,),
+        "poolings": ("cls",),
+        "tokens": False,
+    }
     later = create_model("Later", __base__=FeatureRequest, fresh=(int, 3))
     assert later(**request).digest == FeatureRequest(**request).digest
     chosen = {"layer": -1, "pool": "cls", "fraction": 1.0, "shots": None, "seeds": (0,), "tasks": ("any",)}
-    unit = {"encoder": "ours", "method": "logistic", **chosen}
+    unit: dict[str, Any] = {"encoder": "ours", "method": "logistic", **chosen}
     assert create_model("Later", __base__=Unit, fresh=(int, 3))(**unit).recorded() == Unit(**unit).recorded()
 
 
@@ -74,11 +80,12 @@ def test_an_old_name_is_read_wherever_a_configuration_comes_from(
     recipe.write_text("data: {path: d, edge: 48}\n")
     stored = TrainConfig(data=DataConfig(path=Path("d"), view_size=48)).model_dump(mode="json")
     stored["data"]["edge"] = stored["data"].pop("view_size")
-    for read in (
+    each: tuple[Callable[[], TrainConfig], ...] = (
         lambda: load(TrainConfig, recipe, []),
         lambda: load(TrainConfig, None, ["data.path=d", "data.edge=48"]),
         lambda: TrainConfig.model_validate_json(json.dumps(stored)),
-    ):
+    )
+    for read in each:
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             assert read().data.view_size == 48
@@ -133,9 +140,10 @@ def test_units_of_sweeps_keep_the_digests_that_they_had_under_the_old_names(
     """The digests are those of the version before the names changed."""
     paths = dict.fromkeys(("data", "labels", "features"), "unused")
     config = SweepConfig.model_validate({**paths, "encoders": [ENCODER], **changes})
-    budget = {"fraction": 1.0, "shots": None, "seeds": (0,), "tasks": ("any",)}
+    budget: dict[str, Any] = {"fraction": 1.0, "shots": None, "seeds": (0,), "tasks": ("any",)}
     unit = Unit(encoder="ours", method="finetune", layer=None, pool=None, **budget)
-    assert unit.digest(config, Namespace(digest="0" * 64)) == digest  # type: ignore[arg-type]
+    cohort: Any = Namespace(digest="0" * 64)
+    assert unit.digest(config, cohort) == digest
 
 
 def test_a_sections_own_rules_see_present_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +157,7 @@ def test_a_sections_own_rules_see_present_names(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_renamed_key_of_0_1_0_leaves_its_digests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The version to come has `air_limit_hu` in place of `air_threshold_hu`."""
-    fields = {
+    fields: dict[str, Any] = {
         **{key: (field.annotation, field.default) for key, field in GridConfig.model_fields.items()},
         "air_limit_hu": (float, -500.0),
     }
@@ -161,7 +169,8 @@ def test_a_renamed_key_of_0_1_0_leaves_its_digests(monkeypatch: pytest.MonkeyPat
     for threshold in (-500.0, -400.0):
         record = {**today, "grid": {**today["grid"], "air_threshold_hu": threshold}}
         read = later.of_record(record)
-        assert read.grid.air_limit_hu == threshold
+        read_grid: Any = read.grid
+        assert read_grid.air_limit_hu == threshold
         assert json.dumps(read.shaping()) == json.dumps(record)
 
 

@@ -16,6 +16,7 @@ import tensorstore
 import webdataset
 import zarr
 from documents import REPOSITORY, blocks
+from nibabel import Nifti1Image
 from nibabel import load as load_nifti
 from numcodecs import blosc
 from nvidia.dali import fn, pipeline_def
@@ -48,13 +49,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def box_of(group: zarr.Group, key: str, box: tuple[slice, ...]) -> np.ndarray:
+    array = group[key]
+    assert isinstance(array, zarr.Array)
+    return np.asarray(array[box])
+
+
 def by_zarr_python(folder: Path, key: str, box: tuple[slice, ...]) -> np.ndarray:
     with zarr.storage.ZipStore(folder / ZIP) as store:
-        return zarr.open_group(store, mode="r")[key][box]
+        return box_of(zarr.open_group(store, mode="r"), key, box)
 
 
 def by_zarr_python_unpacked(folder: Path, key: str, box: tuple[slice, ...]) -> np.ndarray:
-    return zarr.open_group(folder / "unpacked", mode="r")[key][box]
+    return box_of(zarr.open_group(folder / "unpacked", mode="r"), key, box)
 
 
 def by_zarrs(folder: Path, key: str, box: tuple[slice, ...]) -> np.ndarray:
@@ -86,16 +93,17 @@ def documented() -> dict[str, dict[str, str]]:
 def of_dali(shard: Path, extensions: list[str]) -> list[list[bytes]]:
     """For each extension the bytes of every sample."""
 
-    @pipeline_def(batch_size=len(KEYS), num_threads=1, device_id=None, prefetch_queue_depth=1)
-    def samples() -> tuple:
-        return tuple(fn.readers.webdataset(paths=[str(shard)], ext=[*extensions, "json"]))
+    def samples() -> tuple[Any, ...]:
+        parts: Any = fn.readers.webdataset(paths=[str(shard)], ext=[*extensions, "json"])
+        return tuple(parts)
 
-    read = samples()
+    settings = pipeline_def(batch_size=len(KEYS), num_threads=1, device_id=None, prefetch_queue_depth=1)
+    read = settings(samples)()
     read.build()
     return [[bytes(np.array(batch.at(i))) for i in range(len(KEYS))] for batch in read.run()]
 
 
-def decoded(stored: bytes, record: dict) -> np.ndarray:
+def decoded(stored: bytes, record: dict[str, Any]) -> np.ndarray:
     return np.frombuffer(blosc.decompress(stored), "<i2").reshape(record["shape"])
 
 
@@ -127,7 +135,8 @@ def test_the_voxels_are_the_same_whole_and_in_boxes_with_chunks_that_are_left_ou
 def test_tensorstore_has_the_fill_value_the_axes_and_the_record(folder: Path) -> None:
     shard = folder / ZIP
     array = tensorstore.open(f"file://{shard}|zip:{KEYS[0]}/|zarr3:").result()
-    assert (array.fill_value, array.domain.labels) == (-1024, ("z", "y", "x"))
+    assert array.fill_value == -1024
+    assert array.domain.labels == ("z", "y", "x")
     record = make_record(volume(KEYS[0]), KEYS[0]).model_dump(mode="json")
     assert array.spec().to_json()["metadata"]["attributes"] == record
 
@@ -218,6 +227,7 @@ def test_a_dumped_volume_lies_where_its_record_says(folder: Path, tmp_path: Path
     point = (affine @ [d, h, w, 1])[:3]
     image, by_itk = load_nifti(out), SimpleITK.ReadImage(str(out))
     by_monai = LoadImage(image_only=True)(out)
+    assert isinstance(image, Nifti1Image)
     for voxels, to_ras in ((image.dataobj, image.affine), (by_monai.numpy(), by_monai.affine.numpy())):
         assert np.asarray(voxels)[w, h, d] == expected
         np.testing.assert_allclose((to_ras @ [w, h, d, 1])[:3] * [-1, -1, 1], point, atol=1e-4)

@@ -1,5 +1,7 @@
 """A chunk is what blosc itself reads, at every entropy; nothing else passes for one."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numcodecs import blosc
@@ -7,7 +9,7 @@ from numcodecs import blosc
 from shards.chunk import CHUNK, STREAM, ChunkEncoder
 from shards.schema import Codec
 
-EDGES = {
+EDGES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "air": lambda rng: np.full(CHUNK**3, -1024),
     "brain": lambda rng: rng.normal(30, 8, CHUNK**3),
     "random low bytes": lambda rng: rng.integers(0, 256, CHUNK**3),

@@ -12,6 +12,7 @@ import pytest
 from shard_samples import FORMATS, SUFFIXES, make_key, make_record, noise, write_dataset, write_shard
 
 from shards import Dataset, FmctError, ShardWriter, finish_dataset, verify
+from shards.schema import ShardFormat
 
 KILLED_WRITER = """
     import sys
@@ -27,7 +28,7 @@ KILLED_WRITER = """
 """
 
 
-def kill_a_writer(folder: Path, format: str) -> None:
+def kill_a_writer(folder: Path, format: ShardFormat) -> None:
     """Run a writer and kill it after its third volume."""
     program = KILLED_WRITER.format(tests=str(Path(__file__).parents[1]), folder=str(folder), format=format)
     command = [sys.executable, "-c", textwrap.dedent(program)]
@@ -39,7 +40,9 @@ def kill_a_writer(folder: Path, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_killed_writer_leaves_no_shard_and_the_next_one_cleans_up(tmp_path: Path, format: str) -> None:
+def test_a_killed_writer_leaves_no_shard_and_the_next_one_cleans_up(
+    tmp_path: Path, format: ShardFormat
+) -> None:
     kill_a_writer(tmp_path, format)
     assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
     with pytest.raises(FmctError, match="unfinished"):
@@ -52,7 +55,7 @@ def test_a_killed_writer_leaves_no_shard_and_the_next_one_cleans_up(tmp_path: Pa
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_killed_writer_leaves_the_finished_shard_of_before(tmp_path: Path, format: str) -> None:
+def test_a_killed_writer_leaves_the_finished_shard_of_before(tmp_path: Path, format: ShardFormat) -> None:
     voxels = noise((4, 4, 4), 0)
     write_dataset(tmp_path, format, {"s": {make_key(0): voxels}})
     kill_a_writer(tmp_path, format)
@@ -61,7 +64,7 @@ def test_a_killed_writer_leaves_the_finished_shard_of_before(tmp_path: Path, for
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_exception_leaves_nothing(tmp_path: Path, format: str) -> None:
+def test_an_exception_leaves_nothing(tmp_path: Path, format: ShardFormat) -> None:
     voxels = noise((4, 4, 4), 0)
 
     def fail() -> None:
@@ -75,7 +78,7 @@ def test_an_exception_leaves_nothing(tmp_path: Path, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_redone_shard_makes_the_old_dataset_refuse_it(tmp_path: Path, format: str) -> None:
+def test_a_redone_shard_makes_the_old_dataset_refuse_it(tmp_path: Path, format: ShardFormat) -> None:
     write_dataset(tmp_path, format, {"s": {make_key(0): noise((40, 4, 4), 0)}})
     old = Dataset.open(tmp_path)
     path = write_shard(tmp_path, "s", format, {make_key(1): noise((70, 80, 40), 1)})
@@ -86,7 +89,7 @@ def test_a_redone_shard_makes_the_old_dataset_refuse_it(tmp_path: Path, format: 
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_shard_replaced_after_its_index_is_refused(tmp_path: Path, format: str) -> None:
+def test_a_shard_replaced_after_its_index_is_refused(tmp_path: Path, format: ShardFormat) -> None:
     path = write_shard(tmp_path, "s", format, {make_key(0): noise((4, 4, 4), 0)})
     with path.open("ab") as stream:
         stream.write(b"\0" * 512)
@@ -95,7 +98,7 @@ def test_a_shard_replaced_after_its_index_is_refused(tmp_path: Path, format: str
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_key_may_be_in_one_place_only(tmp_path: Path, format: str) -> None:
+def test_a_key_may_be_in_one_place_only(tmp_path: Path, format: ShardFormat) -> None:
     voxels = noise((4, 4, 4), 0)
     record = make_record(voxels, make_key(0))
     with ShardWriter(tmp_path, "s", format) as shard:
@@ -136,7 +139,7 @@ def test_shards_of_the_other_format_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_is_no_dataset_says_what_to_do(tmp_path: Path, format: str) -> None:
+def test_what_is_no_dataset_says_what_to_do(tmp_path: Path, format: ShardFormat) -> None:
     with pytest.raises(FmctError, match="not a directory"):
         Dataset.open(tmp_path / "absent")
     path = write_shard(tmp_path, "s", format, {make_key(0): noise((4, 4, 4), 0)})

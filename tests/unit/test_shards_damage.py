@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import google_crc32c
@@ -254,10 +255,11 @@ def test_a_changed_configuration_is_found_and_goes_into_no_other_dataset(
     (tmp_path / "data/preprocessing.json").write_bytes(damage)
     (problem,) = verify(tmp_path / "data")
     assert (problem.file, problem.key) == ("preprocessing.json", None)
-    for make in (
+    each: tuple[Callable[[], object], ...] = (
         lambda: convert(tmp_path / "data", tmp_path / "out", "webdataset"),
         lambda: merge([tmp_path / "data"], tmp_path / "out"),
-    ):
+    )
+    for make in each:
         with pytest.raises(FmctError, match=r"preprocessing\.json is not the configuration"):
             make()
     assert not (tmp_path / "out").exists()

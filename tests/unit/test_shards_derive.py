@@ -5,7 +5,10 @@ import json
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -24,14 +27,14 @@ from typer.testing import CliRunner
 
 from launch.commands.shards import shards_app
 from shards import Dataset, FmctError, ShardWriter, finish_dataset, verify
-from shards import merge as merge_module
 from shards.derive import convert
 from shards.dump import dump
 from shards.merge import merge
+from shards.schema import ShardFormat, VolumeRecord
 from shards.split import assign, reshard, sample, split
 from shards.writer import ShardWriter as Writer
 
-OTHER = {"zarr": "webdataset", "webdataset": "zarr"}
+OTHER: dict[ShardFormat, ShardFormat] = {"zarr": "webdataset", "webdataset": "zarr"}
 SHARDS = {
     "a": {make_key(n): noise((20 + n, 33, 40), n) for n in (3, 1)},
     "b": {make_key(n): noise((9, 8, 7), n) for n in (7, 5, 6)},
@@ -60,7 +63,7 @@ def many_patients(path: Path, patients: int, each: int = 2) -> Dataset:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_converting_there_and_back_gives_the_same_bytes(tmp_path: Path, format: str) -> None:
+def test_converting_there_and_back_gives_the_same_bytes(tmp_path: Path, format: ShardFormat) -> None:
     write_dataset(tmp_path / "one", format, SHARDS)
     convert(tmp_path / "one", tmp_path / "other", OTHER[format], workers=2)
     convert(tmp_path / "other", tmp_path / "back", format)
@@ -78,9 +81,9 @@ def test_an_interrupted_conversion_goes_on_and_is_no_dataset_before(
     write_dataset(tmp_path / "one", "zarr", SHARDS)
     convert(tmp_path / "one", tmp_path / "whole", "webdataset")
     add = Writer.add
-    written = []
+    written: list[VolumeRecord] = []
 
-    def dies_at_the_fourth(self: Writer, record: object, *others: object) -> None:
+    def dies_at_the_fourth(self: Writer, record: VolumeRecord, *others: Any) -> None:
         written.append(record)
         if len(written) == 4:
             raise KeyboardInterrupt
@@ -106,11 +109,12 @@ def test_a_folder_with_other_shards_is_refused_and_left_alone(tmp_path: Path) ->
     write_dataset(tmp_path / "one", "zarr", SHARDS)
     write_dataset(tmp_path / "out", "zarr", {"mine": {make_key(8): noise((3, 3, 3), 8)}})
     before = shard_bytes(tmp_path / "out")
-    for make in (
+    each: tuple[Callable[[], object], ...] = (
         lambda: convert(tmp_path / "one", tmp_path / "out", "webdataset"),
         lambda: merge([tmp_path / "one"], tmp_path / "out"),
         lambda: sample(tmp_path / "one", tmp_path / "out", 2),
-    ):
+    )
+    for make in each:
         with pytest.raises(FmctError, match=r"mine\.zarr\.zip.*empty folder"):
             make()
     assert shard_bytes(tmp_path / "out") == before
@@ -120,12 +124,13 @@ def test_a_finished_dataset_is_kept_from_another_command(tmp_path: Path) -> None
     many_patients(tmp_path / "one", 20)
     sample(tmp_path / "one", tmp_path / "out", 5)
     before = shard_bytes(tmp_path / "out")
-    for make in (
+    each: tuple[Callable[[], object], ...] = (
         lambda: sample(tmp_path / "one", tmp_path / "out", 5, seed=1),
         lambda: reshard(tmp_path / "one", tmp_path / "out"),
         lambda: reshard(tmp_path / "out", tmp_path / "out", 1),
         lambda: merge([tmp_path / "out", tmp_path / "one"], tmp_path / "out"),
-    ):
+    )
+    for make in each:
         with pytest.raises(FmctError, match=r"give an empty folder|another folder"):
             make()
         assert shard_bytes(tmp_path / "out") == before
@@ -135,17 +140,18 @@ def test_a_finished_dataset_is_kept_from_another_command(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_damaged_source_is_refused(tmp_path: Path, format: str) -> None:
+def test_a_damaged_source_is_refused(tmp_path: Path, format: ShardFormat) -> None:
     write_dataset(tmp_path / "one", format, SHARDS)
     file = tmp_path / "one" / ("a" + SUFFIXES[format])
     row = Dataset.open(tmp_path / "one").index.slice(0, 1).to_pylist()[0]
     stored = bytearray(file.read_bytes())
     stored[row["offset"] + row["length"] // 2] ^= 1
     file.write_bytes(stored)
-    for make in (
+    each: tuple[Callable[[], object], ...] = (
         lambda: convert(tmp_path / "one", tmp_path / "out", OTHER[format]),
         lambda: reshard(tmp_path / "one", tmp_path / "out"),
-    ):
+    )
+    for make in each:
         with pytest.raises(FmctError, match=f"{file.name}: volume {make_key(3)}"):
             make()
         assert not (tmp_path / "out" / "dataset.json").exists()
@@ -154,7 +160,7 @@ def test_a_damaged_source_is_refused(tmp_path: Path, format: str) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("linked", [True, False])
 def test_merging_joins_the_volumes_without_rewriting(
-    tmp_path: Path, format: str, linked: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, format: ShardFormat, linked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dataset(tmp_path / "one", format, SHARDS)
     other = {make_key(n): noise((3, 4, 5), n) for n in (2, 4)}
@@ -164,7 +170,7 @@ def test_merging_joins_the_volumes_without_rewriting(
         def refuse(*_: object) -> None:
             raise OSError(18, "Invalid cross-device link")
 
-        monkeypatch.setattr(merge_module.os, "link", refuse)
+        monkeypatch.setattr(os, "link", refuse)
     for _ in range(2):  # a second time changes nothing
         info = merge([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
         assert [shard.name for shard in info.shards] == ["00-a", "00-b", "01-a"]
@@ -302,6 +308,7 @@ def test_a_dumped_volume_is_where_its_affine_says(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "volume.npy"), voxels)
     dump(tmp_path / "one", key, tmp_path / "volume.nii.gz")
     image = nibabel.load(tmp_path / "volume.nii.gz")
+    assert isinstance(image, nibabel.Nifti1Image)
     assert image.get_data_dtype() == np.int16
     d, h, w = 4, 30, 17
     assert image.dataobj[w, h, d] == voxels[d, h, w]
@@ -343,12 +350,13 @@ def test_no_dataset_is_made_of_itself_in_its_own_place(tmp_path: Path) -> None:
     link.symlink_to(one)
     before = shard_bytes(one)
     for out in (one, link):
-        for made in (
-            lambda out=out: convert(one, out, "webdataset"),
-            lambda out=out: merge([one], out),
-            lambda out=out: sample(one, out, 5),
-            lambda out=out: reshard(one, out),
-        ):
+        each: tuple[Callable[[], object], ...] = (
+            partial(convert, one, out, "webdataset"),
+            partial(merge, [one], out),
+            partial(sample, one, out, 5),
+            partial(reshard, one, out),
+        )
+        for made in each:
             with pytest.raises(FmctError, match=r"is the input .*one, which it would replace"):
                 made()
     assert shard_bytes(one) == before

@@ -15,8 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import blosc
 from shard_samples import FORMATS, make_key, make_record, noise, write_dataset, write_shard
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.metadata import ArrayV3Metadata
 
 from shards import Dataset, ShardWriter
+from shards.schema import ShardFormat
 
 SIZES = st.one_of(st.integers(1, 40), st.sampled_from([31, 32, 33, 63, 64, 65, 97]))
 
@@ -32,10 +36,14 @@ def volumes(draw: st.DrawFn) -> np.ndarray:
     return np.asfortranarray(voxels) if draw(st.booleans()) else voxels
 
 
+Place = tuple[int, int, int]
+
+
 @st.composite
-def boxes(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    start = tuple(draw(st.integers(0, size - 1)) for size in shape)
-    return start, tuple(draw(st.integers(a + 1, size)) for a, size in zip(start, shape, strict=True))
+def boxes(draw: st.DrawFn, shape: tuple[int, int, int]) -> tuple[Place, Place]:
+    d, h, w = (draw(st.integers(0, size - 1)) for size in shape)
+    stop = tuple(draw(st.integers(a + 1, size)) for a, size in zip((d, h, w), shape, strict=True))
+    return (d, h, w), (stop[0], stop[1], stop[2])
 
 
 @settings(max_examples=40, deadline=None)
@@ -57,6 +65,7 @@ def test_both_formats_give_back_the_voxels_whole_and_in_boxes(
             assert dataset.record(1) == make_record(volume, make_key(2))
         with zarr.storage.ZipStore(Path(name) / "zarr" / "s.zarr.zip") as store:
             by_zarr = zarr.open_group(store, mode="r")[make_key(2)]
+            assert isinstance(by_zarr, zarr.Array)
             np.testing.assert_array_equal(by_zarr[:], volume)
             np.testing.assert_array_equal(by_zarr[inside], volume[inside])
             np.testing.assert_array_equal(by_zarr[inside], volume[inside])
@@ -66,9 +75,12 @@ def test_plain_zarr_lists_the_volumes_with_their_records(tmp_path: Path) -> None
     stored = {make_key(n): noise((40, 50 + n, 33), n) for n in range(3)}
     path = write_shard(tmp_path, "s", "zarr", stored)
     group = zarr.open(zarr.storage.ZipStore(path), mode="r")
+    assert isinstance(group, zarr.Group)
     assert dict(group.arrays()).keys() == stored.keys()
     for key, voxels in stored.items():
         array = group[key]
+        assert isinstance(array, zarr.Array)
+        assert isinstance(array.metadata, ArrayV3Metadata)
         assert array.metadata.dimension_names == ("z", "y", "x")
         assert dict(array.attrs) == make_record(voxels, key).model_dump(mode="json")
         np.testing.assert_array_equal(array[:], voxels)
@@ -81,14 +93,18 @@ def test_plain_zarr_reads_a_box_without_its_volume(tmp_path: Path) -> None:
     read: list[int] = []
 
     class CountingStore(zarr.storage.ZipStore):
-        async def get(self, key: str, *arguments: object, **options: object) -> object:
-            value = await super().get(key, *arguments, **options)
+        async def get(
+            self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+        ) -> Buffer | None:
+            value = await super().get(key, prototype, byte_range)
             if key.endswith("c/0/0/0"):
+                assert value is not None
                 read.append(len(value))
             return value
 
     with CountingStore(path) as store:
         array = zarr.open_group(store, mode="r")[make_key(1)]
+        assert isinstance(array, zarr.Array)
         box = (slice(70, 90), slice(0, 40), slice(30, 33))
         np.testing.assert_array_equal(array[box], volume[box])
     assert 0 < sum(read) < path.stat().st_size / 10  # 4 of 64 chunks and their index
@@ -109,7 +125,7 @@ def test_plain_webdataset_reads_the_volumes_with_their_records(tmp_path: Path) -
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_dataset_written_again_is_the_same_bytes(
-    tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, format: ShardFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = {name: {make_key(n): noise((33, 34, 70), n)} for n, name in enumerate(("b", "a"))}
     first = write_dataset(tmp_path / "one", format, shards)
@@ -134,7 +150,7 @@ def test_air_costs_nothing_in_zarr(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_volumes_are_ordered_by_shard_and_place_and_found_by_key(tmp_path: Path, format: str) -> None:
+def test_volumes_are_ordered_by_shard_and_place_and_found_by_key(tmp_path: Path, format: ShardFormat) -> None:
     shards = {
         "b": {make_key(1): noise((2, 3, 4), 1)},
         "a": {make_key(n): noise((2, 3, 4), n) for n in (7, 5)},
@@ -151,7 +167,7 @@ def test_volumes_are_ordered_by_shard_and_place_and_found_by_key(tmp_path: Path,
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_dataset_works_in_other_processes(tmp_path: Path, format: str) -> None:
+def test_a_dataset_works_in_other_processes(tmp_path: Path, format: ShardFormat) -> None:
     volume = noise((40, 41, 42), 3)
     write_dataset(tmp_path, format, {"s": {make_key(3): volume}})
     dataset = Dataset.open(tmp_path)
@@ -166,7 +182,7 @@ def test_a_dataset_works_in_other_processes(tmp_path: Path, format: str) -> None
     ("start", "stop"), [((0, 0, -1), (1, 1, 1)), ((0, 0, 0), (3, 4, 6)), ((0, 2, 0), (1, 2, 1))]
 )
 def test_a_box_not_inside_the_volume_is_refused(
-    tmp_path: Path, format: str, start: tuple, stop: tuple
+    tmp_path: Path, format: ShardFormat, start: Place, stop: Place
 ) -> None:
     write_dataset(tmp_path, format, {"s": {make_key(0): noise((3, 4, 5), 0)}})
     with pytest.raises(ValueError, match="not inside"):
@@ -174,7 +190,7 @@ def test_a_box_not_inside_the_volume_is_refused(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_voxels_that_are_not_the_records_are_refused(tmp_path: Path, format: str) -> None:
+def test_voxels_that_are_not_the_records_are_refused(tmp_path: Path, format: ShardFormat) -> None:
     voxels = noise((3, 4, 5), 0)
     record = make_record(voxels, make_key(0))
     with ShardWriter(tmp_path, "s", format) as shard:

@@ -1,6 +1,7 @@
 """A page of similar volumes: the nearest by an independent search, pictures, labels, and no name."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
     return grid
 
 
-def arguments(grid: SweepConfig, exam: Path) -> dict[str, Path]:
+def arguments(grid: SweepConfig, exam: Path) -> dict[str, Any]:
     store = grid.features / "ours"
     return {"exam": exam, "encoder": grid.features.parent / "ours", "among": store, "data": grid.data}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -40,7 +41,7 @@ def pack_zip(folder: Path, path: Path, method: int = zipfile.ZIP_DEFLATED) -> No
             archive.write(file, file.relative_to(folder))
 
 
-def pack_tar(folder: Path, path: Path, **options: object) -> None:
+def pack_tar(folder: Path, path: Path, **options: Any) -> None:
     with tarfile.open(path, **options) as archive:
         archive.add(folder, "a folder")
 
@@ -77,14 +78,14 @@ def test_members_are_scanned_and_decoded_as_files_are(packer: str, tmp_path: Pat
     for file, member in zip(of_files.instances, of_members.instances, strict=True):
         assert member.path == archive
         assert Path(member.member).name == file.path.name
-        place = {"path": file.path, "mtime_ns": file.mtime_ns}
+        place: dict[str, Any] = {"path": file.path, "mtime_ns": file.mtime_ns}
         assert replace(member, **place, member="", offset=0, archive_size=0) == file
         assert np.array_equal(hu(member), hu(file))
     assert of_members.bytes == of_files.bytes
 
     _require_unchanged(of_members, "key")
-    with archive.open("ab") as file:
-        file.write(b"\0")
+    with archive.open("ab") as stream:
+        stream.write(b"\0")
     with pytest.raises(FmctError, match="changed since the scan"):
         _require_unchanged(of_members, "key")
 

@@ -7,7 +7,9 @@ import struct
 import subprocess
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -45,7 +47,7 @@ def zip_of(folder: Path) -> bytes:
     return data.getvalue()
 
 
-def tar_of(folder: Path, mode: str) -> bytes:
+def tar_of(folder: Path, mode: Literal["w", "w:gz"]) -> bytes:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode=mode) as archive:
         archive.add(folder, "scan")
@@ -93,7 +95,7 @@ def split_as(folder: Path, kind: str, plain: Path) -> list[Path]:
         last = paths.pop()
         paths.append(last.rename(folder / "x.zip"))
         return [path.rename(folder / path.name.upper()) for path in paths] if kind == "SPLIT" else paths
-    content = {
+    content: dict[str, Callable[[Path], bytes]] = {
         "x.zip.{0:03d}": zip_of,
         "x.tar.{0:03d}": lambda folder: tar_of(folder, "w"),
         "x.tar.gz.{0:03d}": lambda folder: tar_of(folder, "w:gz"),
@@ -202,7 +204,7 @@ def test_parts_of_other_archives_say_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.skipif(not shutil.which("zip"), reason="needs Info-ZIP")
 def test_what_info_zip_splits_is_read(plain: Path, voxels: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
-    command = ["zip", "-q", "-r", "-s", "64k", tmp_path / "e" / "x.zip", "."]
+    command = ["zip", "-q", "-r", "-s", "64k", str(tmp_path / "e" / "x.zip"), "."]
     subprocess.run(command, cwd=plain, check=True)
     (found,) = series(tmp_path / "e")
     assert np.array_equal(hu(found), voxels)

@@ -84,7 +84,7 @@ def test_a_pipeline_is_shown_stage_by_stage_with_what_each_waits_for(tmp_path: P
         marker = data / f"tasks/{task:05d}-0123abcd.json"
         marker.touch()
         os.utime(marker, (time.time() - age,) * 2)
-    plan = Plan(settings="0" * 64, tasks=[Task(digest=f"{n:064}", rows=()) for n in range(6)])
+    plan = Plan(settings="0" * 64, tasks=tuple(Task(digest=f"{n:064}", rows=()) for n in range(6)))
     (data / "tasks/plan.json").write_text(plan.model_dump_json())
     array = [
         JobFacts(f"12_{n}", "fmct-preprocess-01234567", "RUNNING", start=start, restarts=n) for n in (0, 1)

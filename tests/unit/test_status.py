@@ -88,9 +88,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def said(folder: Path) -> list[str]:
     """What follows the table of stages (test_stage_table.py)."""
-    console = Console(file=StringIO(), width=80)
+    written = StringIO()
+    console = Console(file=written, width=80)
     status(folder, console, Answering())
-    return [line for line in console.file.getvalue().splitlines() if not line.startswith("stage ")]
+    return [line for line in written.getvalue().splitlines() if not line.startswith("stage ")]
 
 
 def test_a_running_job_tells_node_step_loss_and_checkpoint(run: Path, slurm: Slurm) -> None:
@@ -198,9 +199,10 @@ def test_a_pipelines_folder_tells_its_stages(tmp_path: Path, run: Path, slurm: S
 
 def test_a_terminal_gets_tables(run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
-    console = Console(file=StringIO(), width=160, force_terminal=True)
+    written = StringIO()
+    console = Console(file=written, width=160, force_terminal=True)
     status(run, console, Answering())
-    text = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
+    text = re.sub(r"\x1b\[[0-9;]*m", "", written.getvalue())
     assert re.search(r"│ 1 +│ 12\.0 +│ .*│ n\[1-2\] +│ 2 +│ 1-9 +│ +│ running +│", text)
 
 

@@ -181,7 +181,7 @@ def test_new_exams_are_read_by_study(exams: Export, tmp_path: Path) -> None:
     kept = fmct_hpc.load_classifier("tests/data/classifiers/logistic")
     encoder = OurEncoder(*load_encoder(small_encoder(dataset.path, tmp_path / "encoder")))
     weights = np.random.default_rng(0).normal(size=(3, 48)).astype(np.float32)
-    head = LinearHead(weights[0], abs(weights[1]), weights[2], np.float32(0.1))
+    head = LinearHead(weights[0], abs(weights[1]), weights[2], np.array(0.1, np.float32))
     studied = StudyRecord(
         sample="study",
         series_pool="max",
@@ -225,7 +225,7 @@ def test_scans_of_no_study_are_their_own_and_come_before_a_refusal(grid: SweepCo
             yield Scan(f"{number}", dataset.read(number), affine)
         raise FmctError("the fourth one is no head")
 
-    found = []
+    found: list[tuple[str, tuple[str, ...] | None]] = []
 
     def all_of_them() -> None:
         found.extend((one.key, one.roles) for one in classifier.of_scans(scans(), batch=2))

@@ -1,5 +1,6 @@
 """Selection among the series of one study: reformats, the best of them, base and vault."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -18,6 +19,7 @@ from preprocess.select import study
 from preprocess.select.candidate import Candidate
 from preprocess.select.outcome import Outcome
 from preprocess.select.rules import SelectConfig
+from preprocess.select.series import Selected, usable
 from preprocess.select.study import select_study, studies
 
 BASE = [-40 + 2.5 * k for k in range(17)]
@@ -193,7 +195,7 @@ def test_a_series_of_two_kernels_is_ranked_and_joined_by_the_one_that_is_kept() 
 
 def test_a_plane_through_an_axial_acquisition_is_a_reformat() -> None:
     coronal = named("coronal", across(stack()))
-    config = {"keep": "all"}
+    config: dict[str, Any] = {"keep": "all"}
     assert result(outcomes(coronal, THICK, **config)["coronal"]) == "reformat"
     assert result(outcomes(coronal, BONE, **config)["coronal"]) == "reformat"
     detail = outcomes(coronal, THICK, **config)["coronal"].rejection
@@ -342,15 +344,14 @@ def test_patients_that_share_a_study_uid_are_two_studies() -> None:
 def test_a_defect_costs_one_series_and_a_failing_machine_is_no_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(error: Exception):  # type: ignore[no-untyped-def]
-        def usable(one: Series, config: SelectConfig):  # type: ignore[no-untyped-def]
+    def broken(error: Exception) -> Callable[[Series, SelectConfig], Selected]:
+        def failing(one: Series, config: SelectConfig) -> Selected:
             if one is THIN:
                 raise error
-            return real(one, config)
+            return usable(one, config)
 
-        return usable
+        return failing
 
-    real = study.usable
     monkeypatch.setattr(study, "usable", broken(KeyError("name of the patient")))
     found = outcomes(THIN, THICK)
     assert [result(one) for one in found.values()] == ["internal_error", "volume"]

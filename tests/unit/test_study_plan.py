@@ -1,6 +1,7 @@
 """Which cells a study has: of each objective as many draws and pretrainings as its recipe says."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -46,7 +47,7 @@ def test_draws_are_shared_out_among_pretrainings_and_may_be_fewer() -> None:
     ("section", "key"),
     [({"model": {"depth": 2}}, "model"), ({"data": {"windows": [[600, 2800]]}}, "windows")],
 )
-def test_objectives_that_see_other_inputs_are_refused(section: dict, key: str) -> None:
+def test_objectives_that_see_other_inputs_are_refused(section: dict[str, dict[str, Any]], key: str) -> None:
     recipe = yaml.safe_load(RECIPE.read_text())
     recipe["objectives"]["dino"]["train"].setdefault(next(iter(section)), {}).update(*section.values())
     with pytest.raises(ValidationError, match=f"objectives must not differ in .*{key}"):

@@ -1,7 +1,9 @@
 """Studies as samples: all series together, the best one alone, and a volume as before."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +14,7 @@ from small_sweep import bright_sweep
 from fmct_hpc.probe.attentive import StudyAttentiveHead
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.samples import Members
-from fmct_hpc.probe.series import ROLES, Series, over_series
+from fmct_hpc.probe.series import ROLES, Series, SeriesPool, over_series
 from fmct_hpc.probe.series_attention import StudyLinearHead
 from fmct_hpc.probe.sweep.grid import units
 from fmct_hpc.probe.sweep.run import Sweep
@@ -59,7 +61,8 @@ def test_attention_over_pooled_series_and_plain_pooling_are_numpys() -> None:
     gathered = [softmax(v @ attention + roles[r]) @ v for v, r in each(series)]
     expected = ((np.array(gathered) - mean) * scale) @ weight + 0.1
     assert head.raw_of_studies(series) == pytest.approx(expected, abs=1e-5)
-    for pool, numpys in (("mean", np.mean), ("max", np.max)):
+    pools: tuple[tuple[SeriesPool, Callable[..., np.ndarray]], ...] = (("mean", np.mean), ("max", np.max))
+    for pool, numpys in pools:
         pooled = np.stack([numpys(values, axis=0) for values, _ in each(series)])
         np.testing.assert_allclose(over_series(series, pool), pooled, atol=1e-6)
 
@@ -75,10 +78,11 @@ def test_what_was_computed_of_volumes_stays_computed() -> None:
     """Digests of the version before there were samples."""
     grid = {"data": "d", "labels": "l", "features": "f", "encoders": [{"name": "ours", "weights": "w"}]}
     config = SweepConfig.model_validate({**grid, "methods": ["logistic", "attentive"], "seeds": [0]})
-    found = [unit.digest(config, SimpleNamespace(digest="0" * 64))[:16] for unit in units(config, ["bleed"])]
+    cohort: Any = SimpleNamespace(digest="0" * 64)
+    found = [unit.digest(config, cohort)[:16] for unit in units(config, ["bleed"])]
     assert found == ["1fbe1b76dc958005", "661e30921862368a"]
     mean, maximum = (
-        [unit.digest(of_pool, SimpleNamespace(digest="0" * 64)) for unit in units(of_pool, ["bleed"])]
+        [unit.digest(of_pool, cohort) for unit in units(of_pool, ["bleed"])]
         for of_pool in (
             config.model_copy(update={"samples": ("study",), "series_pool": pool}) for pool in ("mean", "max")
         )

@@ -1,6 +1,7 @@
 """Figures by subgroup: scikit-learn's on each group, gaps seen where they are, and refused tables."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -132,7 +133,7 @@ def test_a_sites_own_groups_are_taken_and_others_unknown(folder: Path) -> None:
     ],
 )
 def test_a_table_that_does_not_group_is_refused(
-    columns: dict, said: str, folder: Path, tmp_path: Path
+    columns: dict[str, list[Any]], said: str, folder: Path, tmp_path: Path
 ) -> None:
     pq.write_table(pa.table(columns), tmp_path / "groups.parquet")
     with pytest.raises(FmctError, match=said):

@@ -2,6 +2,8 @@
 
 import gzip
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -24,6 +26,11 @@ def whole(volume: VolumeFile) -> np.ndarray:
     return np.stack([volume.read(index) for index in range(volume.shape[0])])
 
 
+def affine_of(volume: VolumeFile) -> np.ndarray:
+    assert volume.affine is not None
+    return volume.affine
+
+
 def refusal(path: Path) -> Reason:
     with pytest.raises(Rejection) as caught:
         whole(open_volume(path))
@@ -31,13 +38,13 @@ def refusal(path: Path) -> Reason:
     return caught.value.reason
 
 
-WRITERS = {
+WRITERS: dict[str, Callable[[np.ndarray, np.ndarray, Path], Path]] = {
     "secret.nii": write_nifti,
     "secret.nii.gz": write_nifti,
     "secret.nrrd": write_itk,
     "secret.mha": write_itk,
-    "raw.nrrd": lambda *given: write_itk(*given, packed=False),
-    "raw.mha": lambda *given: write_itk(*given, packed=False),
+    "raw.nrrd": partial(write_itk, packed=False),
+    "raw.mha": partial(write_itk, packed=False),
     "ras.nrrd": write_nrrd_ras,
     "secret.mhd": write_itk,
     "secret.nhdr": write_itk,
@@ -51,7 +58,7 @@ def test_no_cut_passes_and_no_flip_of_packed_values(tmp_path: Path, name: str) -
     good = data.read_bytes()
     volume = open_volume(path)
     assert (whole(volume) == HU).all()
-    assert np.allclose(volume.affine, AFFINE, atol=1e-4)
+    assert np.allclose(affine_of(volume), AFFINE, atol=1e-4)
     for share in (0.999, 0.9, 0.5, 0.1, 0.01):
         data.write_bytes(good[: int(share * len(good))])
         assert refusal(path) in (Reason.TRUNCATED_PIXEL_DATA, Reason.BROKEN_HEADER), share
@@ -93,16 +100,16 @@ def test_a_nifti_file_that_contradicts_itself_is_refused(tmp_path: Path) -> None
         assert refusal(header_of(write_nifti(HU, AFFINE, path), **changes)) is reason, changes
     for codes in ((1, 0), (0, 1), (1, 1), (2, 1), (1, 4)):  # a template's sform is not where the patient lay
         volume = open_volume(write_nifti(HU, AFFINE, path, codes=codes))
-        assert np.allclose(volume.affine, AFFINE, atol=1e-4), codes
+        assert np.allclose(affine_of(volume), AFFINE, atol=1e-4), codes
 
 
 def test_a_tilted_stack_may_tell_its_slices_distance_either_way(tmp_path: Path) -> None:
     affine = AFFINE.copy()
     affine[:3, 0] = [0, 2.0, 6.0]
     path = write_nifti(HU, affine, tmp_path / "secret.nii", codes=(0, 1))
-    assert np.allclose(open_volume(path).affine, affine, atol=1e-4)
+    assert np.allclose(affine_of(open_volume(path)), affine, atol=1e-4)
     zooms = np.array([1, 3, 3, 6, 1, 1, 1, 1], np.float32)
-    assert np.allclose(open_volume(header_of(path, pixdim=zooms)).affine, affine, atol=1e-4)
+    assert np.allclose(affine_of(open_volume(header_of(path, pixdim=zooms))), affine, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,7 @@ def test_what_leaves_a_doubt_is_left_to_pydicom(reader: Reader, tmp_path: Path) 
     named = full()
     named["AnatomicRegionSequence"].is_undefined_length = True
     many = full(ReferencedImageSequence=[item(CodeValue=str(n)) for n in range(walk.MOST_ELEMENTS // 2)])
-    odd = [deep, long, implicit, named, many]
-    odd[0] = full(ReferencedImageSequence=[deep])
+    odd = [full(ReferencedImageSequence=[deep]), long, implicit, named, many]
     for data in odd:
         assert not reader.both(written(data, tmp_path))
     compressed = full()
