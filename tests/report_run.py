@@ -14,6 +14,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.mae import Mae
 from fmct_hpc.probe.encoders import OurEncoder
+from fmct_hpc.probe.extraction import Extraction
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.leakage import Leakage
 from fmct_hpc.probe.sweep.collect import Summary as SweepSummary
@@ -61,7 +62,7 @@ def write_inputs(folder: Path) -> Inputs:
     )
     _write_run(inputs.run, config, dataset)
     encoder = OurEncoder(*load_encoder(inputs.run / "encoder.safetensors"))
-    extract_store(encoder, "trained", dataset, inputs.features)
+    extract_store(Extraction(encoder, "trained", dataset), inputs.features)
     studies = dataset.index["study_key"].to_pylist()
     labels = {
         "study_key": studies,

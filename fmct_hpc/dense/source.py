@@ -13,6 +13,7 @@ from fmct_hpc.dense.field import Cells
 from fmct_hpc.dense.fit import ONE_SHARE
 from fmct_hpc.fields import Edges
 from fmct_hpc.probe.encoders import Encoder, EncoderSpec, open_encoder
+from fmct_hpc.probe.extraction import Extraction
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.store import FeatureStore, held
 from shards.errors import FmctError
@@ -45,11 +46,10 @@ class Source:
 
     def extract(self) -> FeatureStore:
         """The store of its patch tokens; missing tokens are extracted."""
-        store = extract_store(
+        request = Extraction(
             self.encoder,
             self.spec.name,
             self.cohort.volumes,
-            self.config.features / self.spec.name,
             rows=np.sort(self.cohort.rows),
             layers=self.config.layers,
             tokens=True,
@@ -57,7 +57,7 @@ class Source:
             device=self.config.device,
             spec_digest=self.spec.digest(),
         )
-        assert store is not None
+        store = extract_store(request, self.config.features / self.spec.name)
         if store.info.patches != prod(self.grid):
             raise FmctError(
                 f"{store.path}: {store.info.patches} tokens per volume do not match the grid {self.grid}; "

@@ -1,24 +1,20 @@
 """Extraction of frozen features from the whole field of each volume, without augmentation."""
 
-import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fmct_hpc.model.execution import usable_device
 from fmct_hpc.probe import store
-from fmct_hpc.probe.encoders import Encoder
-from fmct_hpc.probe.heads import pooled
-from fmct_hpc.probe.store import FeatureRequest, FeatureStore, array_name
+from fmct_hpc.probe.extraction import PART_VOLUMES, Extraction, Wanted
+from fmct_hpc.probe.forward import Arrays, arrays_of, inputs_of
+from fmct_hpc.probe.store import FeatureRequest, FeatureStore
 from fmct_hpc.train.export import require_same_preprocessing
-from shards import Dataset, json_text
+from shards import json_text
 from shards.cores import usable_cores
 from shards.errors import FmctError
 from shards.ledger import Ledger
@@ -26,89 +22,45 @@ from shards.lock import writing
 from shards.progress import Progress, register
 from shards.share import WHOLE, Share
 
-PART_VOLUMES = 256
-"""Volumes per part: the most work that a killed process loses; 200 MB of patch tokens for ViT-B."""
+Report = Callable[[int, int], None]
+WRITER = "the extraction of features"
 
 
-def extract_store(
-    encoder: Encoder,
-    name: str,
-    dataset: Dataset,
-    out: Path,
-    *,
-    rows: NDArray[np.int64] | None = None,
-    layers: Sequence[int] = (-1,),
-    tokens: bool = False,
-    batch: int = 8,
-    device: str = "cpu",
-    workers: int | None = None,
-    spec_digest: str = "",
-    task: tuple[int, int] | None = None,
-    part_volumes: int = PART_VOLUMES,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> FeatureStore | None:
-    """Extract features of a dataset's volumes with one encoder to the store `out`; finished parts are kept.
+def _silent(done: int, total: int) -> None:
+    pass
 
-    name: the encoder's name in tables. rows: numbers of the volumes, None for all. layers: from 0, or from
-    the end with -1 and so on. tokens: also store the patch tokens, in float16. workers: threads that read
-    volumes; None: the process's cores, or 1 if the encoder runs on the CPU. spec_digest: recorded in the
-    store. task: (i, n) extracts only the i-th of n shares of the parts and returns None; without it all
-    missing parts are extracted and joined, and the store is returned. A store in `out` that holds everything
-    requested is returned unchanged. If it lacks something, it is replaced by the union of both, so that
-    cohorts and sweeps can share it. A store of another encoder or dataset is replaced.
+
+def extract_store(request: Extraction, out: Path, progress: Report = _silent) -> FeatureStore:
+    """Extract the features of `request` to the store `out`; finished parts are kept.
+
+    A store in `out` that holds everything requested is returned unchanged. If it lacks something, it is
+    replaced by the union of both, so that cohorts and sweeps can share it. A store of another encoder or
+    dataset is replaced. progress: called with (volumes done, volumes to do) after each batch.
 
     Raises FmctError for a layer that the encoder does not have, for volumes whose preprocessing differs from
     that of the encoder's training, and for a damaged shard.
     """
-    rows = np.arange(len(dataset), dtype=np.int64) if rows is None else rows
-    register("features", out, Share(*task) if task else WHOLE)
-    if not len(rows):
-        raise FmctError(f"{dataset.path}: no volumes to extract features from")
-    require_same_preprocessing(dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {name}")
-    wanted = _Wanted(rows, _numbers(layers, encoder.depth, name), tokens)
-    held = store.held(out, encoder.digest, dataset.info.digest, encoder.poolings)
-    if held:
-        there = _Wanted.of(held, dataset)
-        if wanted.is_part_of(there):
-            if held.info.spec_digest != spec_digest and task is None:
-                held.info.model_copy(update={"spec_digest": spec_digest}).write(out)
-            return held
-        wanted = wanted.joined_with(there)
-    rows = wanted.rows
-    runs_on = usable_device(device)
-    workers = workers or (1 if runs_on.type == "cpu" else usable_cores())
-    index = dataset.index.select(store.KEYS).take(rows)
-    request = wanted.request(encoder, dataset.info.digest, index["key"].to_pylist())
-    starts = range(0, len(rows), part_volumes)
-    extents = [(start, min(start + part_volumes, len(rows))) for start in starts]
-    parts = [store.part_path(out, request, *extent) for extent in extents]
-    whole = Ledger(range(len(parts)), lambda number: store.part_is_done(parts[number], request))
-    own = whole.share(Share(*task) if task else WHOLE)
-    done = total = 0
+    register("features", out)
+    wanted, held = _wanted(request, out)
+    if held is not None:
+        if held.info.spec_digest != request.spec_digest:
+            held.info.model_copy(update={"spec_digest": request.spec_digest}).write(out)
+        return held
+    parts = _Parts(request, wanted, out, usable_device(request.device))
+    with writing(out, WRITER):
+        parts.make(WHOLE, progress)
+        return parts.collect()
 
-    def prepare(missing: list[int]) -> None:
-        nonlocal total
-        total = sum(extents[number][1] - extents[number][0] for number in missing)
 
-    def make(number: int) -> None:
-        nonlocal done
-        part_rows = rows[slice(*extents[number])]
-        pieces: dict[str, list[NDArray[np.generic]]] = {array: [] for array in request.arrays()}
-        patches = 0
-        for outputs in _batches(encoder, dataset, part_rows, request.layers, batch, runs_on, workers):
-            patches = outputs[0].shape[1] - encoder.prefix
-            for array, values in _pooled(encoder, request, outputs).items():
-                pieces[array].append(values)
-            done += len(outputs[0])
-            progress(done, total)
-        joined = {array: np.concatenate(values) for array, values in pieces.items()}
-        store.write_part(parts[number], request, joined, patches)
-
-    with writing(out, "the extraction of features", shared=task is not None):
-        own.make(make, prepare=prepare)
-        if task is not None:
-            return None
-        return store.collect(out, request, parts, index, name, encoder.step, encoder.depth, spec_digest)
+def extract_share(request: Extraction, out: Path, share: Share, progress: Report = _silent) -> None:
+    """Extract a share of the parts, for a job array; `extract_store` joins them. Raises as it does."""
+    register("features", out, share)
+    wanted, held = _wanted(request, out)
+    if held is not None:
+        return
+    parts = _Parts(request, wanted, out, usable_device(request.device))
+    with writing(out, WRITER, shared=True):
+        parts.make(share, progress)
 
 
 def progress(out: Path, share: Share = WHOLE) -> Progress:
@@ -122,98 +74,89 @@ def progress(out: Path, share: Share = WHOLE) -> Progress:
     return Progress(joined + kept, unit="volume")
 
 
+def _wanted(request: Extraction, out: Path) -> tuple[Wanted, FeatureStore | None]:
+    """What the store has to hold, and the store in `out` if it already holds all of it."""
+    encoder, dataset = request.encoder, request.dataset
+    if not (len(dataset) if request.rows is None else len(request.rows)):
+        raise FmctError(f"{dataset.path}: no volumes to extract features from")
+    require_same_preprocessing(
+        dataset, encoder.preprocess_digest, encoder.preprocessing, f"encoder {request.name}"
+    )
+    wanted = request.wanted
+    held = store.held(out, encoder.digest, dataset.info.digest, encoder.poolings)
+    if held is None:
+        return wanted, None
+    there = Wanted.of(held, dataset)
+    return (there, held) if wanted.is_part_of(there) else (wanted.joined_with(there), None)
+
+
 @dataclass(frozen=True)
-class _Wanted:
-    """A set of requested or stored features."""
+class _Parts:
+    """The parts of a store, each with the features of some volumes, and their ledger."""
 
-    rows: NDArray[np.int64]
-    """Numbers of the volumes."""
-    layers: tuple[int, ...]
-    """From 0, ascending."""
-    tokens: bool
-    """Patch tokens too."""
+    request: Extraction
+    wanted: Wanted
+    out: Path
+    device: torch.device
 
-    @classmethod
-    def of(cls, held: FeatureStore, dataset: Dataset) -> "_Wanted":
-        """The features in a store of the dataset's volumes."""
-        place = {key: row for row, key in enumerate(dataset.index["key"].to_pylist())}
-        rows = np.array([place[key] for key in held.keys.tolist()], dtype=np.int64)
-        return cls(rows, held.info.layers, held.info.request.tokens)
+    @cached_property
+    def recorded(self) -> FeatureRequest:
+        return self.wanted.recorded(self.request.encoder, self.request.dataset)
 
-    def is_part_of(self, other: "_Wanted") -> bool:
-        """Whether `other` contains all of these features."""
-        less = set(self.layers) <= set(other.layers) and self.tokens <= other.tokens
-        return less and bool(np.isin(self.rows, other.rows).all())
+    @cached_property
+    def extents(self) -> list[tuple[int, int]]:
+        """The volumes of each part, [start, stop) in the order of `wanted.rows`."""
+        count, size = len(self.wanted.rows), self.request.part_volumes
+        return [(start, min(start + size, count)) for start in range(0, count, size)]
 
-    def joined_with(self, other: "_Wanted") -> "_Wanted":
-        """The union of both."""
-        layers = tuple(sorted({*self.layers, *other.layers}))
-        return _Wanted(np.union1d(self.rows, other.rows), layers, self.tokens or other.tokens)
+    @cached_property
+    def paths(self) -> list[Path]:
+        return [store.part_path(self.out, self.recorded, *extent) for extent in self.extents]
 
-    def request(self, encoder: Encoder, dataset_digest: str, keys: Sequence[str]) -> FeatureRequest:
-        """The request as recorded in a store; keys: the volumes' keys."""
-        return FeatureRequest(
-            encoder_digest=encoder.digest,
-            dataset_digest=dataset_digest,
-            keys_digest=hashlib.sha256("\n".join(keys).encode()).hexdigest(),
-            layers=self.layers,
-            poolings=encoder.poolings,
-            tokens=self.tokens,
+    @property
+    def ledger(self) -> Ledger[int, bool]:
+        """Of part numbers."""
+        return Ledger(range(len(self.paths)), lambda n: store.part_is_done(self.paths[n], self.recorded))
+
+    def make(self, share: Share, report: Report) -> None:
+        """Extract the missing parts of a share."""
+        missing = self.ledger.share(share).missing()
+        total = sum(stop - start for start, stop in (self.extents[number] for number in missing))
+        done = 0
+
+        def advance(batch: int) -> None:
+            nonlocal done
+            done += batch
+            report(done, total)
+
+        for number in missing:
+            self._extract(number, advance)
+
+    def _extract(self, number: int, advance: Callable[[int], None]) -> None:
+        """Write one part. advance: called with the volumes of each batch."""
+        request, encoder = self.request, self.request.encoder
+        workers = request.workers or (1 if self.device.type == "cpu" else usable_cores())
+        rows = self.wanted.rows[slice(*self.extents[number])]
+        batches: list[Arrays] = []
+        patches = 0
+        encoder.module.to(self.device).eval()
+        for images in inputs_of(encoder, request.dataset, rows, request.batch, workers):
+            kept, patches = arrays_of(encoder, self.recorded, images, self.device)
+            batches.append(kept)
+            advance(len(images))
+        joined = {name: np.concatenate([kept[name] for kept in batches]) for name in self.recorded.arrays()}
+        store.write_part(self.paths[number], self.recorded, joined, patches)
+
+    def collect(self) -> FeatureStore:
+        """Join all parts."""
+        request = self.request
+        return store.collect(
+            self.out,
+            self.recorded,
+            self.paths,
+            request.dataset.index.select(store.KEYS).take(self.wanted.rows),
+            request.name,
+            request.encoder.step,
+            request.encoder.depth,
+            request.spec_digest,
         )
-
-
-def _numbers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
-    for layer in layers:
-        if not -depth <= layer < depth:
-            raise FmctError(f"layer {layer}: encoder {name} has layers 0 to {depth - 1}")
-    return tuple(sorted({layer % depth for layer in layers}))
-
-
-@torch.inference_mode()
-def _batches(
-    encoder: Encoder,
-    dataset: Dataset,
-    rows: NDArray[np.int64],
-    layers: Sequence[int],
-    batch: int,
-    device: torch.device,
-    workers: int,
-) -> Iterator[list[torch.Tensor]]:
-    """Yield the tokens of each of `layers`, batch by batch: float32 (B, prefix + N, width)."""
-    encoder.module.to(device).eval()
-    for images in inputs_of(encoder, dataset, rows, batch, workers):
-        on_device = images.to(device, non_blocking=True)
-        yield [tokens.float() for tokens in encoder.tokens(on_device, layers)]
-
-
-def inputs_of(
-    encoder: Encoder, dataset: Dataset, rows: NDArray[np.int64], batch: int, workers: int
-) -> Iterator[torch.Tensor]:
-    """Yield batches of inputs, prefetched by threads, since decoding and windowing release the GIL."""
-
-    def read(row: int) -> torch.Tensor:
-        return encoder.transform(dataset.read(row), dataset.info.spacing_mm)
-
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = iter(rows.tolist())
-        ahead = deque(pool.submit(read, row) for row in islice(waiting, batch + workers))
-        while ahead:
-            images: list[torch.Tensor] = []
-            while ahead and len(images) < batch:
-                images.append(ahead.popleft().result())
-                ahead.extend(pool.submit(read, row) for row in islice(waiting, 1))
-            yield torch.stack(images)
-
-
-def _pooled(
-    encoder: Encoder, request: FeatureRequest, outputs: list[torch.Tensor]
-) -> dict[str, NDArray[np.generic]]:
-    """The arrays to store from a batch's tokens after each layer."""
-    kept: dict[str, NDArray[np.generic]] = {}
-    for layer, tokens in zip(request.layers, outputs, strict=True):
-        patches = tokens[:, encoder.prefix :]
-        if request.tokens:
-            kept[array_name(layer, "tokens")] = patches.half().cpu().numpy()
-        for pooling in request.poolings:
-            kept[array_name(layer, pooling)] = pooled(tokens, encoder.prefix, (pooling,)).cpu().numpy()
-    return kept

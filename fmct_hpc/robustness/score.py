@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fmct_hpc.model.execution import usable_device
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.encoders import Encoder
-from fmct_hpc.probe.features import inputs_of
+from fmct_hpc.probe.forward import inputs_of
 from fmct_hpc.probe.heads import Head, pooled
 from fmct_hpc.robustness.changes import CHANGES, Draw, changed
 from fmct_hpc.robustness.classifiers import ClassifierGroup

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from fmct_hpc.model.backbone import Backbone
 from fmct_hpc.probe.encoders import OurEncoder
+from fmct_hpc.probe.extraction import Extraction
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.finetune import Rows, finetune
 from fmct_hpc.probe.logistic import logistic
@@ -145,10 +146,8 @@ def _open(config: StudyConfig, out: Path, heads: Heads, group: Group) -> Scorer:
         encoder, _ = load_encoder(pretrain(recipe, out / "runs" / group.name))
     else:
         encoder = untrained_encoder(info, group.number)
-    store = extract_store(
-        OurEncoder(encoder, info), group.name, dataset, out / "features" / group.name, tokens=True, batch=32
-    )
-    assert store is not None  # all features, not one task of several
+    request = Extraction(OurEncoder(encoder, info), group.name, dataset, tokens=True, batch=32)
+    store = extract_store(request, out / "features" / group.name)
     features = pooled(store, config.frozen)[heads.order]
 
     def score(cell: Cell) -> NDArray[np.float32]:

@@ -24,6 +24,7 @@ from fmct_hpc.data.config import DataConfig
 from fmct_hpc.model.config import ModelConfig
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import OurEncoder
+from fmct_hpc.probe.extraction import Extraction
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.store import FeatureStore
 from fmct_hpc.train.export import EncoderInfo
@@ -77,8 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             encoder.tokens(batches[0], [last])
             alone = seconds(lambda: [encoder.tokens(batch, [last]) for batch in batches])
         out = Path(folder) / "store"
-        whole = seconds(lambda: extract_store(encoder, "S", dataset, out, tokens=True, batch=4))
-        again = seconds(lambda: extract_store(encoder, "S", dataset, out, tokens=True, batch=4))
+        request = Extraction(encoder, "S", dataset, tokens=True, batch=4)
+        whole = seconds(lambda: extract_store(request, out))
+        again = seconds(lambda: extract_store(request, out))
         opened = seconds(lambda: FeatureStore.open(out).tokens())
     print(f"{volumes} volumes of {'×'.join(map(str, options.shape))}, ViT-{options.size}, one thread")
     heading("work", "CPU ms a volume", "of the encoder alone")

@@ -27,6 +27,7 @@ from fmct_hpc.config import TrainConfig
 from fmct_hpc.hub.write import export_hub
 from fmct_hpc.model.size import encoder_flops, parameter_counts
 from fmct_hpc.probe.encoders import OurEncoder, load_weights
+from fmct_hpc.probe.extraction import Extraction
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.finetune import Rows, finetune
 from fmct_hpc.probe.methods.finetune import FinetuneConfig
@@ -45,7 +46,8 @@ views = torch.stack([info.view(volumes.read(n), volumes.info.spacing_mm)[0] for 
 with torch.no_grad():
     tokens = model(views).numpy()
 expected = np.concatenate([tokens[:, 0], tokens[:, 1:].mean(axis=1)], axis=1)
-store = extract_store(OurEncoder(model, info), "convnet", volumes, run.parent / "features", layers=(0, 1))
+request = Extraction(OurEncoder(model, info), "convnet", volumes, layers=(0, 1))
+store = extract_store(request, run.parent / "features")
 found["stored"] = np.allclose(store.vectors(1), expected, atol=1e-5)
 scan = next(fmct_hpc.features(data, run))
 with torch.no_grad():

@@ -1,6 +1,7 @@
 """Features in a store: what stands there, who may share the work, and what is refused."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from small_training import small_config, write_dataset
 
 from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
-from fmct_hpc.probe.features import extract_store, progress
+from fmct_hpc.probe.extraction import Extraction
+from fmct_hpc.probe.features import extract_share, extract_store, progress
 from fmct_hpc.probe.store import FeatureStore
 from fmct_hpc.train.export import EncoderInfo
 from shards import Dataset
@@ -52,9 +54,10 @@ def by_hand(encoder: OurEncoder, dataset: Dataset, row: int, blocks: int) -> np.
 
 
 def test_a_store_holds_what_the_encoder_gives(dataset: Dataset, encoder: OurEncoder, tmp_path: Path) -> None:
-    extract_store(
-        encoder, "ours", dataset, tmp_path, layers=(0, -1), tokens=True, batch=4, workers=2, part_volumes=4
+    request = Extraction(
+        encoder, "ours", dataset, layers=(0, -1), tokens=True, batch=4, workers=2, part_volumes=4
     )
+    extract_store(request, tmp_path)
     store = FeatureStore.open(tmp_path)
     assert (store.info.layers, store.info.width, store.info.patches) == ((0, 2), WIDTH, PATCHES)
     assert (store.info.name, store.info.step, store.info.dataset_digest) == ("ours", 7, dataset.info.digest)
@@ -76,7 +79,7 @@ def test_a_store_holds_what_the_encoder_gives(dataset: Dataset, encoder: OurEnco
 def test_array_tasks_share_the_work_and_nothing_is_done_twice(
     dataset: Dataset, encoder: OurEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = extract_store(encoder, "ours", dataset, tmp_path / "whole", batch=2)
+    whole = extract_store(Extraction(encoder, "ours", dataset, batch=2), tmp_path / "whole")
     read: list[int] = []
     original = Dataset.read
 
@@ -85,16 +88,15 @@ def test_array_tasks_share_the_work_and_nothing_is_done_twice(
         return original(self, i)
 
     monkeypatch.setattr(Dataset, "read", reading)
+    single = Extraction(encoder, "ours", dataset, part_volumes=1)
     for task in range(3):
-        assert extract_store(encoder, "ours", dataset, tmp_path / "s", task=(task, 3), part_volumes=1) is None
+        extract_share(single, tmp_path / "s", Share(task, 3))
         with pytest.raises(FmctError, match="no finished feature store"):
             FeatureStore.open(tmp_path / "s")
     assert sorted(read) == list(range(VOLUMES))
-    shared = extract_store(encoder, "ours", dataset, tmp_path / "s", part_volumes=1)
-    assert shared is not None
-    assert whole is not None
+    shared = extract_store(single, tmp_path / "s")
     assert np.abs(shared.vectors() - whole.vectors()).max() < 1e-5
-    extract_store(encoder, "ours", dataset, tmp_path / "s", part_volumes=3)
+    extract_store(replace(single, part_volumes=3), tmp_path / "s")
     assert len(read) == VOLUMES
     assert not (tmp_path / "s" / "parts").exists()
 
@@ -107,16 +109,16 @@ def test_what_a_task_or_all_of_them_have_extracted_is_counted(
     def done(*share: int) -> int | None:
         return progress(tmp_path, Share(*share)).done
 
-    found = [done()]
+    found, request = [done()], Extraction(encoder, "ours", dataset, part_volumes=2)
     for task in range(2):
         jobs = tmp_path / f"{task}.json"
         monkeypatch.setenv(VARIABLE, str(jobs))
-        extract_store(encoder, "ours", dataset, tmp_path, task=(task, 2), part_volumes=2)
+        extract_share(request, tmp_path, Share(task, 2))
         found += [done(0, 2), done(1, 2), done()]
         [own] = registered(jobs)
         assert (own.ledger, own.place, own.share) == ("features", str(tmp_path), (task, 2))
     assert found == [0, *(4, 0, 4), *(4, 2, 6)]
-    extract_store(encoder, "ours", dataset, tmp_path, part_volumes=2)
+    extract_store(request, tmp_path)
     assert done() == done(1, 2) == 6
 
 
@@ -127,14 +129,15 @@ def test_a_killed_extraction_goes_on_and_a_damaged_part_is_made_anew(
         if done == 3:
             raise KeyboardInterrupt
 
+    request = Extraction(encoder, "ours", dataset, part_volumes=2)
     with pytest.raises(KeyboardInterrupt):
-        extract_store(encoder, "ours", dataset, tmp_path, batch=1, part_volumes=2, progress=stop)
+        extract_store(replace(request, batch=1), tmp_path, stop)
     (part,) = (tmp_path / "parts").glob("*.safetensors")
     flip(part)
     with pytest.raises(FmctError, match=f"{part}: its digest does not match; run the same command again"):
-        extract_store(encoder, "ours", dataset, tmp_path, part_volumes=2)
+        extract_store(request, tmp_path)
     made = []
-    extract_store(encoder, "ours", dataset, tmp_path, part_volumes=2, progress=lambda *at: made.append(at))
+    extract_store(request, tmp_path, lambda *at: made.append(at))
     assert made[-1] == (2, 2)
 
 
@@ -150,7 +153,7 @@ def flip(file: Path) -> None:
 def test_a_flipped_bit_is_refused_by_name(
     dataset: Dataset, encoder: OurEncoder, tmp_path: Path, name: str
 ) -> None:
-    extract_store(encoder, "ours", dataset, tmp_path, tokens=True)
+    extract_store(Extraction(encoder, "ours", dataset, tokens=True), tmp_path)
     (file,) = tmp_path.rglob(name)
     if name == "features.json":
         file.write_text(file.read_text().replace('"step": 7', '"step": 8'))
@@ -174,16 +177,8 @@ def test_cohorts_share_a_store_and_another_encoder_replaces_it(
     def extract(encoder: OurEncoder, rows: list[int], **choice: Any) -> list[int]:
         """Numbers of the volumes that the store then holds; `read` gets how many were read."""
         read.clear()
-        found = extract_store(
-            encoder,
-            "ours",
-            dataset,
-            tmp_path,
-            rows=np.array(rows),
-            progress=lambda *at: read.append(at[0]),
-            **choice,
-        )
-        assert found
+        request = Extraction(encoder, "ours", dataset, rows=np.array(rows), **choice)
+        found = extract_store(request, tmp_path, lambda *at: read.append(at[0]))
         assert len([child for child in tmp_path.iterdir() if child.is_dir()]) == 1
         return [dataset.position(key) for key in found.keys.tolist()]
 
@@ -211,15 +206,14 @@ def test_volumes_of_another_preprocessing_are_refused(
 ) -> None:
     other = OurEncoder(encoder.module, encoder.info.model_copy(update={"preprocess_digest": "c" * 64}))
     with pytest.raises(FmctError, match="another configuration than the training data of encoder ours"):
-        extract_store(other, "ours", dataset, tmp_path)
+        extract_store(Extraction(other, "ours", dataset), tmp_path)
     with pytest.raises(FmctError, match="layer 3: encoder ours has layers 0 to 2"):
-        extract_store(encoder, "ours", dataset, tmp_path, layers=(3,))
+        extract_store(Extraction(encoder, "ours", dataset, layers=(3,)), tmp_path)
 
 
 def test_a_peers_encoder_is_named_in_a_configuration(dataset: Dataset, tmp_path: Path) -> None:
     spec = EncoderSpec(name="tiny", function="peer_encoder:tiny", arguments={"width": 3})
-    store = extract_store(open_encoder(spec), spec.name, dataset, tmp_path)
-    assert store is not None
+    store = extract_store(Extraction(open_encoder(spec), spec.name, dataset), tmp_path)
     assert store.vectors().shape == (VOLUMES, 3)
     brain = np.clip(dataset.read(2), 0, 80) / 80
     assert store.vectors(pool="cls")[2] - store.vectors()[1] == pytest.approx(

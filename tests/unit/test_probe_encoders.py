@@ -13,6 +13,7 @@ from small_training import small_config, write_checkpoint, write_dataset
 from fmct_hpc.objective.student import Student
 from fmct_hpc.probe.config import ProbeConfig
 from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
+from fmct_hpc.probe.extraction import Extraction
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.run import probe
 from fmct_hpc.train.attempts import begin
@@ -50,7 +51,7 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def features(spec: EncoderSpec, dataset: Dataset, out: Path) -> np.ndarray:
-    store = extract_store(open_encoder(spec), spec.name, dataset, out)
+    store = extract_store(Extraction(open_encoder(spec), spec.name, dataset), out)
     assert store
     return store.vectors()
 

@@ -16,7 +16,8 @@ from pydantic_core import to_json
 from fmct_hpc.probe.cohort import Cohort, read_cohort
 from fmct_hpc.probe.config import Sample, SweepConfig
 from fmct_hpc.probe.encoders import open_encoder
-from fmct_hpc.probe.features import extract_store
+from fmct_hpc.probe.extraction import Extraction
+from fmct_hpc.probe.features import extract_share, extract_store
 from fmct_hpc.probe.leakage import check_leakage
 from fmct_hpc.probe.methods.registry import METHODS, reads
 from fmct_hpc.probe.samples import of_sample
@@ -104,20 +105,22 @@ class Sweep:
         for number, spec in enumerate(self.config.encoders):
             if not self.extractions or (task is not None and task // shares != number):
                 continue
-            extract_store(
+            request = Extraction(
                 open_encoder(spec),
                 spec.name,
                 dataset,
-                self.config.features / spec.name,
                 rows=self.cohort.rows,
                 layers=self.config.layers,
                 tokens="tokens" in reads(self.config.methods),
                 batch=self.config.batch,
                 device=self.config.device,
                 spec_digest=spec.digest(),
-                task=None if task is None else (task % shares, shares),
-                progress=progress,
             )
+            out = self.config.features / spec.name
+            if task is None:
+                extract_store(request, out, progress)
+            else:
+                extract_share(request, out, Share(task % shares, shares), progress)
 
     def plan(self) -> Plan:
         """Divide the grid into tasks of about equal cost and write the plan; features may be missing.
