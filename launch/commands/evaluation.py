@@ -252,10 +252,10 @@ def report(
     are omitted, the main ones with a note. A summary is printed.
     """
     from launch.report import report as write_report
+    from launch.report.sources import Sources
     from launch.report.summary import LINE, shown
 
-    card = write_report(
-        out,
+    sources = Sources(
         run,
         data,
         probe,
@@ -268,6 +268,7 @@ def report(
         classifiers=classifier or (),
         predictions=predictions,
     )
+    card = write_report(out, sources)
     summary = shown(run, data, probe, unbroken)
     echo(f"{out}: opens in any browser, without a network; {card}: model card with the same contents")
     echo(f"\nSummary\n{summary}\n{LINE.format('report', out)}")

@@ -1,6 +1,5 @@
 """The report of a run: a self-contained HTML page, and a model card in Markdown with the same contents."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from fmct_hpc.probe.labels import LabelTable
@@ -16,6 +15,7 @@ from launch.report.provenance import provenance
 from launch.report.relevance_table import figures_section, read_measures
 from launch.report.retrieval import retrieval_section
 from launch.report.robustness import robustness_section
+from launch.report.sources import Sources
 from launch.report.stamp import require_same_run, run_id, stamp
 from launch.report.subgroups import subgroups_section
 from launch.report.training import Training
@@ -24,28 +24,10 @@ from shards.errors import FmctError
 from shards.output_paths import require_file
 
 
-def report(
-    out: Path,
-    run: Path,
-    data: Path | None = None,
-    probe: Path | None = None,
-    features: Path | None = None,
-    labels: Path | None = None,
-    relevance: Path | None = None,
-    segment: Path | None = None,
-    retrieval: Path | None = None,
-    robustness: Path | None = None,
-    classifiers: Sequence[Path] = (),
-    predictions: Path | None = None,
-) -> Path:
+def report(out: Path, sources: Sources) -> Path:
     """Write the page to `out` and the model card beside it; returns the model card's path.
 
-    run, data: output folders of `fmct train` and `fmct preprocess`; probe: that of `fmct probe` or `fmct
-    sweep`; features: a feature store, if not the one in `probe`; labels: the table of `fmct labels`, to
-    colour the map of features; relevance, segment, retrieval, robustness, predictions: output folders of
-    `fmct relevance --masks`, `fmct segment` and so on (predictions: of `fmct predict`); classifiers: folders
-    of `fmct export-classifier`. The groups of `fmct subgroups` in `probe` are included. A main part without a
-    folder is replaced by a note; those from segmentation on are omitted silently.
+    A main part without a source is replaced by a note; those from segmentation on are omitted silently.
     The same input gives the same bytes.
 
     Raises FmctError for a missing file (naming the command that writes it), for an output that cannot be
@@ -55,14 +37,12 @@ def report(
         raise FmctError(f"{out}: give a name that ends in .html; the model card is written beside it as .md")
     card = out.with_suffix(".md")
     for file in (out, card):
-        require_file(file, labels)
-    training, own = Training(run), run_id(run)
+        require_file(file, sources.labels)
+    training, own = Training(sources.run), run_id(sources.run)
     for file in (out, card):
         require_same_run(file, own)
-    volumes = Data(data) if data else None
-    probes = Probes(probe) if probe else None
-    table = LabelTable.read(labels, binary_only=True) if labels else None
-    features = features or (probes.features if probes else None)
+    volumes = Data(sources.data) if sources.data else None
+    probes = Probes(sources.probe) if sources.probe else None
     document = Document(
         "Report of a training run",
         _summary(training, volumes, probes),
@@ -75,12 +55,10 @@ def report(
             probes.section()
             if probes
             else _left_out("Evaluation", "no output folder of fmct probe", "--probe"),
-            *_optional(probe, retrieval, robustness, classifiers, predictions),
-            figures_section(read_measures(relevance))
-            if relevance
-            else _left_out("Relevance maps", "no output folder of fmct relevance --masks", "--relevance"),
-            *([Segmented(segment).section()] if segment else []),
-            _embedding(training, features, table, volumes),
+            *_optional(sources),
+            _relevance(sources.relevance),
+            *([Segmented(sources.segment).section()] if sources.segment else []),
+            _embedding(sources, training, probes, volumes),
             limits(training, volumes, probes),
             provenance(training, volumes, probes),
         ),
@@ -91,26 +69,27 @@ def report(
     return card
 
 
-def _optional(
-    probe: Path | None,
-    retrieval: Path | None,
-    robustness: Path | None,
-    classifiers: Sequence[Path],
-    predictions: Path | None,
-) -> list[Section]:
+def _optional(sources: Sources) -> list[Section]:
     """The sections of the optional evaluations; those without a folder are omitted."""
+    listed = sources.classifiers or sources.predictions
     sections = [
-        subgroups_section(probe) if probe else None,
-        robustness_section(robustness) if robustness else None,
-        retrieval_section(retrieval) if retrieval else None,
-        exported_section(classifiers, predictions) if classifiers or predictions else None,
+        subgroups_section(sources.probe) if sources.probe else None,
+        robustness_section(sources.robustness) if sources.robustness else None,
+        retrieval_section(sources.retrieval) if sources.retrieval else None,
+        exported_section(sources.classifiers, sources.predictions) if listed else None,
     ]
     return [section for section in sections if section is not None]
 
 
-def _embedding(
-    training: Training, features: Path | None, labels: LabelTable | None, data: Data | None
-) -> Section:
+def _relevance(folder: Path | None) -> Section:
+    if folder is None:
+        return _left_out("Relevance maps", "no output folder of fmct relevance --masks", "--relevance")
+    return figures_section(read_measures(folder))
+
+
+def _embedding(sources: Sources, training: Training, probes: Probes | None, data: Data | None) -> Section:
+    labels = LabelTable.read(sources.labels, binary_only=True) if sources.labels else None
+    features = sources.features or (probes.features if probes else None)
     if features is None:
         return _left_out("Embedding", "no feature store", "--features")
     volumes = data.volumes if data else None

@@ -39,6 +39,21 @@ class _Stated:
     preset: bytes = b""
     """JPEG-LS's segment of preset parameters (14495-1 C.2.4.1.1)."""
 
+    def take(self, marker: int, segment: bytes) -> None:
+        """Keep what a segment says of the scan; raises Rejection if it is not valid."""
+        if marker == _DHT:
+            self.tables |= _tables(segment)
+        elif marker == _DRI:
+            self.interval = int.from_bytes(segment, "big")
+        elif marker == _LSE:
+            if segment[:1] not in _LSE_KINDS:
+                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a segment that is not valid in JPEG-LS")
+            self.preset = segment if segment[:1] == b"\1" else self.preset
+        elif marker == _APP0 and segment[:5] == b"JFIF\0" and segment[7:8] not in _JFIF_UNITS:
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a JFIF segment with unknown units")
+        elif marker <= 0xCF or marker == _JPEG_LS:
+            self.kind, self.frame = marker, segment
+
 
 _NO_TABLE = (bytes(16), b"")
 
@@ -69,19 +84,9 @@ def decode(encoded: bytes, rows: int, columns: int) -> Samples | None:
             break
         end = at + 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
         segment = encoded[at + 4 : end]
-        if marker == _DHT:
-            stated.tables |= _tables(segment)
-        elif marker == _DRI:
-            stated.interval = int.from_bytes(segment, "big")
-        elif marker == _LSE:
-            if segment[:1] not in _LSE_KINDS:
-                raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a segment that is not valid in JPEG-LS")
-            stated.preset = segment if segment[:1] == b"\1" else stated.preset
-        elif marker == _APP0 and segment[:5] == b"JFIF\0" and segment[7:8] not in _JFIF_UNITS:
-            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "a JFIF segment with unknown units")
-        elif marker <= 0xCF or marker == _JPEG_LS:
-            stated.kind, stated.frame = marker, segment
-        elif marker == _SOS:
+        if marker != _SOS:
+            stated.take(marker, segment)
+        else:
             if samples is not None:
                 raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream has more than one scan")
             samples, end = _scan(encoded, end, segment, stated, (rows, columns))

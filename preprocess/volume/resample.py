@@ -244,6 +244,23 @@ def _average_row(
 
 
 @njit()
+def _columns_of_lines(
+    starts: np.ndarray, origin: np.ndarray, steps: np.ndarray, columns: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Each (slice, w): the two columns it lies between, the share of the second, whether it is inside."""
+    count = len(starts)
+    left, right = np.empty((count, width), np.int32), np.empty((count, width), np.int32)
+    share_right = np.empty((count, width), np.float32)
+    valid = np.empty((count, width), np.bool_)
+    for k in range(count):
+        for w in range(width):
+            c = origin[1] + w * steps[1, 2] - starts[k, 1]
+            valid[k, w] = -0.5 <= c <= columns - 0.5
+            left[k, w], right[k, w], share_right[k, w] = _between(c, columns)
+    return left, right, share_right, valid
+
+
+@njit()
 def _sample_lines(
     hu: np.ndarray,
     starts: np.ndarray,
@@ -258,14 +275,7 @@ def _sample_lines(
     """`_averaged` and `_sample_points` for rows along w: a slice's row is resampled to columns once."""
     count, rows, columns = hu.shape
     depth, height, width = out.shape
-    left, right = np.empty((count, width), np.int32), np.empty((count, width), np.int32)
-    share_right = np.empty((count, width), np.float32)
-    valid = np.empty((count, width), np.bool_)
-    for k in range(count):
-        for w in range(width):
-            c = origin[1] + w * steps[1, 2] - starts[k, 1]
-            valid[k, w] = -0.5 <= c <= columns - 0.5
-            left[k, w], right[k, w], share_right[k, w] = _between(c, columns)
+    left, right, share_right, valid = _columns_of_lines(starts, origin, steps, columns, width)
     padded = np.empty(columns + len(boxes[1]) - 1, np.float32)
     row = np.empty(columns, np.float32)
     lines = np.empty((count, rows, width), np.float32)

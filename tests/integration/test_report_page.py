@@ -24,6 +24,7 @@ from fmct_hpc.train.export import load_encoder, write_encoder
 from launch.report import report
 from launch.report.document import Text
 from launch.report.embedding import embedding
+from launch.report.sources import Sources
 from shards.errors import FmctError
 
 MEGABYTE = 10**6
@@ -37,7 +38,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 @pytest.fixture(scope="module")
 def page(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("page") / "report.html"
-    report(out, **inputs._asdict())
+    report(out, Sources(**inputs._asdict()))
     return out
 
 
@@ -283,7 +284,7 @@ def test_what_happened_in_training_is_told(shown: webdriver.Chrome) -> None:
 
 
 def test_signs_that_a_run_does_not_learn_are_told_with_the_remedy(inputs: Inputs, tmp_path: Path) -> None:
-    card = report(tmp_path / "page.html", inputs.run).read_text()
+    card = report(tmp_path / "page.html", Sources(inputs.run)).read_text()
     [row] = [line for line in card.splitlines() if line.startswith("| the patch tokens lie along one")]
     _, _, first, last, remedy, _ = (text.strip() for text in row.split("|"))
     assert (first, last) == ("420", "700")  # looks are 20 steps apart here
@@ -298,7 +299,7 @@ def test_the_threshold_of_a_sign_is_the_one_that_was_used(inputs: Inputs, tmp_pa
     recorded["health"]["patience"] = 2000
     recorded["run"]["steps"] = 160
     (tmp_path / "run/config.json").write_text(json.dumps(recorded))
-    card = report(tmp_path / "page.html", tmp_path / "run").read_text()
+    card = report(tmp_path / "page.html", Sources(tmp_path / "run")).read_text()
     assert "lasted at least 40 steps (a quarter of the run, as health.patience is 2,000)" in card
 
 
@@ -306,21 +307,21 @@ def test_nothing_but_a_report_of_the_same_run_is_replaced(inputs: Inputs, tmp_pa
     out = tmp_path / "page.html"
     shutil.copytree(inputs.run, tmp_path / "other")
     (tmp_path / "other/attempts/0001.json").unlink()
-    report(out, inputs.run)
+    report(out, Sources(inputs.run))
     before = out.read_bytes(), out.with_suffix(".md").read_bytes()
     with pytest.raises(FmctError, match=r"page\.html: is the report of another run"):
-        report(out, tmp_path / "other")
+        report(out, Sources(tmp_path / "other"))
     assert (out.read_bytes(), out.with_suffix(".md").read_bytes()) == before
-    report(out, inputs.run)
+    report(out, Sources(inputs.run))
     (tmp_path / "README.md").write_text("my own")
     with pytest.raises(FmctError, match=r"README\.md: exists and is not the report"):
-        report(tmp_path / "README.html", inputs.run)
+        report(tmp_path / "README.html", Sources(inputs.run))
     assert (tmp_path / "README.md").read_text() == "my own"
     assert not (tmp_path / "README.html").exists()
 
 
 def test_parts_that_are_not_there_are_left_out_with_a_line(inputs: Inputs, tmp_path: Path) -> None:
-    card = report(tmp_path / "bare.html", inputs.run).read_text()
+    card = report(tmp_path / "bare.html", Sources(inputs.run)).read_text()
     for title in ("Data", "Evaluation", "Relevance maps", "Embedding"):
         body = re.search(rf"## {title}\n\n(.*?)\n\n#", card, re.DOTALL)
         assert body
@@ -346,16 +347,16 @@ def test_a_damaged_input_is_one_line_that_names_it(
     (damaged / file).write_text("")
     given: dict[str, Any] = {"run": inputs.run, folder: damaged}
     with pytest.raises(FmctError, match=f"{damaged}.*{expected}"):
-        report(tmp_path / "page.html", **given)
+        report(tmp_path / "page.html", Sources(**given))
     assert not list(tmp_path.glob("page.*"))
 
 
 def test_another_file_in_the_place_of_a_run_or_of_labels_is_named(inputs: Inputs, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("study_instance_uid,bleed\n1.2,1\n")
     with pytest.raises(FmctError, match=r"file.config\.json: missing; is .*file a run folder"):
-        report(tmp_path / "page.html", tmp_path / "file")
+        report(tmp_path / "page.html", Sources(tmp_path / "file"))
     with pytest.raises(FmctError, match="file: not a readable label table"):
-        report(tmp_path / "page.html", inputs.run, labels=tmp_path / "file")
+        report(tmp_path / "page.html", Sources(inputs.run, labels=tmp_path / "file"))
 
 
 def test_features_of_another_encoder_are_called_so(inputs: Inputs, tmp_path: Path) -> None:
@@ -372,7 +373,7 @@ def test_the_same_input_gives_the_same_bytes_without_places_or_whole_keys(
     inputs: Inputs, page: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / page.name
-    card = report(again, **inputs._asdict())
+    card = report(again, Sources(**inputs._asdict()))
     assert again.read_bytes() == page.read_bytes()
     for text in (page.read_text(), card.read_text()):
         for hidden in (
