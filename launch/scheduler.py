@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
+from shards.private import own_folder
+
 if TYPE_CHECKING:
     from fmct_hpc.train.attempts import Cause
 
@@ -80,6 +82,11 @@ class Job:
     """Names of jobs that must have ended, successfully or not."""
     done: Path | None = None
     """A file to touch on success; of an array, one per task with the task number after a dot."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the jobs that it starts after."""
+        return (*self.after_success, *self.after_end)
 
     @property
     def size(self) -> str:
@@ -155,44 +162,62 @@ class Explained(NamedTuple):
 class Scheduler(ABC):
     """Runs jobs. Only `submit` raises (FmctError); the others return None, or a message, on failure.
 
+    A subclass has `submit_one`, `script`, `jobs_known`, `cancel` and `requeue`; the other methods have
+    defaults for a scheduler that does not know more.
+
     A job's tasks get the signals of fmct_hpc/train/signals.py before its time limit and on preemption. Its
     script does what launch/job.sh does for Slurm's: it writes `fmct: job 12, start 0, on n1` to the log,
     sets FMCT_LOG and FMCT_LEDGERS (shards/progress.py), and calls `fmct launch before` when it is started
-    again and `fmct launch after --code CODE` when its command has failed (launch/slurm/requeue.py).
+    again and `fmct launch after --code CODE` when its command has failed (launch/jobs/requeue.py). If the
+    scheduler sets no variables of its own that shards/job.py reads, the script sets FMCT_JOB_NUMBER and
+    FMCT_JOB_RESTARTS.
     """
 
-    title: ClassVar[str]
+    title: ClassVar[str] = "the scheduler"
     """Its name in messages."""
     more_time: ClassVar[str] = "time_minutes of the site file"
     """Where the time limit of a job is set."""
 
-    @abstractmethod
     def submit(self, jobs: list[Job], folder: Path, numbers: Mapping[str, str] | None = None) -> list[str]:
         """Submit jobs, each after those that it depends on; logs go to `folder`. Returns their numbers.
 
         numbers: by name, those of jobs that are not in `jobs` but that some depend on.
         Raises FmctError with the scheduler's message if it rejects a job.
         """
+        own_folder(folder)  # jobs read from there what they run
+        known = dict(numbers or {})
+        for job in jobs:
+            known[job.name] = self.submit_one(job, folder, known)
+        return [known[job.name] for job in jobs]
 
-    @abstractmethod
     def describe(self, job: Job, folder: Path, numbers: Mapping[str, str] | None = None) -> str:
         """The script that `submit` would submit, and the command of each task."""
+        names = {name: name for name in (job.name, *job.needs)}
+        return self.script(job, folder, {**names, **(numbers or {})})
+
+    @abstractmethod
+    def submit_one(self, job: Job, folder: Path, numbers: dict[str, str]) -> str:
+        """Submit one job; returns its number. numbers: by name, those of the jobs that it depends on."""
+
+    @abstractmethod
+    def script(self, job: Job, folder: Path, numbers: dict[str, str]) -> str:
+        """What is submitted, as text. numbers: by name, of the job and of those that it depends on."""
 
     @abstractmethod
     def jobs_known(self, number: str | None = None) -> list[JobFacts] | None:
         """Records of job `number`, or of all jobs; empty for a job that is no longer known."""
 
     @abstractmethod
-    def cancel(self, *numbers: str) -> str:
-        """Cancel jobs, pending or running; returns an error message, empty on success."""
+    def cancel(self, number: str) -> str | None:
+        """Cancel a job, pending or running; returns an error message, None or empty on success."""
 
     @abstractmethod
-    def requeue(self, number: str) -> str:
-        """Queue a job again, which ends it if it is running; returns an error message, empty on success."""
+    def requeue(self, number: str) -> str | None:
+        """Queue a job again, which ends it if it is running; returns an error message as `cancel`."""
 
-    @abstractmethod
-    def delay(self, number: str, seconds: float) -> str:
-        """Start a pending job no earlier than in `seconds`; returns an error message, empty on success."""
+    def delay(self, number: str, seconds: float) -> str | None:
+        """Start a pending job no earlier than in `seconds`; returns an error message as `cancel`."""
+        return f"{self.title} starts jobs as soon as it can"
 
     def queued(self) -> list[Queued] | None:
         """This user's pending and running jobs."""

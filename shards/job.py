@@ -1,12 +1,18 @@
 """The scheduler job that this process runs in: its number, its rank, its end time.
 
-All scheduler variables are read here; `shards/slurm_job.py` has those of Slurm.
+All scheduler variables are read here; `shards/slurm_job.py` has those of Slurm. A scheduler without a reader
+sets FMCT_JOB_NUMBER, and FMCT_JOB_RESTARTS when it starts a job again, in the scripts of its jobs.
 """
 
 import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from shards.errors import FmctError
+
+PREFIX = "FMCT_JOB_"
+"""Of the variables of schedulers without a reader."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class RunningJob:
     """Facts about this process's job; a field is None (or its default) if the scheduler does not set it."""
 
     scheduler: str | None = None
+    """Its name; `other` if it has no reader here."""
     number: str | None = None
     """Digits; for an array task, 12_3."""
     restarts: int = 0
@@ -68,4 +75,12 @@ def _schedulers() -> tuple[tuple[str, Callable[[Mapping[str, str]], RunningJob |
     """Of each scheduler: the prefix of its variables, and a function that reads them or returns None."""
     from shards import slurm_job  # imports this module
 
-    return ((slurm_job.PREFIX, slurm_job.read),)
+    return ((slurm_job.PREFIX, slurm_job.read), (PREFIX, _read))
+
+
+def _read(variables: Mapping[str, str]) -> RunningJob | None:
+    """The job of a scheduler without a reader, of one rank unless torchrun's variables say otherwise."""
+    number, restarts = variables.get(f"{PREFIX}NUMBER"), variables.get(f"{PREFIX}RESTARTS", "0")
+    if number and not restarts.isdecimal():
+        raise FmctError(f"{PREFIX}RESTARTS={restarts!r}: expected a whole number")
+    return RunningJob("other", number, int(restarts), rank=0, ranks=1, local_rank=0) if number else None

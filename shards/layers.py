@@ -31,6 +31,8 @@ HOMES = {
     "launch.report": "report",
     "launch.study": "report",
     "launch.slurm": "slurm",
+    "launch.pipeline": "slurm",
+    "launch.jobs": "slurm",
     "fmct_hpc": "train",
 }
 """The layer to recommend for a package's import, if a module is in several."""

@@ -40,7 +40,7 @@ class Registered(Closed):
     """A ledger registered by a stage."""
 
     ledger: Annotated[str, Field(pattern="^[a-z]{1,40}$")]
-    """Its name in launch/slurm/ledgers.py, which counts finished units."""
+    """Its name in launch/jobs/ledgers.py, which counts finished units."""
     place: str
     """Absolute path of its output folder, or of the catalog for a scan."""
     share: tuple[int, int] = WHOLE

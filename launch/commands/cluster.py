@@ -21,7 +21,7 @@ from launch.screen import echo
 
 if TYPE_CHECKING:
     from launch.scheduler import Job
-    from launch.slurm.site import Site
+    from launch.site import Site
 
 launch_app = typer.Typer(
     help="Run stages on Slurm, with the same arguments as locally, and monitor them.", no_args_is_help=True
@@ -68,11 +68,10 @@ def preprocess(
     overrides: Overrides = None,
 ) -> None:
     """Submit preprocessing: plan locally, then an array for the tasks, and a job that collects."""
-    from launch.config import load
-    from launch.slurm.site import Site
-    from launch.slurm.stages import preprocess_jobs
+    from launch.pipeline.stages import preprocess_jobs
+    from launch.schedulers import read_site
 
-    cluster = load(Site, site, [])
+    cluster = read_site(site)
     _launch(preprocess_jobs(catalog, out, config, overrides or [], cluster), out, cluster, dry_run)
 
 
@@ -94,10 +93,10 @@ def train(
     from fmct_hpc.config import TrainConfig
     from fmct_hpc.train.deepspeed_keys import require_deepspeed_keys
     from launch.config import load
-    from launch.slurm.site import Site
-    from launch.slurm.stages import configuration, train_job
+    from launch.pipeline.stages import configuration, train_job
+    from launch.schedulers import read_site
 
-    cluster = load(Site, site, [])
+    cluster = read_site(site)
     config = config or recorded_configuration(run)
     # An invalid configuration is reported here, not by the queued job.
     settings = load(TrainConfig, config, overrides or [])
@@ -121,10 +120,10 @@ def probe(
     """Submit probes: an array with one task per run."""
     from fmct_hpc.probe.config import ProbeConfig
     from launch.config import load
-    from launch.slurm.site import Site
-    from launch.slurm.stages import configuration, probe_job
+    from launch.pipeline.stages import configuration, probe_job
+    from launch.schedulers import read_site
 
-    cluster = load(Site, site, [])
+    cluster = read_site(site)
     runs = [Path(given) for given in runs_and_overrides if not is_override(given)]
     overrides = [given for given in runs_and_overrides if is_override(given)]
     if not runs:
@@ -151,12 +150,11 @@ def pipeline(
     """
     from launch.config import load
     from launch.own_code import require_own
-    from launch.schedulers import scheduler
-    from launch.slurm.chain import Chain
-    from launch.slurm.pipeline import Pipeline, steps
-    from launch.slurm.site import Site
+    from launch.pipeline.chain import Chain
+    from launch.pipeline.steps import Pipeline, steps
+    from launch.schedulers import read_site, scheduler
 
-    cluster, whole = load(Site, site, []), load(Pipeline, recipe, overrides or [])
+    cluster, whole = read_site(site), load(Pipeline, recipe, overrides or [])
     if whole.sweep and not any(given.startswith(("sweep=", "sweep.encoders=")) for given in overrides or []):
         require_own(recipe, whole.sweep.encoders, allow_code)
     chain = Chain(whole.out, steps(whole, cluster), cluster, scheduler(cluster))
@@ -174,11 +172,10 @@ def sweep(
     overrides: Overrides = None,
 ) -> None:
     """Submit a sweep: plan locally, then arrays for features and for the grid, and a job that collects."""
-    from launch.config import load
-    from launch.slurm.site import Site
-    from launch.slurm.stages import sweep_jobs
+    from launch.pipeline.stages import sweep_jobs
+    from launch.schedulers import read_site
 
-    cluster = load(Site, site, [])
+    cluster = read_site(site)
     _launch(sweep_jobs(config, out, overrides or [], cluster, allow_code), out, cluster, dry_run)
 
 
@@ -193,11 +190,10 @@ def predict(
     dry_run: DryRun = False,
 ) -> None:
     """Submit predictions: an array for the scans, and a job that joins the results."""
-    from launch.config import load
-    from launch.slurm.site import Site
-    from launch.slurm.stages import predict_jobs
+    from launch.pipeline.stages import predict_jobs
+    from launch.schedulers import read_site
 
-    cluster = load(Site, site, [])
+    cluster = read_site(site)
     _launch(predict_jobs(paths, classifier, out, device, key_file, cluster), out, cluster, dry_run)
 
 
@@ -208,12 +204,11 @@ def array(words: Words, site: SiteFile, tasks: Tasks = 8, dry_run: DryRun = Fals
     For example `fmct launch array --site site.yaml --tasks 16 -- segment CONFIG --out OUT`. Safe to repeat:
     finished parts are kept.
     """
-    from launch.config import load
-    from launch.slurm.site import Site
-    from launch.slurm.stages import array_jobs
+    from launch.pipeline.stages import array_jobs
+    from launch.schedulers import read_site
 
     values = parsed(words)
-    cluster = load(Site, site, [])
+    cluster = read_site(site)
     jobs = array_jobs(words, tasks, "plan" in values, cluster)
     _launch(jobs, output(values), cluster, dry_run)
 

@@ -28,8 +28,8 @@ def status(folder: Watched) -> None:
     """Show the state of a folder's jobs: nodes, step, loss, newest checkpoint, restarts and their causes."""
     from rich.console import Console
 
+    from launch.jobs.status import status
     from launch.schedulers import scheduler
-    from launch.slurm.status import status
 
     status(folder, Console(), scheduler())
 
@@ -44,8 +44,8 @@ def logs(
     rank: Annotated[int | None, typer.Option(min=0, help="Show only the log of this rank.")] = None,
 ) -> None:
     """Show the logs of the newest attempt, starting with the rank that failed first (needs `tail`)."""
+    from launch.jobs.watch import newest_log
     from launch.schedulers import scheduler
-    from launch.slurm.watch import newest_log
 
     paths = newest_log(folder, scheduler(), rank)
     command = ["tail", "--lines", str(lines), *(["-F"] if follow else []), "--", *map(str, paths)]
@@ -58,8 +58,8 @@ def logs(
 @watch_app.command()
 def cancel(folder: Watched) -> None:
     """Cancel all jobs of a folder, including pending ones and those that are queued again."""
+    from launch.jobs.watch import overviews_of, writes
     from launch.schedulers import scheduler
-    from launch.slurm.watch import overviews_of, writes
 
     cluster = scheduler()
     overviews = overviews_of(folder, cluster)
@@ -75,8 +75,10 @@ def cancel(folder: Watched) -> None:
         echo(f"{folder}: no pending or running jobs")
         return
     numbers = sorted({job.array for job in alive}, key=int)
-    if error := cluster.cancel(*numbers):
-        raise FmctError(f"{cluster.title} did not cancel jobs {', '.join(numbers)}: {error}")
+    errors = {number: error for number in numbers if (error := cluster.cancel(number))}
+    if errors:
+        why = "; ".join(dict.fromkeys(errors.values()))
+        raise FmctError(f"{cluster.title} did not cancel jobs {', '.join(errors)}: {why}")
     for job in alive:
         echo(f"job {job.job} ({job.name}, {job.state.lower()}): cancelled")
 
@@ -84,8 +86,8 @@ def cancel(folder: Watched) -> None:
 @watch_app.command(hidden=True, context_settings=OTHERS)
 def before(run: Run = None, folder: Folder = None) -> None:
     """For batch scripts that are started again; exit code 2 if the job must not continue."""
+    from launch.jobs.requeue import before
     from launch.schedulers import scheduler
-    from launch.slurm.requeue import before
 
     if not before(_folder(run, folder), run, scheduler()):
         raise typer.Exit(2)
@@ -102,8 +104,8 @@ def after(
     ] = BACKOFF_SECONDS,
 ) -> None:
     """For batch scripts that have ended: queue the job again, or log why not."""
+    from launch.jobs.requeue import after
     from launch.schedulers import scheduler
-    from launch.slurm.requeue import after
 
     after(_folder(run, folder), run, code, backoff, scheduler())
 

@@ -1,1 +1,1 @@
-"""Stages as Slurm jobs: site file, batch scripts, pipeline, restarts and status."""
+"""Slurm: its site file, its batch scripts, and its commands."""

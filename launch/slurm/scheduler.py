@@ -8,7 +8,7 @@ names and reasons they become replacement characters.
 
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,8 @@ from shards.errors import FmctError
 
 if TYPE_CHECKING:
     from fmct_hpc.train.attempts import Cause
-    from launch.slurm.site import Site
+    from launch.site import Site
+    from launch.slurm.site import Site as SlurmSite
 
 ANSWER_SECONDS = 30.0
 """A controller that restarts or is busy may take this long."""
@@ -44,18 +45,23 @@ class Slurm(Scheduler):
         self._given = site
 
     @property
-    def _site(self) -> "Site":
+    def _site(self) -> "SlurmSite":
+        from launch.slurm.site import Site  # what only watches jobs needs no pydantic
+
         if self._given is None:
             raise FmctError("a site file is needed to submit jobs: give --site")
+        if not isinstance(self._given, Site):
+            raise TypeError("the site is not one of Slurm")
         return self._given
 
-    def submit(self, jobs: list[Job], folder: Path, numbers: Mapping[str, str] | None = None) -> list[str]:
-        """Submit `jobs` through submitit (launch/slurm/submit.py)."""
+    def submit_one(self, job: Job, folder: Path, numbers: dict[str, str]) -> str:
+        """Submit `job` through submitit (launch/slurm/submit.py)."""
         from launch.slurm.submit import submit  # needs the layer [slurm]
 
-        return submit(jobs, folder, self._site, numbers)
+        [number] = submit([job], folder, self._site, numbers)
+        return number
 
-    def describe(self, job: Job, folder: Path, numbers: Mapping[str, str] | None = None) -> str:
+    def script(self, job: Job, folder: Path, numbers: dict[str, str]) -> str:
         """The batch script that sbatch would get, and the command of each task."""
         from launch.slurm.submit import describe
 
@@ -117,9 +123,9 @@ class Slurm(Scheduler):
         """n[1-3] as n1, n2, n3; empty if Slurm's commands are missing."""
         return (_ask(["scontrol", "show", "hostnames", nodes]) or "").split()
 
-    def cancel(self, *numbers: str) -> str:
+    def cancel(self, number: str) -> str:
         """scancel(1)."""
-        return _told("scancel", *numbers)
+        return _told("scancel", number)
 
     def requeue(self, number: str) -> str:
         """`scontrol requeue`."""

@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from launch.program import FMCT
 from launch.slurm.plain import fault, texts
 from shards.section import Section
 from shards.sharing_section import Sharing
@@ -132,6 +133,11 @@ class Site(_Section):
     """Delay before a failed job's next start; doubled with each consecutive failure."""
     warn_seconds: Annotated[int, Field(ge=1, le=65535)] = 120
     """How long before the time limit a job is signalled (SIGUSR2), so that training can save."""
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        """The `fmct` of the site's jobs: this installation's, or the one in the container."""
+        return ("fmct",) if self.container else FMCT
 
     @field_validator("setup")
     @classmethod

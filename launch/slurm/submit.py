@@ -3,7 +3,7 @@
 A job's pickle holds only a command line, no state: each Slurm task replaces itself by that command
 (launch.task). So Slurm's signals reach the stage and not submitit, which ignores SIGTERM and acts only on
 rank 0. Training that saved on a signal exits with 75. If a job did not succeed, its batch script
-(launch/job.sh) calls launch/slurm/requeue.py, which queues it again or logs why not.
+(launch/job.sh) calls launch/jobs/requeue.py, which queues it again or logs why not.
 """
 
 import shlex

@@ -24,7 +24,7 @@ from preprocess_export import (
     write_study,
 )
 
-from launch.slurm.progress import progress, progress_of_job
+from launch.jobs.progress import progress, progress_of_job
 from preprocess import run
 from preprocess.build import finish
 from preprocess.config import CheckConfig, GridConfig, PrivacyConfig

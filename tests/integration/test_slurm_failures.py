@@ -22,13 +22,13 @@ from small_training import small_config, write_dataset, write_recipe
 from fmct_hpc.train.attempts import Attempt, attempts, last_figures
 from fmct_hpc.train.checkpoint import newest
 from launch.config import load
+from launch.jobs.watch import overview_of
+from launch.pipeline.stages import preprocess_jobs
 from launch.ranks import run_ranks
 from launch.scheduler import Job
 from launch.slurm.scheduler import Slurm
 from launch.slurm.site import Resources, Site
-from launch.slurm.stages import preprocess_jobs
 from launch.slurm.submit import submit
-from launch.slurm.watch import overview_of
 from preprocess.tasks import ledger
 from shards.errors import FmctError
 

@@ -21,8 +21,8 @@ from fmct_hpc.classifier.folder import write_classifier
 from fmct_hpc.classifier.table import Predictions
 from fmct_hpc.train.export import EncoderInfo, write_encoder
 from fmct_hpc.train.start import untrained_encoder
+from launch.jobs.progress import progress_of_job
 from launch.scheduler import Job
-from launch.slurm.progress import progress_of_job
 from launch.slurm.site import Resources, Site
 from launch.slurm.submit import submit
 from shards.progress import Progress

@@ -11,9 +11,9 @@ from small_training import small_encoder, write_dataset
 
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from launch.config import load
+from launch.pipeline.chain import Record, Submitted, decide
+from launch.pipeline.steps import Pipeline, Step, steps
 from launch.scheduler import Queued
-from launch.slurm.chain import Record, Submitted, decide
-from launch.slurm.pipeline import Pipeline, Step, steps
 from launch.slurm.site import Site
 from preprocess.privacy.deidentify import new_key
 from shards.errors import FmctError

@@ -29,7 +29,7 @@ from fmct_hpc.probe.statistics.operating_point import rates
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.train.export import EncoderInfo
 from launch.cli import app
-from launch.slurm.progress import progress, progress_of_job
+from launch.jobs.progress import progress, progress_of_job
 from shards import Dataset
 from shards.errors import FmctError
 from shards.progress import VARIABLE

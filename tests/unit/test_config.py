@@ -10,7 +10,7 @@ from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.sweep.grid import units
 from launch.cli import app
 from launch.config import load
-from launch.slurm.pipeline import Pipeline
+from launch.pipeline.steps import Pipeline
 from launch.slurm.site import Site
 from launch.study.config import StudyConfig
 from preprocess.config import PreprocessConfig

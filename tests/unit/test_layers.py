@@ -32,7 +32,7 @@ ROOTS = {
     "preprocess": ("preprocess",),
     "train,gpu": ("fmct_hpc",),
     "report": ("launch.report",),
-    "slurm": ("launch.slurm",),
+    "slurm": ("launch.slurm", "launch.pipeline", "launch.jobs"),
 }
 """Packages and modules by the layers that are enough to import them."""
 LAZY = {

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launch.slurm.ledgers import LEDGERS, Kind, counter
-from launch.slurm.progress import progress, progress_of_job
+from launch.jobs.ledgers import LEDGERS, Kind, counter
+from launch.jobs.progress import progress, progress_of_job
 from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import FmctError, RefusedError
@@ -265,7 +265,7 @@ def test_a_ledger_of_another_version_and_one_that_cannot_be_counted_are_unknown(
     def fails(place: Path, share: Share) -> Progress:
         raise PermissionError(13, "Permission denied", str(place))
 
-    monkeypatch.setattr("launch.slurm.progress.counter", lambda ledger: fails)
+    monkeypatch.setattr("launch.jobs.progress.counter", lambda ledger: fails)
     assert progress_of_job(job().parent, "12").done is None
 
 

@@ -56,8 +56,8 @@ def test_no_help_imports_a_library_of_the_stages() -> None:
 @pytest.mark.parametrize(
     ("looked", "without"),
     [
-        ("launch.slurm.status, launch.slurm.progress", ("torch", "numpy", "pyarrow", "pydicom")),
-        ("launch.slurm.stages, launch.slurm.submit", ("torch", "pydicom")),
+        ("launch.jobs.status, launch.jobs.progress", ("torch", "numpy", "pyarrow", "pydicom")),
+        ("launch.pipeline.stages, launch.slurm.submit", ("torch", "pydicom")),
         ("shards.info", ("numpy", "pyarrow")),
         ("preprocess.explain", ("scipy", "numba", "torch")),
         ("fmct_hpc.config, fmct_hpc.train.run", ("torch", "scipy", "matplotlib", "deepspeed")),

@@ -11,8 +11,8 @@ import pytest
 from documents import REPOSITORY, blocks
 from small_training import write_dataset
 
-from launch.slurm import ledgers
-from launch.slurm.progress import progress, progress_of_job
+from launch.jobs import ledgers
+from launch.jobs.progress import progress, progress_of_job
 from shards import Dataset
 from shards.errors import FmctError
 from shards.progress import VARIABLE
@@ -49,7 +49,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     changed: dict[str, Any] = {"__name__": "changed"}
     exec(compile(source.replace(before, after), path, "exec"), changed)
     monkeypatch.setattr(ledgers, "LEDGERS", changed["LEDGERS"])
-    monkeypatch.setattr("launch.slurm.progress.LEDGERS", changed["LEDGERS"])
+    monkeypatch.setattr("launch.jobs.progress.LEDGERS", changed["LEDGERS"])
     return module
 
 

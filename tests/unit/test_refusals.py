@@ -24,7 +24,7 @@ from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.train import checkpoint
 from fmct_hpc.train.checkpoint import FileFacts, Manifest, checkpoint_path, file_facts
 from fmct_hpc.train.export import load_encoder
-from launch.slurm.causes import by_code
+from launch.jobs.causes import by_code
 from launch.slurm.scheduler import Slurm
 from preprocess.scan.findings import unreadable
 from shards import Dataset, finish_dataset, verify

@@ -11,11 +11,11 @@ from small_training import write_dataset
 
 from fmct_hpc.probe.sweep.ledger import Plan, UnitFiles, write_plan
 from fmct_hpc.train.attempts import Cause
+from launch.jobs import requeue
+from launch.jobs.causes import by_code, by_scheduler, log_of_start
+from launch.jobs.progress import progress_of_job
+from launch.jobs.requeue import FAILURES, MAX_FAILURES, MAX_IDLE, MAX_TIME_LIMITS, Ending, decide
 from launch.scheduler import Accounted
-from launch.slurm import requeue
-from launch.slurm.causes import by_code, by_scheduler, log_of_start
-from launch.slurm.progress import progress_of_job
-from launch.slurm.requeue import FAILURES, MAX_FAILURES, MAX_IDLE, MAX_TIME_LIMITS, Ending, decide
 from launch.slurm.scheduler import Slurm
 from preprocess.scan.work_folder import WorkFolder
 from shards.listed import register_files

@@ -21,7 +21,7 @@ from fmct_hpc.robustness.changes import Draw, changed
 from fmct_hpc.robustness.config import RobustnessConfig
 from fmct_hpc.robustness.run import extracted, robustness
 from launch.cli import app
-from launch.slurm.progress import progress, progress_of_job
+from launch.jobs.progress import progress, progress_of_job
 from shards import Dataset, FmctError, ShardWriter, finish_dataset
 from shards.progress import VARIABLE, Progress
 

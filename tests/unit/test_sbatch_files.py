@@ -15,8 +15,8 @@ from fmct_hpc.probe.sweep.ledger import Plan as SweepPlan
 from fmct_hpc.probe.sweep.ledger import UnitFiles, read_plan, write_plan
 from fmct_hpc.probe.sweep.run import Sweep
 from launch.commands.watch import watch_app
+from launch.jobs.progress import progress
 from launch.ranks import PORTS
-from launch.slurm.progress import progress
 from launch.slurm.submit import JOB_SCRIPT, SETUP
 from preprocess.tasks import ledger
 from preprocess.tasks.plan import Plan, Task

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fmct_hpc.train.attempts import RecordedJob
 from launch.commands.watch import watch_app
-from launch.slurm import requeue
+from launch.jobs import requeue
 from launch.slurm.scheduler import Slurm
 
 LATIN_1 = "Sch\\344del"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.scheduler import Scheduler
+from launch.scheduler import Job, Scheduler
 from launch.schedulers import scheduler
+from launch.slurm.site import Resources
 from shards.errors import FmctError
 from shards.job import RunningJob, without_job
 
@@ -67,10 +68,10 @@ def test_nothing_but_the_choice_imports_slurms_commands() -> None:
     assert importing - PROGRAMS == {"launch/schedulers.py", "launch/doctor/site.py"}  # checks a site file
 
 
-def test_the_scheduler_of_the_launcher_is_complete() -> None:
+def test_the_scheduler_of_the_launcher_is_complete(tmp_path: Path) -> None:
     assert isinstance(scheduler(), Scheduler)
     with pytest.raises(FmctError, match="site"):
-        scheduler().submit([], Path("slurm"))
+        scheduler().submit([Job("fmct-x", (("true",),), Resources())], tmp_path / "slurm")
 
 
 def test_a_task_knows_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,4 +91,15 @@ def test_a_task_knows_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
     assert without_job({**variables, "LOCAL_RANK": "0"}) == {"LOCAL_RANK": "0"}
     monkeypatch.setenv("SLURM_PROCID", "x")
     with pytest.raises(FmctError, match="SLURM_PROCID='x'"):
+        RunningJob.current()
+
+
+def test_a_scheduler_needs_no_variables_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FMCT_JOB_RESTARTS", "2")
+    assert RunningJob.current() == RunningJob()
+    monkeypatch.setenv("FMCT_JOB_NUMBER", "7")
+    assert RunningJob.current() == RunningJob("other", "7", 2, rank=0, ranks=1, local_rank=0)
+    assert without_job({"FMCT_JOB_NUMBER": "7", "FMCT_LOG": "log"}) == {"FMCT_LOG": "log"}
+    monkeypatch.setenv("FMCT_JOB_RESTARTS", "-1")
+    with pytest.raises(FmctError, match="FMCT_JOB_RESTARTS='-1'"):
         RunningJob.current()

@@ -13,11 +13,11 @@ from test_status import DATA
 
 from fmct_hpc.train.attempts import begin
 from launch.commands.cluster import Stage
+from launch.jobs.requeue import Ending
+from launch.jobs.stage_table import ORDER, Row, stage_rows
+from launch.jobs.watch import overviews_of
 from launch.scheduler import Accounted, Job, JobFacts, Scheduler
-from launch.slurm.requeue import Ending
 from launch.slurm.scheduler import dependencies
-from launch.slurm.stage_table import ORDER, Row, stage_rows
-from launch.slurm.watch import overviews_of
 from preprocess.tasks.plan import Plan, Task
 
 NOW = datetime.now(UTC)
@@ -31,10 +31,10 @@ class Known(Scheduler):
     def __init__(self, *jobs: JobFacts, past: Mapping[str, str] | None = None) -> None:
         self.jobs, self.past = jobs, past or {}
 
-    def submit(self, jobs: list[Job], folder: Path, numbers: Mapping[str, str] | None = None) -> list[str]:
+    def submit_one(self, job: Job, folder: Path, numbers: dict[str, str]) -> str:
         raise NotImplementedError
 
-    def describe(self, job: Job, folder: Path, numbers: Mapping[str, str] | None = None) -> str:
+    def script(self, job: Job, folder: Path, numbers: dict[str, str]) -> str:
         raise NotImplementedError
 
     def jobs_known(self, number: str | None = None) -> list[JobFacts]:
@@ -43,14 +43,11 @@ class Known(Scheduler):
     def accounted(self, numbers: list[str]) -> list[Accounted]:
         return [Accounted(n, self.past[n], "0:0", None, None, "") for n in numbers if n in self.past]
 
-    def cancel(self, *numbers: str) -> str:
-        return ""
+    def cancel(self, number: str) -> None:
+        raise NotImplementedError
 
-    def requeue(self, number: str) -> str:
-        return ""
-
-    def delay(self, number: str, seconds: float) -> str:
-        return ""
+    def requeue(self, number: str) -> None:
+        raise NotImplementedError
 
 
 def submitted(folder: Path, number: str, name: str) -> None:

@@ -20,10 +20,10 @@ from fmct_hpc.train.attempts import begin, conclude, note_failure
 from fmct_hpc.train.checkpoint import DataFacts, checkpoint_path
 from fmct_hpc.train.figures import recorded
 from launch.commands.watch import watch_app
-from launch.slurm.requeue import Ending
+from launch.jobs.requeue import Ending
+from launch.jobs.status import status
+from launch.jobs.watch import newest_log, overviews_of
 from launch.slurm.scheduler import Slurm as Answering
-from launch.slurm.status import status
-from launch.slurm.watch import newest_log, overviews_of
 from shards.errors import FmctError
 
 DATA = DataFacts(

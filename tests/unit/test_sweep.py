@@ -32,7 +32,7 @@ from fmct_hpc.probe.sweep.ledger import progress
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.retrieval.config import RetrievalConfig, SearchConfig
 from fmct_hpc.retrieval.run import retrieval
-from launch.slurm.progress import progress_of_job
+from launch.jobs.progress import progress_of_job
 from shards import FmctError, ShardWriter, finish_dataset
 from shards.progress import VARIABLE
 

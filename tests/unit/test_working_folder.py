@@ -9,10 +9,10 @@ import pytest
 from small_training import small_config, write_dataset, write_recipe
 
 from fmct_hpc.train.attempts import attempts
+from launch.jobs.requeue import read
+from launch.pipeline.stages import fmct
 from launch.scheduler import Job
-from launch.slurm.requeue import read
 from launch.slurm.site import Site
-from launch.slurm.stages import fmct
 from launch.slurm.submit import submit
 from shards.errors import FmctError
 

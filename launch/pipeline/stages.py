@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch.config import load
-from launch.program import FMCT
 from launch.scheduler import Job
-from launch.slurm.site import Site
+from launch.site import Site
 from preprocess.config import PreprocessConfig
 from preprocess.tasks.plan import plan
 from shards.errors import FmctError
@@ -189,9 +188,8 @@ def report_job(out: Path, data: Path, run: Path, probe: Path, labels: Path, site
 
 
 def fmct(site: Site, *arguments: str | Path) -> tuple[str, ...]:
-    """The `fmct` command with `arguments`: this installation's, or the one in the site's container."""
-    program = ("fmct",) if site.container else FMCT
-    return (*program, *(str(argument) for argument in arguments))
+    """The site's `fmct` command with `arguments`."""
+    return (*site.program, *(str(argument) for argument in arguments))
 
 
 def configuration(config: Path | None, overrides: list[str]) -> list[str]:

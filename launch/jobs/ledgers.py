@@ -1,4 +1,4 @@
-"""The ledgers that stages register: where each is counted, and how an output folder shows that it has one."""
+"""The ledgers that stages register: where each is counted, and how its folder and its jobs are known."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -18,19 +18,32 @@ class Kind(NamedTuple):
     """Its function `progress(place, share)` counts; imported only if such a ledger is counted."""
     sign: str = ""
     """A file that the output folders of the stage have, and no others; empty if there is none."""
+    stages: tuple[str, ...] = ()
+    """Stages (names of jobs without fmct-) that are counted by the ledger of their output folder."""
+    markers: str = ""
+    """Pattern of its units' last files in the output folder, whose times give the rate; empty: not known."""
 
 
 LEDGERS: dict[str, Kind] = {
-    "train": Kind("fmct_hpc.train.ledger", "attempts/0001.json"),
+    "train": Kind("fmct_hpc.train.ledger", "attempts/0001.json", ("train",)),
     "scan": Kind("preprocess.scan.work_folder"),
-    "preprocess": Kind("preprocess.tasks.ledger", "tasks/plan.json"),
+    "preprocess": Kind(
+        "preprocess.tasks.ledger", "tasks/plan.json", ("preprocess",), markers="tasks/*-????????.json"
+    ),
     "shards": Kind("shards.derive"),
     "features": Kind("fmct_hpc.probe.features", "features.json"),
-    "sweep": Kind("fmct_hpc.probe.sweep.ledger", "plan.json"),
+    "sweep": Kind("fmct_hpc.probe.sweep.ledger", "plan.json", ("sweep", "probe"), markers="units/*.json"),
     "predict": Kind("fmct_hpc.classifier.table", "predictions.parquet"),
-    "files": Kind("shards.listed", "units.json"),
+    "files": Kind(
+        "shards.listed", "units.json", ("segment-array", "robustness-array"), markers="units/*.parquet"
+    ),
 }
 """By the name that a stage registers (shards.progress.register)."""
+
+
+def of_stage(stage: str) -> Kind | None:
+    """The ledger by which a stage's output folder is counted; None if it has none, or other stages' units."""
+    return next((kind for kind in LEDGERS.values() if stage in kind.stages), None)
 
 
 def counter(ledger: str) -> Count | None:

@@ -4,18 +4,11 @@ import time
 from pathlib import Path
 
 from fmct_hpc.train.attempts import last_figures
+from launch.jobs.ledgers import of_stage
+from launch.jobs.progress import combined, progress, progress_of_job
+from launch.jobs.watch import Overview
 from launch.scheduler import JobFacts
-from launch.slurm.progress import combined, progress, progress_of_job
-from launch.slurm.watch import Overview
 from shards.progress import SUFFIX, Progress
-
-UNITS = "units/*.json"
-FILES = "units/*.parquet"
-MARKERS = {
-    **{"train": "", "preprocess": "tasks/*-????????.json", "sweep": UNITS, "probe": UNITS},
-    **{"segment-array": FILES, "robustness-array": FILES},
-}
-"""Stages whose output folder has a ledger, with its markers, whose times give the rate."""
 
 
 def units_done(overview: Overview, stage: str, number: str, jobs: list[JobFacts]) -> Progress | None:
@@ -26,7 +19,7 @@ def units_done(overview: Overview, stage: str, number: str, jobs: list[JobFacts]
     records = overview.folder / "slurm"
     own = [path.name.removesuffix(SUFFIX) for path in records.glob(f"{number}*{SUFFIX}")]
     registered = [job for job in own if job.split("_")[0] == number]
-    found = progress(overview.folder) if stage in MARKERS else None
+    found = progress(overview.folder) if of_stage(stage) else None
     if found is None and registered and not any("_" in job for job in registered):
         found = combined(progress_of_job(records, job) for job in registered)
     if found is not None and found.done is not None:
@@ -65,8 +58,8 @@ def seconds_left(overview: Overview, stage: str, jobs: list[JobFacts], done: Pro
         newest = overview.attempts[-1]
         began, made = newest.began.timestamp(), done.done - newest.first_step + 1
         now = _changed(overview.folder / "metrics.jsonl") or now
-    elif began is not None and (pattern := MARKERS.get(stage)):
-        made = sum((_changed(path) or 0) >= began for path in overview.folder.glob(pattern))
+    elif began is not None and (kind := of_stage(stage)) and kind.markers:
+        made = sum((_changed(path) or 0) >= began for path in overview.folder.glob(kind.markers))
     elif began is not None:
         made = done.done
     rest = done.total - done.done

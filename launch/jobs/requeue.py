@@ -18,10 +18,10 @@ from typing import Annotated, NamedTuple
 from pydantic import StringConstraints, ValidationError
 
 from fmct_hpc.train.attempts import Attempt, Cause, RecordedJob, attempts, conclude
+from launch.jobs.causes import by_code, by_scheduler, log_of_start
+from launch.jobs.ledgers import counter
+from launch.jobs.progress import progress_of_job
 from launch.scheduler import BACKOFF_SECONDS, Explained, Scheduler
-from launch.slurm.causes import by_code, by_scheduler, log_of_start
-from launch.slurm.ledgers import counter
-from launch.slurm.progress import progress_of_job
 from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import FmctError
@@ -265,7 +265,7 @@ def _queue_again(job: str, start: int, wait: float, scheduler: Scheduler) -> Non
         if facts == [] or (facts and facts[0].restarts > start + 1):
             return
         if facts and facts[0].restarts == start:
-            trouble = scheduler.requeue(job)
+            trouble = scheduler.requeue(job) or ""
         if facts and (facts[0].restarts > start or not trouble):
             break
         if time.monotonic() > deadline:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from launch.slurm.ledgers import LEDGERS, counter
+from launch.jobs.ledgers import LEDGERS, counter
 from shards.errors import FmctError
 from shards.progress import SUFFIX, Progress, Registered, registered
 from shards.share import WHOLE, Share

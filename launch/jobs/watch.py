@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from fmct_hpc.train.attempts import Attempt, attempts, conclude
+from launch.jobs.causes import by_scheduler, by_state, is_log, log_of_start
+from launch.jobs.requeue import Ending, decide, read
 from launch.scheduler import ALIVE, Accounted, Explained, JobFacts, Queued, Scheduler
-from launch.slurm.causes import by_scheduler, by_state, is_log, log_of_start
-from launch.slurm.requeue import Ending, decide, read
 from shards.errors import FmctError
 
 NEWEST_JOBS = 8

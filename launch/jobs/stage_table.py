@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fmct_hpc.train.pace import duration
+from launch.jobs.stage_progress import done_text, seconds_left, units_done
+from launch.jobs.watch import Overview
 from launch.scheduler import ENDED, JobFacts
-from launch.slurm.stage_progress import done_text, seconds_left, units_done
-from launch.slurm.watch import Overview
 
 ORDER = (
     *("scan", "labels", "plan", "preprocess", "collect", "split", "train", "probe", "report"),

@@ -24,11 +24,11 @@ from fmct_hpc.train.deepspeed_keys import require_deepspeed_keys
 from fmct_hpc.train.earlier_defaults import with_earlier_defaults
 from fmct_hpc.train.start import require_start
 from launch.config import Model, load
+from launch.pipeline import stages
+from launch.pipeline.holdout import Holdout
+from launch.pipeline.inputs import kinds_of, require_inputs, require_measurable
 from launch.scheduler import Job
-from launch.slurm import stages
-from launch.slurm.holdout import Holdout
-from launch.slurm.inputs import kinds_of, require_inputs, require_measurable
-from launch.slurm.site import Site
+from launch.site import Site
 from preprocess.config import PreprocessConfig
 from shards.errors import FmctError
 from shards.parts import PARTS_NAME

@@ -13,10 +13,10 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationError
 
+from launch.jobs.causes import own_words
+from launch.pipeline.steps import DONE, Step
 from launch.scheduler import Job, Queued, Scheduler
-from launch.slurm.causes import own_words
-from launch.slurm.pipeline import DONE, Step
-from launch.slurm.site import Site
+from launch.site import Site
 from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import FmctError
@@ -147,7 +147,7 @@ def decide(
     unsettled: set[str] = set()  # these and those in the queue
     times: dict[str, float] = {}  # completion times of finished steps
     for step in steps:
-        name, needed = step.job.name, {*step.job.after_success, *step.job.after_end}
+        name, needed = step.job.name, set(step.job.needs)
         before = record.stages.get(step.stage)
         if before and before.name != name and before.name in named:
             raise FmctError(
@@ -180,7 +180,7 @@ def _done(step: Step, times: Mapping[str, float]) -> float | None:
     if not marks or not all(path.exists() for path in (*marks, *step.outputs)):
         return None
     made = [mark.stat().st_mtime for mark in marks]
-    sources = [times[name] for name in (*step.job.after_success, *step.job.after_end)]
+    sources = [times[name] for name in step.job.needs]
     sources += [path.stat().st_mtime for path in step.inputs]
     return max(made) if max(sources, default=0.0) <= min(made) else None
 

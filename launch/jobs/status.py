@@ -10,10 +10,10 @@ from rich.console import Console
 from fmct_hpc.train.attempts import Attempt, last_figures
 from fmct_hpc.train.checkpoint import newest_step
 from fmct_hpc.train.pace import duration
+from launch.jobs.requeue import Ending
+from launch.jobs.stage_table import stage_rows
+from launch.jobs.watch import Overview, overviews_of, state_of
 from launch.scheduler import Scheduler
-from launch.slurm.requeue import Ending
-from launch.slurm.stage_table import stage_rows
-from launch.slurm.watch import Overview, overviews_of, state_of
 from launch.tables import PlainTable, cell
 
 SILENT_SECONDS = 60.0

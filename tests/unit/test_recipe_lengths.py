@@ -1,0 +1,31 @@
+"""What each "How to add ..." of docs/architecture.md shows is short, and so are the files of the packages."""
+
+import re
+import statistics
+
+from documents import REPOSITORY, blocks
+
+DOCUMENT = REPOSITORY / "docs/architecture.md"
+LINES = 60
+"""More than any recipe takes: the lines of its new file that are not empty, and those that its diffs add."""
+PACKAGES = ("shards", "preprocess", "fmct_hpc", "launch")
+
+
+def test_every_recipe_takes_less_than_sixty_lines() -> None:
+    headings = re.findall("^## (How to add .*)$", DOCUMENT.read_text(), re.MULTILINE)
+    counts = {}
+    for heading in headings:
+        files = [block.splitlines()[1:] for block in blocks(DOCUMENT, "python", heading)]
+        diffs = [line for block in blocks(DOCUMENT, "diff", heading) for line in block.splitlines()]
+        added = sum(line.startswith("+") for line in diffs)
+        counts[heading] = sum(bool(line.strip()) for file in files for line in file) + added
+    counts.pop("How to add a site")  # a YAML file
+    assert min(counts.values()) > 0, counts
+    assert max(counts.values()) < LINES, counts
+
+
+def test_files_are_short() -> None:
+    files = [path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")]
+    counts = {path: len(path.read_text().splitlines()) for path in files}
+    assert statistics.median(counts.values()) < 115
+    assert max(counts.values()) <= 400, max(counts, key=lambda path: counts[path])
