@@ -9,9 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from preprocess.anatomy.head import HEAD
 from preprocess.reasons import Reason
 from preprocess.select.rules import Range, SelectConfig, anatomy_of
+from shards.format_names import ShardFormat
 from shards.info import preprocessing_digest
 from shards.preprocessing import BESIDE
-from shards.schema import ShardFormat
 from shards.section import Section
 from shards.sharing_section import Sharing
 

@@ -7,8 +7,9 @@ from shards.lazy import exports
 if TYPE_CHECKING:
     from shards.dataset import Dataset, finish_dataset
     from shards.errors import FmctError
+    from shards.format_names import ShardFormat
     from shards.info import DatasetInfo, ShardInfo
-    from shards.schema import FORMAT_VERSION, DecodeFacts, KernelClass, ShardFormat, VolumeRecord
+    from shards.schema import FORMAT_VERSION, DecodeFacts, KernelClass, VolumeRecord
     from shards.verification import Problem, verify
     from shards.voxels import crc32
     from shards.writer import ShardWriter
@@ -45,7 +46,7 @@ __getattr__, __dir__ = exports(
         "FmctError": "shards.errors",
         "KernelClass": "shards.schema",
         "Problem": "shards.verification",
-        "ShardFormat": "shards.schema",
+        "ShardFormat": "shards.format_names",
         "ShardInfo": "shards.info",
         "ShardWriter": "shards.writer",
         "VolumeRecord": "shards.schema",

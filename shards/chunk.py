@@ -19,7 +19,7 @@ from struct import Struct
 import numpy as np
 from numcodecs import lz4, zstd
 
-from shards.schema import Codec
+from shards.format_names import Codec
 from shards.voxels import VOXEL
 
 CHUNK = 32

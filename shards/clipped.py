@@ -16,12 +16,12 @@ from shards.atomic import write_text
 from shards.dataset import Dataset, finish_dataset
 from shards.derive import Progress, ShardPlan, as_they_are, is_written
 from shards.errors import FmctError, raise_refusal
+from shards.format_names import Codec
 from shards.info import FILE_NAME, DatasetInfo, read_preprocessing
 from shards.lock import writing
 from shards.masks import require_volumes
 from shards.output_paths import require_folder
 from shards.parallel import unordered
-from shards.schema import Codec
 from shards.voxels import crc32
 from shards.writer import ShardWriter
 

@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from shards import index as indexes
 from shards import info as infos
 from shards.errors import DamagedDataError, FmctError, raise_refusal
+from shards.format_names import Codec, ShardFormat
 from shards.info import INDEX_NAME, DatasetInfo
-from shards.schema import Codec, ShardFormat, VolumeRecord
+from shards.schema import VolumeRecord
 from shards.voxels import DamagedError, Extent, Index3, crc32, read_bytes, require_shape
 
 if TYPE_CHECKING:
@@ -106,14 +107,14 @@ class Dataset:
     def read_box(self, i: int, start: Index3, stop: Index3) -> np.ndarray:
         """Voxels [start, stop) of volume i, (D, H, W): int16 HU.
 
-        `zarr` decodes the 32³ chunks that the box overlaps and checks the CRC-32C of each; `webdataset`
-        decodes the whole volume and checks its CRC-32. Raises ValueError for a box outside the volume,
-        otherwise as `read`.
+        `zarr` decodes the 32³ chunks that the box overlaps and checks the CRC-32C of each; formats without
+        checksums of parts (`webdataset`) decode the whole volume and check its CRC-32. Raises ValueError for a
+        box outside the volume, otherwise as `read`.
         """
         shape = self._shape(i)
         if not all(0 <= a < b <= size for a, b, size in zip(start, stop, shape, strict=True)):
             raise ValueError(f"box {start} to {stop} is not inside volume {i} of shape {shape}")
-        if self.info.format == "webdataset":
+        if not self._format.checks_boxes:
             return self.read(i)[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
         with self._naming(i):
             return self._read_stored(i, shape, start, stop)

@@ -15,12 +15,12 @@ from shards import index as indexes
 from shards import progress as progresses
 from shards.dataset import Dataset, finish_dataset
 from shards.errors import FmctError
+from shards.format_names import ShardFormat
 from shards.formats import FORMATS, shard_path
 from shards.info import FILE_NAME, DatasetInfo, read_preprocessing
 from shards.lock import writing
 from shards.output_paths import require_folder
 from shards.parallel import unordered
-from shards.schema import ShardFormat
 from shards.share import WHOLE, Share
 from shards.writer import ShardWriter
 

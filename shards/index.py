@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from shards.atomic import atomic_path
 from shards.errors import FmctError, raise_refusal
+from shards.format_names import ShardFormat
 from shards.info import ShardInfo
 from shards.names import all_keys, inside
-from shards.schema import FORMAT_VERSION, OF_STUDY, DecodeFacts, ShardFormat, VolumeRecord
+from shards.schema import FORMAT_VERSION, OF_STUDY, DecodeFacts, VolumeRecord
 from shards.table_file import read_table
 from shards.voxels import Extent
 

@@ -12,9 +12,10 @@ from shards import json_text
 from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import FmctError, raise_refusal
+from shards.format_names import ShardFormat
 from shards.names import Component, Sha256
 from shards.newer_version import newer_version_error
-from shards.schema import FORMAT_VERSION, ShardFormat
+from shards.schema import FORMAT_VERSION
 
 FILE_NAME = "dataset.json"
 INDEX_NAME = "index.parquet"

@@ -1,4 +1,4 @@
-"""The record of a stored volume, which both shard formats keep beside the voxels."""
+"""The record of a stored volume, which shards keep beside the voxels."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,9 +9,6 @@ from shards.names import HexKey, Sha256
 
 FORMAT_VERSION = 1
 
-ShardFormat = Literal["zarr", "webdataset"]
-Codec = Literal["zstd", "lz4"]
-"""What voxels are compressed with: zstd in archives; lz4 on request in copies for training."""
 KernelClass = Literal["soft", "bone", "unknown"]
 Role = Literal["soft_thick", "soft_thin", "bone_thick", "bone_thin", "unknown_thick", "unknown_thin"]
 

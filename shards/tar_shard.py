@@ -13,7 +13,9 @@ import numpy as np
 from numcodecs import blosc
 
 from shards.errors import FmctError
-from shards.schema import Codec, VolumeRecord
+from shards.format import Format
+from shards.format_names import Codec
+from shards.schema import VolumeRecord
 from shards.voxels import VOXEL, DamagedError, Extent, Index3, read_bytes
 
 SUFFIX = ".tar"
@@ -88,3 +90,6 @@ def read_box(descriptor: int, extent: Extent, shape: Index3, start: Index3, stop
     except (RuntimeError, ValueError) as error:
         raise DamagedError("blosc cannot decode it") from error
     return volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+
+
+FORMAT = Format(SUFFIX, TarShardFile, encode, codec, read_box)

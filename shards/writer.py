@@ -10,9 +10,10 @@ import numpy as np
 from shards import index
 from shards.atomic import TEMPORARY_SUFFIX, atomic_path
 from shards.errors import FmctError
+from shards.format_names import Codec, ShardFormat
 from shards.formats import FORMATS, shard_path
 from shards.info import ShardInfo, sha256
-from shards.schema import Codec, ShardFormat, VolumeRecord
+from shards.schema import VolumeRecord
 from shards.voxels import VOXEL, crc32
 
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from shards.buffers import Buffers
 from shards.chunk import CHUNK, HEADERS, LZ4HC_LEVEL, MOST_BYTES, STREAM, ChunkEncoder
-from shards.schema import FORMAT_VERSION, Codec, VolumeRecord
+from shards.format import Format
+from shards.format_names import Codec
+from shards.schema import FORMAT_VERSION, VolumeRecord
 from shards.voxels import VOXEL, DamagedError, Extent, Index3, read_bytes
 
 SUFFIX = ".zarr.zip"
@@ -162,3 +164,6 @@ def _array_metadata(record: VolumeRecord, codec: Codec) -> dict[str, object]:
 
 def _json(document: dict[str, object]) -> bytes:
     return json.dumps(document, indent=1).encode()
+
+
+FORMAT = Format(SUFFIX, ZarrShardFile, encode, codec, read_box, checks_boxes=True)

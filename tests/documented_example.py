@@ -12,11 +12,11 @@ from documents import REPOSITORY, blocks
 PACKAGES = ("shards", "preprocess", "fmct_hpc", "launch")
 
 
-def _shown(heading: str, language: str) -> tuple[str, str]:
-    """The section's one block of a language: the path in its first line, and what follows."""
-    [block] = blocks(REPOSITORY / "docs/architecture.md", language, heading)
-    first, rest = block.split("\n", 1)
-    return first.removeprefix("# "), rest
+def _shown(heading: str, language: str) -> list[tuple[str, str]]:
+    """Of each of the section's blocks of a language: the path in its first line, and what follows."""
+    found = blocks(REPOSITORY / "docs/architecture.md", language, heading)
+    split = [block.split("\n", 1) for block in found]
+    return [(first.removeprefix("# "), rest) for first, rest in split]
 
 
 def apply(diff: str, text: str) -> str:
@@ -31,11 +31,11 @@ def apply(diff: str, text: str) -> str:
 
 @dataclass(frozen=True)
 class Followed:
-    """The packages with the file that a section adds, and the registry that it changes."""
+    """The packages with the file that a section adds, and the files that it changes."""
 
     folder: Path
     added: Path
-    registry: Path
+    changed: tuple[Path, ...]
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Python with the copy in place of this repository."""
@@ -54,9 +54,9 @@ class Followed:
         return done.stdout + done.stderr
 
     def lint(self) -> None:
-        """The added file is short, and it and the registry are as ruff wants them."""
+        """The added file is short, and it and the changed ones are as ruff wants them."""
         assert len([line for line in self.added.read_text().splitlines() if line.strip()]) < 60
-        settings = ("--config", str(REPOSITORY / "pyproject.toml"), str(self.added), str(self.registry))
+        settings = ("--config", str(REPOSITORY / "pyproject.toml"), *map(str, (self.added, *self.changed)))
         self.run("-m", "ruff", "check", *settings)
         self.run("-m", "ruff", "format", "--check", *settings)
 
@@ -71,9 +71,10 @@ def copy_packages(folder: Path) -> None:
 def follow(heading: str, folder: Path) -> Followed:
     """Copy the packages to `folder` and do what the section shows."""
     copy_packages(folder)
-    path, code = _shown(heading, "python")
+    [(path, code)] = _shown(heading, "python")
     assert not (folder / path).exists()
     (folder / path).write_text(code)
-    registry, diff = _shown(heading, "diff")
-    (folder / registry).write_text(apply(diff, (folder / registry).read_text()))
-    return Followed(folder, folder / path, folder / registry)
+    changed = [(folder / name, diff) for name, diff in _shown(heading, "diff")]
+    for file, diff in changed:
+        file.write_text(apply(diff, file.read_text()))
+    return Followed(folder, folder / path, tuple(file for file, _ in changed))

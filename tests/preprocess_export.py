@@ -11,7 +11,7 @@ from preprocess import run
 from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
 from preprocess.scan.run import scan
 from preprocess.select.rules import SelectConfig
-from shards.schema import ShardFormat
+from shards.format_names import ShardFormat
 
 KEY = "0123456789abcdef" * 4
 ROOT = "1.2.276.0.7230010.3.99"

@@ -9,6 +9,7 @@ from launch.commands.arguments import Overrides
 from launch.commands.console import progress
 from launch.screen import echo
 from shards.errors import FmctError
+from shards.format_names import ShardFormat
 
 if TYPE_CHECKING:
     from shards import Dataset, DatasetInfo
@@ -103,10 +104,10 @@ def verify(dataset: DatasetFolder, workers: Workers = 1) -> None:
 def convert(
     dataset: DatasetFolder,
     out: Out,
-    to: Annotated[Literal["zarr", "webdataset"], typer.Option(help="Format to convert to.")],
+    to: Annotated[ShardFormat, typer.Option(help="Format to convert to.")],
     workers: Workers = 1,
 ) -> None:
-    """Convert a dataset to the other format without loss; converting back gives the same bytes."""
+    """Convert a dataset to another format without loss; converting back gives the same bytes."""
     from shards.derive import convert
 
     with progress("convert") as update:

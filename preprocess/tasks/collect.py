@@ -29,9 +29,9 @@ from shards import Dataset, finish_dataset, index
 from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import FmctError, RefusedError
+from shards.format_names import ShardFormat
 from shards.info import require_preprocessing
 from shards.lock import writing
-from shards.schema import ShardFormat
 
 log = logging.getLogger(__name__)
 

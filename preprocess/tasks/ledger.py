@@ -13,12 +13,12 @@ from preprocess.tasks.plan import Plan, Task, read_plan
 from shards import ledger as ledgers
 from shards.closed import Closed
 from shards.errors import FmctError
+from shards.format_names import ShardFormat
 from shards.formats import shard_path
 from shards.index import sidecar_path
 from shards.info import ShardInfo
 from shards.ledger import Ledger
 from shards.progress import Progress
-from shards.schema import ShardFormat
 from shards.share import WHOLE, Share
 
 

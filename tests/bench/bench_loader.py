@@ -28,7 +28,7 @@ from tiny import parsed
 
 from shards import ShardWriter, finish_dataset
 from shards.clipped import clip
-from shards.schema import Codec
+from shards.format_names import Codec
 
 HERE = Path(__file__).parent
 CODECS: tuple[Codec, ...] = ("zstd", "lz4")

@@ -20,7 +20,7 @@ from shards import Dataset, verify
 from shards.clipped import clip
 from shards.derive import convert
 from shards.errors import FmctError
-from shards.schema import Codec
+from shards.format_names import Codec
 from shards.split import sample
 
 VIEWS = {"view_size": 12, "field_mm": 40, "global_crop_mm": (20, 40), "local_crop_mm": (10, 20)}

@@ -15,10 +15,11 @@ from typer.testing import CliRunner, Result
 from launch.cli import app
 from shards import Dataset, verify
 from shards.errors import FmctError
+from shards.format_names import ShardFormat
 from shards.index import SIDECAR_SUFFIX
 from shards.merge import merge
 from shards.names import inside
-from shards.schema import ShardFormat, VolumeRecord
+from shards.schema import VolumeRecord
 
 NAMES = ("../../escaped", "/tmp/escaped", "a/b", "..", ".hidden", "-rf", "a\nb", "a\0b", "", "x" * 300, "ü")
 KEYS = ("../runs/first/encoder", "/tmp/escaped", "A" * 32, "0" * 31, "0" * 33, "0" * 32 + "\n", "")

@@ -20,8 +20,8 @@ from shard_samples import FORMATS, SUFFIXES, make_key, make_record, noise, write
 from fmct_hpc.probe.sweep.tables import COMPARISONS, PREDICTIONS, RESULTS
 from preprocess.privacy.deidentify import Pseudonymizer, new_key
 from shards import FORMAT_VERSION, Dataset, DatasetInfo, DecodeFacts, VolumeRecord, index
+from shards.format_names import ShardFormat
 from shards.info import ShardInfo
-from shards.schema import ShardFormat
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 VOLUMES = {

@@ -7,7 +7,7 @@ import pytest
 from numcodecs import blosc
 
 from shards.chunk import CHUNK, STREAM, ChunkEncoder
-from shards.schema import Codec
+from shards.format_names import Codec
 
 EDGES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "air": lambda rng: np.full(CHUNK**3, -1024),

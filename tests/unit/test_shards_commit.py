@@ -12,7 +12,7 @@ import pytest
 from shard_samples import FORMATS, SUFFIXES, make_key, make_record, noise, write_dataset, write_shard
 
 from shards import Dataset, FmctError, ShardWriter, finish_dataset, verify
-from shards.schema import ShardFormat
+from shards.format_names import ShardFormat
 
 KILLED_WRITER = """
     import sys

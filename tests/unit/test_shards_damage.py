@@ -22,9 +22,9 @@ from shard_samples import FORMATS, PREPROCESSING, make_key, noise, write_dataset
 from shards import Dataset, FmctError, finish_dataset, info, verify, zarr_shard
 from shards import index as indexes
 from shards.derive import convert
+from shards.format_names import Codec
 from shards.formats import FORMATS as READERS
 from shards.merge import merge
-from shards.schema import Codec
 from shards.voxels import DamagedError, Extent
 
 EXHAUSTIVE = os.environ.get("FMCT_EXHAUSTIVE") == "1"

@@ -29,8 +29,9 @@ from launch.commands.shards import shards_app
 from shards import Dataset, FmctError, ShardWriter, finish_dataset, verify
 from shards.derive import convert
 from shards.dump import dump
+from shards.format_names import ShardFormat
 from shards.merge import merge
-from shards.schema import ShardFormat, VolumeRecord
+from shards.schema import VolumeRecord
 from shards.split import assign, reshard, sample, split
 from shards.writer import ShardWriter as Writer
 

@@ -20,7 +20,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.metadata import ArrayV3Metadata
 
 from shards import Dataset, ShardWriter
-from shards.schema import ShardFormat
+from shards.format_names import ShardFormat
 
 SIZES = st.one_of(st.integers(1, 40), st.sampled_from([31, 32, 33, 63, 64, 65, 97]))
 
