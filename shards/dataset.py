@@ -108,8 +108,8 @@ class Dataset:
         """Voxels [start, stop) of volume i, (D, H, W): int16 HU.
 
         `zarr` decodes the 32³ chunks that the box overlaps and checks the CRC-32C of each; formats without
-        checksums of parts (`webdataset`) decode the whole volume and check its CRC-32. Raises ValueError for a
-        box outside the volume, otherwise as `read`.
+        checksums of parts (`webdataset`) decode the whole volume and check its CRC-32. Raises ValueError for
+        a box outside the volume, otherwise as `read`.
         """
         shape = self._shape(i)
         if not all(0 <= a < b <= size for a, b, size in zip(start, stop, shape, strict=True)):
