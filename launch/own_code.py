@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from fmct_hpc.dense.config import SegmentConfig
 from fmct_hpc.probe.config import ComparisonConfig, SweepConfig
-from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.encoder_spec import EncoderSpec
 from launch.config import load
 from shards.errors import FmctError
 

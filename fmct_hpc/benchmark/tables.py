@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fmct_hpc.benchmark.config import BenchmarkConfig
-from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.encoder_spec import EncoderSpec
 from fmct_hpc.probe.leakage import Leakage
 from fmct_hpc.probe.statistics.paired import holm
 from fmct_hpc.probe.sweep.collect import Summary

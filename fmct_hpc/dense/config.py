@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fmct_hpc.fields import Above0, AtLeast0, Device, Positive, Seed
-from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.encoder_spec import EncoderSpec
 from fmct_hpc.probe.splits import SplitConfig
 from shards.section import Section
 from shards.sharing_section import Sharing

@@ -12,7 +12,8 @@ from fmct_hpc.dense.config import SegmentConfig
 from fmct_hpc.dense.field import Cells
 from fmct_hpc.dense.fit import ONE_SHARE
 from fmct_hpc.fields import Edges
-from fmct_hpc.probe.encoders import Encoder, EncoderSpec, open_encoder
+from fmct_hpc.probe.encoder_spec import EncoderSpec
+from fmct_hpc.probe.encoders import Encoder, open_encoder
 from fmct_hpc.probe.extraction import Extraction
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.store import FeatureStore, held

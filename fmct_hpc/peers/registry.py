@@ -13,7 +13,7 @@ from fmct_hpc.peers.slices import Slices
 from shards.errors import FmctError
 
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (ResNet50, Slices, CtFm, Merlin)}
-"""A new peer is added here, and its name to `PeerName` (fmct_hpc/probe/encoders.py)."""
+"""A new peer is added here, and its name to `PeerName` (fmct_hpc/probe/encoder_spec.py)."""
 
 
 def settings_of(peer: str, arguments: dict[str, Any]) -> Settings:

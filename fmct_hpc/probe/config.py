@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from fmct_hpc.fields import Above0, Device, Positive, Seed
-from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.encoder_spec import EncoderSpec
 from fmct_hpc.probe.methods.logistic import LogisticKeys
 from fmct_hpc.probe.methods.neighbours import NeighboursKeys
 from fmct_hpc.probe.methods.registry import MethodKeys, MethodName

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from fmct_hpc.probe.config import PROBE_FOLDS, ProbeConfig, SweepConfig
-from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.encoder_spec import EncoderSpec
 from fmct_hpc.probe.kinds import kind_class
 from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.methods.registry import MethodName, for_kind

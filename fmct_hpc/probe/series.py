@@ -1,13 +1,16 @@
 """Several series of a study as one sample: their inputs and how they are pooled."""
 
-from typing import Any, Literal, NamedTuple, get_args
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from shards.schema import Role
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROLES: tuple[str, ...] = get_args(Role)
 """Role names; the position is the role's number."""
@@ -45,6 +48,8 @@ def padded(counts: NDArray[np.int64], roles: NDArray[np.int64]) -> tuple[Tensor,
 
     Studies with fewer series are padded with their first series, with role -1.
     """
+    import torch  # configurations read this module
+
     width = int(counts.max()) if len(counts) else 1
     starts = np.cumsum(counts) - counts
     there = np.arange(width) < counts[:, None]
@@ -62,4 +67,4 @@ def role_terms(roles: Tensor, queries: Tensor, embedding: Tensor) -> Tensor:
     """
     keys = embedding[roles.clamp(min=0)]
     terms = (keys - keys[:, :1]) @ queries.T
-    return terms.masked_fill((roles < 0)[..., None], -torch.inf)
+    return terms.masked_fill((roles < 0)[..., None], float("-inf"))

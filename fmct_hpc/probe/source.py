@@ -12,7 +12,8 @@ from fmct_hpc.model.execution import usable_device
 from fmct_hpc.model.tunable import Tunable
 from fmct_hpc.probe.cohort import Cohort
 from fmct_hpc.probe.config import Pool, SweepConfig
-from fmct_hpc.probe.encoders import Encoder, EncoderSpec, open_encoder
+from fmct_hpc.probe.encoder_spec import EncoderSpec
+from fmct_hpc.probe.encoders import Encoder, open_encoder
 from fmct_hpc.probe.kinds import kind_class
 from fmct_hpc.probe.methods.registry import METHODS, MethodName, for_kind
 from fmct_hpc.probe.problem import Fitted, Problem

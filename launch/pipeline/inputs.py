@@ -5,7 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
-from fmct_hpc.probe.encoders import EncoderSpec, load_weights, open_encoder
+from fmct_hpc.probe.encoder_spec import EncoderSpec
+from fmct_hpc.probe.encoders import load_weights, open_encoder
 from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.splits import require_no_folds
 from preprocess.labels import plain

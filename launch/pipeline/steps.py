@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.fields import Positive
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
-from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.encoder_spec import EncoderSpec
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.train.checkpoint import newest_step
 from fmct_hpc.train.deepspeed_keys import require_deepspeed_keys

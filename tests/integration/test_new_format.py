@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from followed import Followed, follow
+from documented_example import Followed, follow
 from shard_samples import noise, write_dataset
 
 USE = """

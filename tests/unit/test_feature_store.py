@@ -11,7 +11,8 @@ import torch
 from small_training import small_config, write_dataset
 
 from fmct_hpc.model.vit import VisionTransformer
-from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
+from fmct_hpc.probe.encoder_spec import EncoderSpec
+from fmct_hpc.probe.encoders import OurEncoder, open_encoder
 from fmct_hpc.probe.extraction import Extraction
 from fmct_hpc.probe.features import extract_share, extract_store, progress
 from fmct_hpc.probe.store import FeatureStore

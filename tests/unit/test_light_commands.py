@@ -62,6 +62,7 @@ def test_no_help_imports_a_library_of_the_stages() -> None:
         ("preprocess.explain", ("scipy", "numba", "torch")),
         ("fmct_hpc.config, fmct_hpc.train.run", ("torch", "scipy", "matplotlib", "deepspeed")),
         ("fmct_hpc.probe.methods.registry, fmct_hpc.model.kinds", ("torch", "pyarrow")),
+        ("fmct_hpc.probe.config, fmct_hpc.dense.config", ("torch", "pyarrow", "scipy")),
     ],
 )
 def test_what_looks_at_a_folder_imports_no_more_than_it_reads(looked: str, without: tuple[str, ...]) -> None:

@@ -33,7 +33,8 @@ from fmct_hpc.peers.merlin import network_of as merlin_network
 from fmct_hpc.peers.peer import Settings
 from fmct_hpc.peers.registry import PEERS
 from fmct_hpc.peers.residual import ResidualTokens, bottlenecks
-from fmct_hpc.probe.encoders import EncoderSpec, PeerName, open_encoder
+from fmct_hpc.probe.encoder_spec import EncoderSpec, PeerName
+from fmct_hpc.probe.encoders import open_encoder
 from fmct_hpc.probe.finetune import Rows, _groups, finetune
 from fmct_hpc.probe.methods.finetune import FinetuneConfig
 from shards.errors import FmctError

@@ -12,7 +12,8 @@ from small_training import small_config, write_checkpoint, write_dataset
 
 from fmct_hpc.objective.student import Student
 from fmct_hpc.probe.config import ProbeConfig
-from fmct_hpc.probe.encoders import EncoderSpec, OurEncoder, open_encoder
+from fmct_hpc.probe.encoder_spec import EncoderSpec
+from fmct_hpc.probe.encoders import OurEncoder, open_encoder
 from fmct_hpc.probe.extraction import Extraction
 from fmct_hpc.probe.features import extract_store
 from fmct_hpc.probe.run import probe

@@ -13,7 +13,7 @@ import pytest
 from shard_samples import make_key
 from small_training import small_config, small_encoder, write_dataset
 
-from fmct_hpc.probe.encoders import EncoderSpec
+from fmct_hpc.probe.encoder_spec import EncoderSpec
 from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.leakage import check_leakage, pretraining_patients
 from fmct_hpc.probe.splits import SplitConfig, hashed_splits, patient_draws, require_patient_level
