@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from fmct_hpc.benchmark.tables import SUMMARY, BenchmarkSummary, status
+from launch.report.columns import of_pairs, of_results
 from launch.report.document import (
     Block,
     Bullets,
@@ -24,7 +25,7 @@ from launch.report.document import (
 )
 from launch.report.probe import varying
 from launch.report.probe_figures import efficiency, forest
-from launch.report.results import Result, averaged, features, labels, split_in_words, with_most_labels
+from launch.report.results import Result, averaged, labels, with_most_labels
 from shards.atomic import write_text
 from shards.errors import FmctError
 from shards.newer_version import read_error
@@ -138,13 +139,7 @@ def _dataset(name: str, summary: BenchmarkSummary, results: list[Result], rows: 
     if results:
         leakage = {row["encoder"]: row["leakage"] for row in rows}
         columns = {
-            "task": [cell(r.task) for r in results],
-            "encoder": [cell(r.encoder) for r in results],
-            "method": [cell(r.method) for r in results],
-            "features": [cell(r.features) for r in results],
-            "labels": [Cell(r.labels, r.n_train, number=True) for r in results],
-            "tested on": [cell(r.tested) for r in results],
-            "volumes": [cell(r.n) for r in results],
+            **of_results(results, without=["trained on"]),
             "positive": [cell(r.positives) for r in results],
             f"AUC [{level}]": [interval(*r.auc) for r in results],
             f"AUPRC [{level}]": [interval(r.auprc, *r.auprc_ends) for r in results],
@@ -164,14 +159,7 @@ def _compared(summary: BenchmarkSummary, rows: list[Row]) -> Section:
     """Pairwise comparisons of encoders, corrected over all comparisons of the benchmark."""
     columns = {
         "dataset": [cell(row["dataset"]) for row in rows],
-        "task": [cell(row["task"]) for row in rows],
-        "encoder": [cell(row["encoder"]) for row in rows],
-        "versus": [cell(row["versus"]) for row in rows],
-        "method": [cell(row["method"]) for row in rows],
-        "features": [cell(features(row)) for row in rows],
-        "labels": [cell(labels(row)) for row in rows],
-        "seed": [cell(row["seed"]) for row in rows],
-        "tested on": [cell(split_in_words(row["split"])) for row in rows],
+        **of_pairs(rows),
         f"difference in AUC [{summary.confidence:.0%}]": [
             interval(row["difference"], row["difference_low"], row["difference_high"], "+.3f") for row in rows
         ],

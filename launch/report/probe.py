@@ -11,18 +11,17 @@ from pydantic import ValidationError
 from fmct_hpc.probe.kinds import KINDS
 from fmct_hpc.probe.run import ProbeResult
 from fmct_hpc.probe.sweep.collect import Summary
+from launch.report.columns import of_pairs, of_results
 from launch.report.document import Block, Bullets, Cell, Gallery, Section, Table, Text, cell, interval, table
 from launch.report.figure_names import figure_name
 from launch.report.probe_figures import efficiency, forest, reliability
 from launch.report.results import (
     Result,
     averaged,
-    features,
     labels,
     of_kinds,
     side_by_side,
     sides,
-    split_in_words,
     with_most_labels,
 )
 from shards.errors import FmctError
@@ -114,14 +113,7 @@ class Probes:
 
     def _table(self) -> Table:
         columns: dict[str, list[Cell]] = {
-            "task": [cell(r.task) for r in self.results],
-            "encoder": [cell(r.encoder) for r in self.results],
-            "method": [cell(r.method) for r in self.results],
-            "features": [cell(r.features) for r in self.results],
-            "labels": [Cell(r.labels, r.n_train, number=True) for r in self.results],
-            "trained on": [cell(r.n_train) for r in self.results],
-            "tested on": [cell(r.tested) for r in self.results],
-            "volumes": [cell(r.n) for r in self.results],
+            **of_results(self.results),
             "positive": [cell(r.positives) for r in self.results],
             "seeds": [cell(r.seeds) for r in self.results],
             f"AUC [{self._level}]": [interval(*r.auc) for r in self.results],
@@ -137,17 +129,11 @@ class Probes:
         return varying("Probes", columns, "results.parquet")
 
     def _table_of_kinds(self) -> Table:
-        results = self.of_kinds
+        results, shared = self.of_kinds, of_results(self.of_kinds)
         columns: dict[str, list[Cell]] = {
-            "task": [cell(r.task) for r in results],
+            "task": shared.pop("task"),
             "kind": [cell(r.kind) for r in results],
-            "encoder": [cell(r.encoder) for r in results],
-            "method": [cell(r.method) for r in results],
-            "features": [cell(r.features) for r in results],
-            "labels": [Cell(r.labels, r.n_train, number=True) for r in results],
-            "trained on": [cell(r.n_train) for r in results],
-            "tested on": [cell(r.tested) for r in results],
-            "volumes": [cell(r.n) for r in results],
+            **shared,
             "seeds": [cell(r.seeds) for r in results],
             "figure": [cell(figure_name(r.figure, r.at)) for r in results],
             f"value [{self._level}]": [interval(*r.value) for r in results],
@@ -157,14 +143,7 @@ class Probes:
     def _compared(self) -> Table:
         rows = self._comparisons
         columns = {
-            "task": [cell(row["task"]) for row in rows],
-            "encoder": [cell(sides(row)[0]) for row in rows],
-            "versus": [cell(sides(row)[1]) for row in rows],
-            "method": [cell(row["method"]) for row in rows],
-            "features": [cell(features(row)) for row in rows],
-            "labels": [cell(labels(row)) for row in rows],
-            "seed": [cell(row["seed"]) for row in rows],
-            "tested on": [cell(split_in_words(row["split"])) for row in rows],
+            **of_pairs(rows),
             "figure": [cell(figure_name(row.get("figure") or "auc")) for row in rows],
             f"difference [{self._level}]": [_signed(row) for row in rows],
             "test": [cell(TESTS[row.get("test") or "delong"]) for row in rows],
