@@ -1,10 +1,10 @@
 """`fmct segment`: comparison of encoders by segmentation heads on their frozen tokens."""
 
-from collections.abc import Callable, Iterator
-from functools import cached_property, partial
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
 from itertools import combinations, product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from fmct_hpc.dense.cohort import Cohort, read_cohort
-from fmct_hpc.dense.config import SegmentConfig
+from fmct_hpc.dense.config import HeadName, SegmentConfig
 from fmct_hpc.dense.figures import OF_TRUTH, draws
 from fmct_hpc.dense.reasons import Reason
 from fmct_hpc.dense.source import Source
@@ -21,9 +21,11 @@ from fmct_hpc.dense.tables import COMPARISONS, RESULTS, VOLUMES
 from fmct_hpc.dense.unit import Unit, UnitFiles, compute
 from fmct_hpc.probe.leakage import Leakage, check_leakage
 from fmct_hpc.probe.statistics.bootstrap import Draws
+from fmct_hpc.probe.store import FeatureStore
 from shards.atomic import atomic_path, write_text
 from shards.closed import Closed
 from shards.errors import FmctError
+from shards.ledger import Ledger
 from shards.listed import register_files
 from shards.lock import writing
 from shards.output_paths import require_folder
@@ -58,6 +60,22 @@ class Summary(Closed):
     """In the configuration's order."""
 
 
+class Planned(NamedTuple):
+    """A unit of the grid, and what it is computed with."""
+
+    place: int
+    """In the grid, from 0."""
+    encoder: int
+    """Number in `SegmentConfig.compared`."""
+    unit: Unit
+    files: UnitFiles
+    step: int | None
+    """Training step of the encoder."""
+
+
+_Units = Ledger[Planned, tuple[pa.Table, dict[str, Any]]]
+
+
 class Segmentation:
     """A configuration and its output folder."""
 
@@ -82,12 +100,9 @@ class Segmentation:
         config, cohort = self.config, self.cohort
         with writing(self.out, "fmct segment"):
             self._claim()
-            done = [
-                (unit, files, source.encoder.step)
-                for source, units in self._computed((0, 1), progress)
-                for unit, files in units
-            ]
-            results, volumes, drawn = self._figures(done)
+            ledger = self._ledger(extract=True)
+            self._make(ledger, progress)
+            results, volumes, drawn = self._figures(ledger)
             tables = (results, volumes, self._compared(drawn, results))
             for name, table in zip(TABLES, tables, strict=True):
                 with atomic_path(self.out / f"{name}.parquet") as temporary:
@@ -99,8 +114,8 @@ class Segmentation:
                 tolerance_mm=config.tolerance_mm,
                 leakage=leakage,
                 examples=tuple(
-                    ExampleFile(**unit.row(), file=str(files.example.relative_to(self.out)))
-                    for unit, files, _ in done
+                    ExampleFile(**one.unit.row(), file=str(one.files.example.relative_to(self.out)))
+                    for one in ledger.units
                 ),
             )
             write_text(self.out / SUMMARY, summary.model_dump_json(indent=1) + "\n")
@@ -124,11 +139,13 @@ class Segmentation:
         Raises FmctError as `run`, and if tokens are not extracted yet.
         """
         self._leakage()
-        files = list(self._planned())
+        whole = self._ledger(extract=False)
+        own = whole.share(Share(share, shares))
         with writing(self.out, "fmct segment", shared=True):
             self._claim()
-            register_files(self.out, files, Share(share, shares))
-            return sum(len(units) for _, units in self._computed((share, shares), progress))
+            register_files(self.out, [one.files.table for one in whole.units], Share(share, shares))
+            self._make(own, progress)
+            return len(own.units)
 
     def _leakage(self) -> tuple[Leakage, ...]:
         """Overlap with each encoder's pretraining patients; raises FmctError if that is not allowed."""
@@ -148,59 +165,52 @@ class Segmentation:
         }
         claim(self.out, Subject(command="segment", sources=origins), ["results.parquet"])
 
-    def _planned(self) -> Iterator[Path]:
-        """The tables of all units, in order; FmctError where tokens are not extracted yet."""
-        for spec in self.config.compared:
-            store = Source(spec, self.config, self.cohort).extracted()
-            for unit in self._units(spec.name):
+    def _ledger(self, extract: bool) -> _Units:
+        """All units, in order. extract: missing tokens are extracted; else FmctError if any are."""
+        planned: list[Planned] = []
+        for number, spec in enumerate(self.config.compared):
+            source = Source(spec, self.config, self.cohort)
+            store = source.extract() if extract else source.extracted()
+            for cell in self._cells:
+                unit = Unit(spec.name, *cell)
                 digest = unit.digest(self.config, self.cohort.digest, store.info.source_digest)
-                yield UnitFiles(self.out, digest).table
-
-    def _units(self, encoder: str) -> list[Unit]:
-        config = self.config
-        return [Unit(encoder, *cell) for cell in product(config.heads, config.layers, config.seeds)]
-
-    def _computed(
-        self, share: tuple[int, int], progress: Progress
-    ) -> Iterator[tuple[Source, list[tuple[Unit, UnitFiles]]]]:
-        """Yield the units of a share by encoder; missing units are computed."""
-        config = self.config
-        per_encoder = len(config.heads) * len(config.layers) * len(config.seeds)
-        steps = len(config.learning_rates) * config.steps
-        for number, spec in enumerate(config.compared):
-            chosen = [
-                (place, unit)
-                for place, unit in enumerate(self._units(spec.name))
-                if (number * per_encoder + place) % share[1] == share[0]
-            ]
-            if not chosen:
-                continue
-            source = Source(spec, config, self.cohort)
-            store, found = source.extract(), []
-            for place, unit in chosen:
-                before = (number * per_encoder + place) * steps
-                digest = unit.digest(config, self.cohort.digest, store.info.source_digest)
                 files = UnitFiles(self.out, digest)
-                if files.read() is None:
-                    total = len(config.compared) * per_encoder * steps
-                    compute(unit, source, store, files, partial(_advance, progress, before, total))
-                found.append((unit, files))
-            yield source, found
+                planned.append(Planned(len(planned), number, unit, files, source.encoder.step))
+        return Ledger(planned, lambda one: one.files.read())
 
-    def _figures(self, done: list[tuple[Unit, UnitFiles, int | None]]) -> tuple[pa.Table, pa.Table, _Drawn]:
+    @property
+    def _cells(self) -> list[tuple[HeadName, int, int]]:
+        """Head, layer and seed of each unit of one encoder."""
+        return list(product(self.config.heads, self.config.layers, self.config.seeds))
+
+    def _make(self, ledger: _Units, progress: Progress) -> None:
+        """Compute the missing units of a ledger, with one encoder at a time in memory."""
+        steps = len(self.config.learning_rates) * self.config.steps
+        total = len(self.config.compared) * len(self._cells) * steps
+
+        @lru_cache(maxsize=1)
+        def opened(encoder: int) -> tuple[Source, FeatureStore]:
+            source = Source(self.config.compared[encoder], self.config, self.cohort)
+            return source, source.extract()
+
+        def make(one: Planned) -> None:
+            advance = partial(_advance, progress, one.place * steps, total)
+            compute(one.unit, *opened(one.encoder), one.files, advance)
+
+        ledger.make(make)
+
+    def _figures(self, ledger: _Units) -> tuple[pa.Table, pa.Table, _Drawn]:
         cohort, config = self.cohort, self.config
         patient = dict(zip(cohort.keys.tolist(), cohort.patient_keys.tolist(), strict=True))
         results, tables, drawn = [], [], {}
-        for unit, files, step in done:
-            read = files.read()
-            assert read is not None
-            table, facts = read
+        kept = ledger.collect(lambda missing: FmctError(f"{self.out}: {len(missing)} units are not complete"))
+        for one, (table, facts) in zip(ledger.units, kept, strict=True):
             tables.append(table.replace_schema_metadata())
             rows = table.to_pylist()
             for number, name in enumerate(cohort.classes):
                 for split, tested in cohort.tests().items():
                     own = [row for row in rows if (row["class"], row["split"]) == (name, split)]
-                    cell = {**unit.row(), "class": name, "split": split, "step": step}
+                    cell = {**one.unit.row(), "class": name, "split": split, "step": one.step}
                     cell |= {
                         "n_train": len(cohort.of("train")),
                         "n_validation": len(cohort.of("validation")),
@@ -216,7 +226,7 @@ class Segmentation:
                     if own:
                         patients = np.array([patient[row["key"]] for row in own], dtype=np.str_)
                         figures = draws(own, patients, config.bootstrap)
-                        drawn[(*map(str, unit.row().values()), name, split)] = figures
+                        drawn[(*map(str, one.unit.row().values()), name, split)] = figures
                         cell |= _columns(figures, config.confidence)
                         ceilings = [row["dice_ceiling"] for row in own if row["truth_ml"] > 0]
                         cell["dice_ceiling"] = float(np.mean(ceilings)) if ceilings else None
