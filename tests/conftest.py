@@ -1,23 +1,19 @@
+import math
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from durations import SLOW_FILE, Durations
 from slurm_cluster import Cluster
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 REPOSITORY = Path(__file__).parents[1]
 
-LONGEST = (
-    "test_quickstart.py",
-    "test_train.py",
-    "test_holdout.py",
-    "test_readme.py",
-    "test_is_it_learning.py",
-)
-"""Files of a minute and more each, the longest first: at the end they would run alone."""
+DURATIONS = Durations.read()
 
 
 class Rows(LoadFileScheduling):
@@ -32,20 +28,61 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Rows:
     return Rows(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the cluster's, the longest row, and then with the longest files."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, help="what the fixtures seed and fixed_seed give")
 
-    def turn(item: pytest.Item) -> int:
-        name = item.path.name
-        if _is_on_cluster(name):
-            return 0
-        return 1 + (LONGEST.index(name) if name in LONGEST else len(LONGEST))
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m fast`, import fast files only: the libraries of the others take longer than the fast tests."""
+    is_other = collection_path.name.startswith("test_") and _file(collection_path) not in DURATIONS.fast
+    return True if config.option.markexpr == "fast" and is_other else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests fast and slow, and begin with the cluster's, the longest row, and then with the slow files.
+
+    At the end these would run alone.
+    """
+    for item in items:
+        file = _file(item.path)
+        if file in DURATIONS.fast:
+            item.add_marker(pytest.mark.fast)
+        if DURATIONS.is_slow(file, item.name.partition("[")[0]):
+            item.add_marker(pytest.mark.slow)
+
+    def turn(item: pytest.Item) -> float:
+        if _is_on_cluster(item.path):
+            return -math.inf
+        seconds = DURATIONS.seconds.get(_file(item.path), 0.0)
+        return -seconds if seconds >= SLOW_FILE else 0.0
 
     items.sort(key=turn)
 
 
+def _file(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
 def _is_on_cluster(file: str | Path) -> bool:
     return Path(file).name.startswith("test_slurm_")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Of what a test draws at random: a new one each time, printed where the test fails, or `--seed`."""
+    given: int | None = request.config.getoption("seed")
+    return _printed(secrets.randbits(32) if given is None else given)
+
+
+@pytest.fixture
+def fixed_seed(request: pytest.FixtureRequest) -> int:
+    """Of a sample of many cases, which is the same in each run of the suite: 0, or `--seed`."""
+    return _printed(request.config.getoption("seed") or 0)
+
+
+def _printed(seed: int) -> int:
+    print(f"--seed {seed}")
+    return seed
 
 
 @pytest.fixture
