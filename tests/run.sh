@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All checks and tests, in an environment of their own (.venv-test), on a real Slurm cluster on this host.
 #   bash tests/run.sh [PYTEST ARGUMENTS]      for example: bash tests/run.sh tests/unit -k shards
+# FMCT_COVERAGE=1 reports the share of lines that ran, by package.
 # As root it installs Slurm from Debian's packages and starts it. Otherwise it says which tests that leaves out;
 # with CI=true their absence is a failure.
 set -euo pipefail
@@ -49,4 +50,6 @@ fi
 
 # Three at a time on two cores: one waits for Slurm most of the time, and others for a killed run or for one process of many.
 step "tests"
-pytest --numprocesses 3 --no-loadscope-reorder --durations=25 "$@"
+run=(pytest)
+[ "${FMCT_COVERAGE-}" != 1 ] || run=(bash tests/coverage.sh)
+"${run[@]}" --numprocesses 3 --no-loadscope-reorder --durations=25 "$@"

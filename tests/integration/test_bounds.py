@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def deflated_file(path: Path, number: int, mebibytes: int, before: bytes = b"", 
 def zip_of_gigabytes(path: Path, number: int, mebibytes: int, noise: int) -> None:
     """A zip whose one member is sound, but for the gigabytes of pixels that its header knows nothing of."""
     start, text = split(frames(number))
-    begin = start + text + struct.pack("<L", mebibytes * 2**20) + os.urandom(noise)
+    begin = start + text + struct.pack("<L", mebibytes * 2**20) + random.Random(0).randbytes(noise)
     rest = (mebibytes * 2**20 + len(start + text) + 4 - len(begin)) // 2**24
     packed = deflated(begin, 0) + deflated_zeros(16 * rest) + deflated(b"", end=True)
     crc = zlib.crc32(begin)

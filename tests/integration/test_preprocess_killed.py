@@ -43,11 +43,11 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.timeout(120 + 30 * KILLS)
-def test_killed_runs_end_in_the_bytes_of_an_unbroken_one(tmp_path: Path) -> None:
+def test_killed_runs_end_in_the_bytes_of_an_unbroken_one(tmp_path: Path, seed: int) -> None:
     export = make_export(tmp_path, studies=12)
     out, unbroken = tmp_path / "out", tmp_path / "unbroken"
     run_inline(export, unbroken, export.config())
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(seed)
     killed = 0
     while killed < KILLS:
         # Moments are counted in files, so that they fall on all parts of a run on any machine.

@@ -81,8 +81,10 @@ def rows(run: Path) -> int:
     return (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
 
 
-def test_a_reader_killed_at_a_random_moment_ends_the_run_with_one_line(recipe: Path, tmp_path: Path) -> None:
-    generator = random.Random(os.environ.get("FMCT_SEED", 0))
+def test_a_reader_killed_at_a_random_moment_ends_the_run_with_one_line(
+    recipe: Path, tmp_path: Path, seed: int
+) -> None:
+    generator = random.Random(seed)
     told: list[Kill] = []
     number = 0
     while len(told) < KILLS:

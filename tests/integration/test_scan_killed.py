@@ -41,7 +41,7 @@ def make_files(folder: Path) -> None:
 
 
 @pytest.mark.timeout(120 + 30 * KILLS)
-def test_killed_scans_end_in_the_bytes_of_an_unbroken_one(tmp_path: Path) -> None:
+def test_killed_scans_end_in_the_bytes_of_an_unbroken_one(tmp_path: Path, seed: int) -> None:
     make_files(tmp_path / "export")
     expected = tmp_path / "expected.parquet"
     assert scan(tmp_path / "export", expected).repeated.same_bytes == FILES // 10
@@ -49,7 +49,7 @@ def test_killed_scans_end_in_the_bytes_of_an_unbroken_one(tmp_path: Path) -> Non
     work = catalog.parent / ".catalog.parquet.scan"
     command = [sys.executable, "-m", "launch.cli", "scan", str(tmp_path / "export")]
     command += ["--catalog", str(catalog), "--workers", "2"]
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(seed)
     left_parts = False
     for kill in range(KILLS):
         if catalog.exists():

@@ -303,12 +303,12 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 def test_a_run_that_is_stopped_and_killed_at_random_ends_as_the_unbroken_one(
-    runs: Path, tmp_path: Path
+    runs: Path, tmp_path: Path, seed: int
 ) -> None:
     """SIGTERM to one rank first; then SIGKILL to a random one at random moments, saves at every step."""
     config = small_config(runs / "data", engine=VARIANTS["stage2"], run={"checkpoint_every": 1})
     recipe = write_recipe(config, tmp_path / "recipe.yaml")
-    generator = random.Random(time.time_ns())
+    generator = random.Random(seed)
     number, killed = 0, 0
     while killed < KILLS:
         number += 1

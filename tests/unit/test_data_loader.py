@@ -280,9 +280,9 @@ KILLS = int(os.environ.get("FMCT_KILLS", "4"))
 
 
 @pytest.mark.timeout(300 + 20 * KILLS)
-def test_a_reader_killed_at_any_moment_is_told_and_not_waited_for(dataset: Path) -> None:
+def test_a_reader_killed_at_any_moment_is_told_and_not_waited_for(dataset: Path, seed: int) -> None:
     """In its start, at work, asleep, with a task in its hands."""
-    generator = random.Random(os.environ.get("FMCT_SEED", 0))
+    generator = random.Random(seed)
     for number in range(KILLS):
         started = threading.Thread(target=kill_a_reader, args=(generator.random(), number % 2 == 0))
         started.start()
