@@ -50,8 +50,8 @@ class TrainConfig(Section):
         share, rest = divmod(self.run.batch, ranks)
         if rest:
             raise FmctError(f"run.batch={self.run.batch} is not a multiple of {ranks} ranks: change either")
-        most = self.engine.micro_batch or share
-        count = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= most)
+        limit = self.engine.micro_batch or share
+        count = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= limit)
         comparing = [part.name for part in self.parts if part.compares_volumes]
         if comparing and self.run.batch < 2 * count:
             raise FmctError(

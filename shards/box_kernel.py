@@ -10,7 +10,7 @@ from importlib import import_module
 import numpy as np
 from numba import types
 
-from shards.chunk import CHUNK, HEADERS, MOST_BYTES, STREAM, library, lz4_library
+from shards.chunk import CHUNK, HEADERS, MAX_BYTES, STREAM, library, lz4_library
 from shards.compiled import c_function, njit
 
 OK, CHECKSUM_DIFFERS, OTHER_LAYOUT, OUTSIDE, UNDECODABLE, UNREADABLE, NO_MEMORY = range(7)
@@ -63,7 +63,7 @@ def read_box(descriptor, offset, extent, index, first, start, stop, fill, box): 
     layer = np.empty(_LAYER, np.uint16)
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     chunks_d, chunks_h, chunks_w = index.shape[:3]
-    stored = np.empty(chunks_w * MOST_BYTES, np.uint8)
+    stored = np.empty(chunks_w * MAX_BYTES, np.uint8)
     code = OK
     for d in range(chunks_d):
         for h in range(chunks_h):
@@ -106,7 +106,7 @@ def _read_row(descriptor, offset, extent, row, stored):  # type: ignore[no-untyp
                 continue
             if place > extent or length > extent - place:
                 return OUTSIDE
-            if length > MOST_BYTES:
+            if length > MAX_BYTES:
                 return OTHER_LAYOUT
             if size and place == begin + np.uint64(size):
                 size += np.int64(length)

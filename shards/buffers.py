@@ -14,9 +14,9 @@ _LEAST = 2**20
 class Buffers:
     """Provides arrays in memory that no earlier array uses any more; safe for threads."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limit: int) -> None:
         """most: number of buffers to keep, each of the size of the largest array that used it."""
-        self._most = most
+        self._most = limit
         self._buffers: deque[np.ndarray] = deque()
 
     def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:

@@ -26,7 +26,7 @@ CHUNK = 32
 """Edge of a chunk in voxels: a random 112³ crop decodes 2.1 times its voxels (64: 3.8 times)."""
 STREAM = CHUNK**3
 """Decoded bytes of a stream: one of the two bytes of each voxel."""
-MOST_BYTES = 20 + 2 * (4 + STREAM) + 4
+MAX_BYTES = 20 + 2 * (4 + STREAM) + 4
 """Largest size of a chunk with its CRC-32C."""
 HEADERS: dict[Codec, bytes] = {
     "zstd": bytes([2, 1, 0x81, VOXEL.itemsize]),

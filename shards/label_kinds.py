@@ -15,7 +15,7 @@ from shards.errors import FmctError
 from shards.section import Section
 
 KindName = Literal["binary", "multiclass", "ordinal", "regression"]
-MOST_CLASSES = 100
+MAX_CLASSES = 100
 """Classes are numbered from 0; a greater number is probably a measurement or an identifier."""
 
 
@@ -39,8 +39,8 @@ KindSpec = Annotated[KindName | Survival, WrapValidator(_spec)]
 Kinds = dict[str, KindSpec]
 EXPECTED: Mapping[str, str] = {
     "binary": "0, 1 or empty",
-    "multiclass": f"the number of a class, 0 to {MOST_CLASSES - 1}, or empty",
-    "ordinal": f"the number of a class, 0 to {MOST_CLASSES - 1}, or empty",
+    "multiclass": f"the number of a class, 0 to {MAX_CLASSES - 1}, or empty",
+    "ordinal": f"the number of a class, 0 to {MAX_CLASSES - 1}, or empty",
     "regression": "a finite number or empty",
     "event": "0, 1 or empty",
     "time": "a time of 0 or more, or empty",
@@ -59,7 +59,7 @@ def valid(rule: str, values: NDArray[np.float64]) -> NDArray[np.bool_]:
     if rule in ("binary", "event"):
         return unknown | (values == 0) | (values == 1)
     if rule in ("multiclass", "ordinal"):
-        return unknown | ((values == np.floor(values)) & (values >= 0) & (values < MOST_CLASSES))
+        return unknown | ((values == np.floor(values)) & (values >= 0) & (values < MAX_CLASSES))
     finite = np.isfinite(values)
     return unknown | (finite & (values >= 0) if rule == "time" else finite)
 

@@ -21,7 +21,7 @@ from shards.newer_version import read_error
 
 SECTION = "masks"
 """Of preprocessing.json."""
-MOST_CLASSES = 15
+MAX_CLASSES = 15
 """Bits of int16 below the sign."""
 _PLACE = ("shape", "affine", "source_digest")
 """Columns that are equal for a mask and its volume."""
@@ -30,7 +30,7 @@ _PLACE = ("shape", "affine", "source_digest")
 class MaskInfo(Closed):
     """The description of a dataset of masks in preprocessing.json."""
 
-    classes: tuple[Component, ...] = Field(min_length=1, max_length=MOST_CLASSES)
+    classes: tuple[Component, ...] = Field(min_length=1, max_length=MAX_CLASSES)
     """Class names; name k is of class k."""
     resampling: str
     """How the masks were resampled to the volumes' grid."""

@@ -81,21 +81,21 @@ def _take(dataset: Dataset, shard: ShardInfo, out: Path, name: str) -> None:
     """Put a shard's file and then its sidecar into `out` as shard `name`."""
     format = dataset.info.format
     file = shard_path(dataset.path, shard.name, format)
-    taken = shard_path(out, name, format)
+    target = shard_path(out, name, format)
     rows = _rows(dataset, shard)
     renamed = pa.DictionaryArray.from_arrays(pa.array([0] * len(rows), pa.int32()), pa.array([name]))
     rows = rows.set_column(rows.schema.get_field_index("shard"), "shard", renamed)
     if not file.is_file() or file.stat().st_size != shard.bytes:
         raise FmctError(f"{file}: missing or of the wrong size; {RESTORE}")
-    _link_or_copy(file, taken, shard)
+    _link_or_copy(file, target, shard)
     moved = shard.model_copy(update={"name": name})
     indexes.write_sidecar(rows.combine_chunks(), moved, format, indexes.sidecar_path(out, name))
 
 
-def _link_or_copy(file: Path, taken: Path, shard: ShardInfo) -> None:
-    if taken.exists() and taken.samefile(file):
+def _link_or_copy(file: Path, target: Path, shard: ShardInfo) -> None:
+    if target.exists() and target.samefile(file):
         return
-    with atomic_path(taken) as temporary:
+    with atomic_path(target) as temporary:
         temporary.unlink(missing_ok=True)
         try:
             os.link(file.resolve(), temporary)  # os.link on Linux would link a symbolic link itself

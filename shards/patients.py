@@ -19,7 +19,7 @@ def tied_patients(index: pa.Table) -> NDArray[np.str_]:
     patients, digests = (index[name].to_pylist() for name in ("patient_key", "source_digest"))
     lesser: dict[str, str] = {}
 
-    def least(patient: str) -> str:
+    def representative(patient: str) -> str:
         while patient in lesser:
             patient = lesser[patient]
         return patient
@@ -27,10 +27,10 @@ def tied_patients(index: pa.Table) -> NDArray[np.str_]:
     first: dict[str, str] = {}
     for patient, digest in zip(patients, digests, strict=True):
         if is_digest(digest):
-            low, high = sorted((least(first.setdefault(digest, patient)), least(patient)))
+            low, high = sorted((representative(first.setdefault(digest, patient)), representative(patient)))
             if low != high:
                 lesser[high] = low
-    return np.array([least(patient) for patient in patients], dtype=np.str_)
+    return np.array([representative(patient) for patient in patients], dtype=np.str_)
 
 
 def tied(index: pa.Table) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 VOXEL = np.dtype("<i2")
 """Stored voxels are little-endian int16 HU in C order of (D, H, W)."""
 
-MOST_VOXELS = 2**30
+MAX_VOXELS = 2**30
 """Voxels of the largest volume: 1,024³, the 2 GiB limit of one blosc buffer."""
 
 Index3 = tuple[int, int, int]
@@ -29,7 +29,7 @@ class DamagedError(Exception):
 
 def require_shape(shape: Index3) -> None:
     """Raise DamagedError for an impossible volume shape, before memory is allocated for it."""
-    if min(shape) < 1 or math.prod(shape) > MOST_VOXELS:
+    if min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
         raise DamagedError(f"shape {shape} is not possible for a volume")
 
 

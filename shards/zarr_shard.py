@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 
 from shards.buffers import Buffers
-from shards.chunk import CHUNK, HEADERS, LZ4HC_LEVEL, MOST_BYTES, STREAM, ChunkEncoder
+from shards.chunk import CHUNK, HEADERS, LZ4HC_LEVEL, MAX_BYTES, STREAM, ChunkEncoder
 from shards.format import Format
 from shards.format_names import Codec
 from shards.schema import FORMAT_VERSION, VolumeRecord
@@ -112,7 +112,7 @@ def _read_index(descriptor: int, extent: Extent, shape: Index3) -> np.ndarray:
     """uint64 (grid D, grid H, grid W, 2): offset in the shard object and length of each chunk."""
     grid = _grid(shape)
     length = math.prod(grid) * 16 + _CHECKSUM_BYTES
-    if not length <= extent.length <= length + math.prod(grid) * MOST_BYTES:
+    if not length <= extent.length <= length + math.prod(grid) * MAX_BYTES:
         raise DamagedError("the chunk index does not fit the object")
     stored = read_bytes(descriptor, Extent(extent.offset + extent.length - length, length))
     index, checksum = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]

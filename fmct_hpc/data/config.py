@@ -72,10 +72,10 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _crops_fit(self) -> "DataConfig":
-        for crop, room in (("global_crop_mm", "field_mm"), ("local_crop_mm", "local_field_mm")):
-            least, greatest = getattr(self, crop)
-            if not 0 < least <= greatest <= getattr(self, room):
-                raise ValueError(f"data.{crop} must be (min, max) with 0 < min <= max <= data.{room}")
+        for crop, region in (("global_crop_mm", "field_mm"), ("local_crop_mm", "local_field_mm")):
+            low, high = getattr(self, crop)
+            if not 0 < low <= high <= getattr(self, region):
+                raise ValueError(f"data.{crop} must be (min, max) with 0 < min <= max <= data.{region}")
         local = edges(self.local_view_size or self.view_size)
         if any(small > large for small, large in zip(local, edges(self.view_size), strict=True)):
             raise ValueError("data.local_view_size must be at most data.view_size along each axis")

@@ -28,8 +28,8 @@ _jit = njit(error_model="numpy")
 def adjust_contrast(view, gamma):  # type: ignore[no-untyped-def]
     """Raise the voxels of `view`, float32 in C order, to the power `gamma`, float32, within their range."""
     flat = view.reshape(-1)
-    least, most = _range(flat)
-    extent = most - least
+    low, high = _range(flat)
+    extent = high - low
     scale = extent + EPSILON
     for start in range(0, flat.size, _RUN):
         run = flat[start : start + _RUN]
@@ -37,20 +37,20 @@ def adjust_contrast(view, gamma):  # type: ignore[no-untyped-def]
         for i in range(run.size):
             equal &= run[i] == first
         if equal:
-            run[:] = _power((first - least) / scale, gamma) * extent + least
+            run[:] = _power((first - low) / scale, gamma) * extent + low
             continue
         for i in range(run.size):
-            run[i] = _power((run[i] - least) / scale, gamma) * extent + least
+            run[i] = _power((run[i] - low) / scale, gamma) * extent + low
 
 
 @_jit
 def _range(flat):  # type: ignore[no-untyped-def]
     """Minimum and maximum of the values, by lanes, so that the loop vectorises."""
-    least, most = np.full(_RUN, flat[0]), np.full(_RUN, flat[0])
+    low, high = np.full(_RUN, flat[0]), np.full(_RUN, flat[0])
     for start in range(0, flat.size, _RUN):
         run = flat[start : start + _RUN]
         for i in range(run.size):
             x = run[i]
-            least[i] = x if x < least[i] else least[i]
-            most[i] = x if x > most[i] else most[i]
-    return least.min(), most.max()
+            low[i] = x if x < low[i] else low[i]
+            high[i] = x if x > high[i] else high[i]
+    return low.min(), high.max()

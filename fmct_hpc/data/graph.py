@@ -170,6 +170,6 @@ def _in_torch(
 
 def _adjust_contrast(view: DataNode, gamma: DataNode) -> DataNode:
     """((x - min) / (range + 1e-7))^gamma · range + min over all channels (MONAI AdjustContrast)."""
-    least = fn.reductions.min(view)
-    extent = fn.reductions.max(view) - least
-    return math.pow((view - least) / (extent + EPSILON), gamma) * extent + least
+    low = fn.reductions.min(view)
+    extent = fn.reductions.max(view) - low
+    return math.pow((view - low) / (extent + EPSILON), gamma) * extent + low

@@ -30,7 +30,7 @@ class EncoderSize:
         """Operations of these whose input needs no gradient; 0: the backward pass counts as for others."""
         return 0
 
-    def least_parameters(self, model: ModelConfig, channels: int) -> float:
+    def min_parameters(self, model: ModelConfig, channels: int) -> float:
         """A lower bound of parameters, computed from numbers only, to check untrusted files."""
         return float(model.width * model.depth)
 

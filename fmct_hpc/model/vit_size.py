@@ -41,7 +41,7 @@ class VitSize(EncoderSize):
         """Operations of the patch embedding."""
         return 2 * patches * patch_values(config) * config.model.width
 
-    def least_parameters(self, model: ModelConfig, channels: int) -> float:
+    def min_parameters(self, model: ModelConfig, channels: int) -> float:
         """Per block, attention has 4 width² weights and the MLP 2 mlp_ratio width²."""
         embedding = channels * prod(edges(model.patch_size)) + model.register_tokens
         return model.width * (embedding + model.depth * model.width * (4 + 2 * model.mlp_ratio))

@@ -72,8 +72,8 @@ class Dino(Distillation):
         if "teacher_entropy" not in figures:
             return []
         limits = self.config.health
-        most = (1 - limits.entropy_margin) * math.log(self.config.model.prototypes)
-        uniform = figures["teacher_entropy"] > most
+        limit = (1 - limits.entropy_margin) * math.log(self.config.model.prototypes)
+        uniform = figures["teacher_entropy"] > limit
         constant = figures.get("divergence", math.nan) < limits.min_divergence
         single = figures.get("prototypes_used", math.nan) < 2
         changes = remedy(self.config)

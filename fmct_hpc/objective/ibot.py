@@ -195,11 +195,11 @@ def block_order(drawn: np.random.Generator, grid: Edges, count: int) -> NDArray[
     Edges are from 2 to half the grid's; cuboids may overlap; the last one is truncated at `count`.
     """
     left = np.arange(prod(grid)).reshape(grid)
-    least = np.minimum(2, grid)
-    most = np.maximum(least, np.array(grid) // 2)
+    low = np.minimum(2, grid)
+    high = np.maximum(low, np.array(grid) // 2)
     covered: list[int] = []
     while len(covered) < count:
-        edges = drawn.integers(least, most, endpoint=True)
+        edges = drawn.integers(low, high, endpoint=True)
         starts = drawn.integers(0, grid - edges, endpoint=True)
         block = left[tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))]
         covered += block[block >= 0].tolist()

@@ -165,7 +165,7 @@ def _train(
     )
     on_best = np.empty(0)
     chosen: dict[str, float] = {}
-    least = np.inf
+    lowest = np.inf
     kept: list[Tensor] = []
     for step in shown(range(config.steps), config.steps, "attentive probe"):
         rows = _batch(problem, step, config.batch)
@@ -183,8 +183,8 @@ def _train(
         on_validation = _predictions(scale, heads, kind, problem.validation, config.batch)
         losses = [kind.choice_loss(predicted, truth) for predicted in on_validation]
         number = int(np.argmin(losses))
-        if losses[number] < least or not kept or not len(problem.validation):
-            least, kept = float(losses[number]), [part.detach().clone() for part in heads[number]]
+        if losses[number] < lowest or not kept or not len(problem.validation):
+            lowest, kept = float(losses[number]), [part.detach().clone() for part in heads[number]]
             chosen = {"learning_rate": rates[number], "step": float(step + 1)}
             on_best = on_validation[number]
     scores = _predictions(scale, [kept], kind, problem.scored, config.batch)[0]

@@ -32,8 +32,10 @@ class Members:
     def of(self, studies: NDArray[np.int64]) -> "Members":
         """The members of the given studies, in their order."""
         starts = np.cumsum(self.counts) - self.counts
-        taken = [np.arange(starts[study], starts[study] + self.counts[study]) for study in studies.tolist()]
-        members = np.concatenate([np.empty(0, np.int64), *taken])
+        rows_of_studies = [
+            np.arange(starts[study], starts[study] + self.counts[study]) for study in studies.tolist()
+        ]
+        members = np.concatenate([np.empty(0, np.int64), *rows_of_studies])
         return Members(self.volumes[members], self.roles[members], self.counts[studies])
 
     def reading(self, values: NDArray[np.floating]) -> Series:

@@ -77,18 +77,18 @@ class Index:
         for _, batch in stored.batches():
             self._index.add(batch)
 
-    def nearest(self, asked: NDArray[np.float32], count: int) -> tuple[IntArray, NDArray[np.float32]]:
+    def nearest(self, queries: NDArray[np.float32], count: int) -> tuple[IntArray, NDArray[np.float32]]:
         """For each query in asked (B, width), of length 1, up to `count` volumes, the nearest first.
 
         Returns numbers (B, count), -1 if the searched lists have fewer, and exact cosines, -inf there.
         """
-        _, found = self._index.search(asked, min(count, len(self._stored)))
+        _, found = self._index.search(queries, min(count, len(self._stored)))
         found = np.asarray(found, np.int64)
-        cosines = self._cosines(asked, found)
+        cosines = self._cosines(queries, found)
         order = np.argsort(-cosines, axis=1, kind="stable")
         return np.take_along_axis(found, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
-    def _cosines(self, asked: NDArray[np.float32], found: IntArray) -> NDArray[np.float32]:
+    def _cosines(self, queries: NDArray[np.float32], found: IntArray) -> NDArray[np.float32]:
         """Cosines of pairs (B, count), in one pass over the features."""
         flat = found.ravel()
         cosines = np.full(flat.shape, -np.inf, np.float32)
@@ -99,7 +99,7 @@ class Index:
             for start in range(begin, end, GATHERED):
                 own = pairs[start : min(start + GATHERED, end)]
                 theirs = batch[flat[own] - first]
-                cosines[own] = np.einsum("ij,ij->i", asked[own // found.shape[1]], theirs)
+                cosines[own] = np.einsum("ij,ij->i", queries[own // found.shape[1]], theirs)
         return cosines.reshape(found.shape)
 
 
@@ -113,8 +113,8 @@ def _drawn(volumes: int, count: int) -> IntArray:
 
 def recall_of(index: Index, stored: StoredFeatures, candidates: int, questions: int = 64) -> float:
     """Mean share of the `NEAREST` true nearest neighbours among the index's first, for sampled queries."""
-    asked = stored.unit(_drawn(len(stored), questions))
-    found = index.nearest(asked, candidates)[0][:, :NEAREST]
-    nearest, _ = nearest_of(stored, asked, NEAREST)
+    queries = stored.unit(_drawn(len(stored), questions))
+    found = index.nearest(queries, candidates)[0][:, :NEAREST]
+    nearest, _ = nearest_of(stored, queries, NEAREST)
     shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, nearest, strict=True)]
     return float(np.mean(shares))

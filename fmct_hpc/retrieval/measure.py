@@ -76,7 +76,7 @@ class IndexedRanking:
         return self._index.nearest(self._stored.unit(rows), self._candidates)[0]
 
 
-def ask(
+def evaluate_queries(
     ranks: Ranks,
     patients: IntArray,
     labels: NDArray[np.floating],
@@ -140,8 +140,8 @@ def _of_rankings(
     known, right = known[some], right[some]
     place, hits = known.cumsum(axis=1), right.cumsum(axis=1)
     depth = known.sum(axis=1)
-    most = np.minimum(relevant, depth)
-    precision = (hits / np.maximum(place, 1) * right).sum(axis=1) / np.maximum(most, 1)
+    limit = np.minimum(relevant, depth)
+    precision = (hits / np.maximum(place, 1) * right).sum(axis=1) / np.maximum(limit, 1)
     found = np.stack([(right & (place <= k)).any(axis=1) for k in KS], axis=1)
     chance = [_expected_precision(volumes, relevant, depth)]
     chance += [_expected_recall(volumes, relevant, k) for k in KS]
@@ -164,11 +164,11 @@ def _expected_precision(volumes: IntArray, relevant: IntArray, depth: IntArray) 
 def _expected_recall(volumes: IntArray, relevant: IntArray, k: int) -> FloatArray:
     """1 - C(M - R, k) / C(M, k): the probability that one of k sampled volumes is relevant."""
     wrong = volumes - relevant
-    few = wrong < k
-    safe = np.where(few, k, wrong)
+    too_few = wrong < k
+    safe = np.where(too_few, k, wrong)
     whole = np.maximum(volumes, k)
     misses = np.exp(gammaln(safe + 1) - gammaln(safe - k + 1) - gammaln(whole + 1) + gammaln(whole - k + 1))
-    return np.asarray(np.where(few, 1.0, 1 - misses))
+    return np.asarray(np.where(too_few, 1.0, 1 - misses))
 
 
 def _joined(parts: Sequence[QueryResults]) -> QueryResults:
@@ -180,18 +180,18 @@ def _joined(parts: Sequence[QueryResults]) -> QueryResults:
     )
 
 
-def _columns(asked: QueryResults) -> tuple[NDArray[np.generic], ...]:
-    return asked.patients, asked.precision, asked.found, asked.by_chance
+def _columns(results: QueryResults) -> tuple[NDArray[np.generic], ...]:
+    return results.patients, results.precision, results.found, results.by_chance
 
 
-def drawn(asked: QueryResults, resamples: int) -> Iterator[Draws]:
+def drawn(results: QueryResults, resamples: int) -> Iterator[Draws]:
     """Mean average precision and recall at each of `KS`, on all asking patients and on resamples of them.
 
     The volumes among which they look stay the same; all of a patient's questions are drawn together.
     """
-    numbered = np.unique(asked.patients, return_inverse=True)[1]
+    numbered = np.unique(results.patients, return_inverse=True)[1]
     count = int(numbered.max(initial=-1)) + 1
-    columns = np.column_stack([asked.precision, asked.found])
+    columns = np.column_stack([results.precision, results.found])
     sums = np.stack([np.bincount(numbered, column, count) for column in columns.T], axis=1)
     asking = np.bincount(numbered, minlength=count)
     blocks = [

@@ -14,7 +14,7 @@ from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.retrieval.config import RetrievalConfig, SearchConfig
 from fmct_hpc.retrieval.index import Index, chosen_search, recall_of
-from fmct_hpc.retrieval.measure import KS, ExactRanking, IndexedRanking, Ranks, ask, drawn
+from fmct_hpc.retrieval.measure import KS, ExactRanking, IndexedRanking, Ranks, drawn, evaluate_queries
 from fmct_hpc.retrieval.stored_features import StoredFeatures
 from shards import Dataset
 from shards.atomic import atomic_path
@@ -115,21 +115,21 @@ def _rows(
     labels = cohort.values[volumes]
     rows = []
     classes = [number for number, task in enumerate(cohort.tasks) if task in cohort.specs]
-    asked_all = ask(ranks, patients, labels, classes)
-    for task, own, asked in zip(cohort.tasks, labels.T, asked_all, strict=True):
+    results_by_task = evaluate_queries(ranks, patients, labels, classes)
+    for task, own, results in zip(cohort.tasks, labels.T, results_by_task, strict=True):
         row: dict[str, object] = {
             "task": task,
             "n": int((~np.isnan(own)).sum()),
             "positives": None if task in cohort.specs else int((own == 1).sum()),
-            "asked": len(asked.patients),
-            "patients": len(np.unique(asked.patients)),
+            "asked": len(results.patients),
+            "patients": len(np.unique(results.patients)),
             **search,
         }
-        if not len(asked.patients):
+        if not len(results.patients):
             rows.append({**row, "reason": "no two patients with the label"})
             continue
-        chances = asked.by_chance.mean(axis=0)
-        for name, figure, chance in zip(FIGURES, drawn(asked, config.bootstrap), chances, strict=True):
+        chances = results.by_chance.mean(axis=0)
+        for name, figure, chance in zip(FIGURES, drawn(results, config.bootstrap), chances, strict=True):
             interval = figure.interval(config.confidence)
             row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
             row[f"{name}_by_chance"] = float(chance)
@@ -144,8 +144,8 @@ def _searched(stored: StoredFeatures, config: SearchConfig) -> tuple[Ranks, dict
         return ExactRanking(stored.whole()), {"search": search}
     index = Index(stored, search, config)
     count = config.candidates
-    said = {"search": search, "candidates": count, "search_recall": recall_of(index, stored, count)}
-    return IndexedRanking(index, stored, count), said
+    settings = {"search": search, "candidates": count, "search_recall": recall_of(index, stored, count)}
+    return IndexedRanking(index, stored, count), settings
 
 
 def printed(table: pa.Table) -> str:

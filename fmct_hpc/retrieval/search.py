@@ -34,7 +34,7 @@ class Searched:
 
     def nearest(self, features: NDArray[np.float32], count: int) -> list[list[Neighbour]]:
         """The `count` nearest volumes for each row of features (B, width), the nearest first."""
-        asked = self._stored.directions(features)
+        queries = self._stored.directions(features)
         store = self._store
         return [
             [
@@ -43,19 +43,19 @@ class Searched:
             ]
             for rows, cosines in (
                 (rows.tolist(), cosines.tolist())
-                for rows, cosines in zip(*nearest_of(self._stored, asked, count), strict=True)
+                for rows, cosines in zip(*nearest_of(self._stored, queries, count), strict=True)
             )
         ]
 
 
 def nearest_of(
-    stored: StoredFeatures, asked: NDArray[np.float32], count: int
+    stored: StoredFeatures, queries: NDArray[np.float32], count: int
 ) -> tuple[IntArray, NDArray[np.float32]]:
     """The exact `count` nearest volumes of asked (B, width) and their cosines, in one pass: (B, count)."""
-    numbers = np.zeros((len(asked), 0), np.int64)
-    cosines = np.zeros((len(asked), 0), np.float32)
+    numbers = np.zeros((len(queries), 0), np.int64)
+    cosines = np.zeros((len(queries), 0), np.float32)
     for first, batch in stored.batches():
-        own = asked @ batch.T
+        own = queries @ batch.T
         of_batch = np.broadcast_to(np.arange(first, first + len(batch)), own.shape)
         numbers = np.concatenate([numbers, of_batch], axis=1)
         cosines = np.concatenate([cosines, own], axis=1)

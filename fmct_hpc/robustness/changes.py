@@ -15,7 +15,7 @@ FWHM_OF_SIGMA = float(2 * np.sqrt(2 * np.log(2)))
 """Full width at half maximum of a Gaussian, in standard deviations: 2 √(2 ln 2)."""
 SHARPENED_MM = 2.0
 """FWHM of the blur in unsharp masking: amplifies detail finer than about two voxels of 1 mm."""
-LEAST_HU, MOST_HU = -1024, 32767
+MIN_HU, MAX_HU = -1024, 32767
 """Lower end of scanners' scale and upper end of int16; changed values are clipped to these."""
 _NOISE = int.from_bytes(b"noise")
 
@@ -97,4 +97,4 @@ def changed(
     if not severity:
         return volume
     made = make(volume.astype(np.float32), spacing_mm, severity, draw)
-    return np.clip(np.rint(made), LEAST_HU, MOST_HU).astype(np.int16)
+    return np.clip(np.rint(made), MIN_HU, MAX_HU).astype(np.int16)

@@ -49,7 +49,7 @@ def rows_of(
     yield from group.refused
     for number, classifier in enumerate(group.classifiers):
         for split in classifier.cell.folds[0].tests:
-            tests = [_Test(classifier, split, said[number], cohort) for said in kept]
+            tests = [_Test(classifier, split, predicted[number], cohort) for predicted in kept]
             yield from _of_test(tests, classifier, split, steps, config)
 
 
@@ -57,14 +57,14 @@ class _Test:
     """A classifier's test set with its scores for one change, in the order of a sweep."""
 
     def __init__(
-        self, classifier: EvaluatedClassifier, split: str, said: NDArray[np.float64], cohort: Cohort
+        self, classifier: EvaluatedClassifier, split: str, predicted: NDArray[np.float64], cohort: Cohort
     ) -> None:
         rows, own, folds, start = [], [], [], 0
         for fold, parts in enumerate(classifier.cell.folds):
             for name, tested in parts.tests.items():
                 if name == split:
                     rows.append(tested)
-                    own.append(said[start : start + len(tested)])
+                    own.append(predicted[start : start + len(tested)])
                     folds.append(np.full(len(tested), fold))
                 start += len(tested)
         self.rows, self.folds = np.concatenate(rows), np.concatenate(folds)
@@ -134,10 +134,10 @@ def printed(table: pa.Table) -> str:
             continue
         place = (what, row["layer"], row["split"], row["change"])
         head = f"{what} {row['split']:<4} {CHANGES[row['change']].what}, {row['unit']}: {row['figure']}"
-        said = f"{row['severity']:g} {row['value']:.3f}"
+        text = f"{row['severity']:g} {row['value']:.3f}"
         if row["severity"]:
-            said += (
+            text += (
                 f" ({row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}])"
             )
-        lines.setdefault(place, [head]).append(said)
+        lines.setdefault(place, [head]).append(text)
     return "\n".join(", ".join(parts).replace(f"{parts[0]}, ", f"{parts[0]} ", 1) for parts in lines.values())

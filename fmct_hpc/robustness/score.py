@@ -97,13 +97,13 @@ def write_scores(
                 inside = np.isin(batch, rows)
                 if not inside.any():
                     continue
-                said = heads[number][fold].predicted(read[what][inside], classifier.cell.kind)
-                said = said.reshape(len(said), -1)
+                predicted = heads[number][fold].predicted(read[what][inside], classifier.cell.kind)
+                predicted = predicted.reshape(len(predicted), -1)
                 own = found[number][fold]
                 if own is None:
-                    own = found[number][fold] = np.full((len(rows), said.shape[1]), np.nan)
+                    own = found[number][fold] = np.full((len(rows), predicted.shape[1]), np.nan)
                 order = np.argsort(rows)
-                own[order[np.searchsorted(rows[order], batch[inside])]] = said
+                own[order[np.searchsorted(rows[order], batch[inside])]] = predicted
         progress(len(batch))
     tables = [
         pa.table({"classifier": np.full(len(rows), number), "row": rows, "said": own.tolist()}).cast(SCHEMA)

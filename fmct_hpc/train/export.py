@@ -34,7 +34,7 @@ from shards.masks import require_volumes
 from shards.newer_version import read_error
 from shards.preprocessing import same_voxels
 from shards.section import Section
-from shards.voxels import MOST_VOXELS
+from shards.voxels import MAX_VOXELS
 
 log = logging.getLogger(__name__)
 
@@ -215,8 +215,8 @@ def _is_described(size: int, info: EncoderInfo) -> bool:
     A weight has at least one byte.
     """
     model, channels = info.model, len(info.data.windows)
-    least = size_of(model.kind).least_parameters(model, channels)
-    return least <= size and channels * prod(edges(info.data.view_size)) <= MOST_VOXELS
+    smallest = size_of(model.kind).min_parameters(model, channels)
+    return smallest <= size and channels * prod(edges(info.data.view_size)) <= MAX_VOXELS
 
 
 def encoder_info(path: Path) -> EncoderInfo:

@@ -23,7 +23,7 @@ class SignFigures(NamedTuple):
     """Means over the last evaluations."""
     start: Mapping[str, float]
     """Means over the first evaluations; empty where the record lacks them."""
-    least: Mapping[str, float]
+    minimum: Mapping[str, float]
     """Minimum of `now` so far."""
 
 
@@ -40,14 +40,14 @@ class Sign(NamedTuple):
     """Only for objectives that compare views: MAE alone does not train the CLS token to identify volumes."""
 
 
-def _not_recognised(found: SignFigures, limits: HealthConfig) -> bool:
+def _not_recognised(figures: SignFigures, limits: HealthConfig) -> bool:
     """Whether retrieval is near its initial value, which chance and untrained similarity explain."""
-    start = found.start.get("retrieval", found.now["retrieval_chance"])
-    return found.now["retrieval"] < min(RECOGNISED, start + limits.min_rise * (1 - start))
+    start = figures.start.get("retrieval", figures.now["retrieval_chance"])
+    return figures.now["retrieval"] < min(RECOGNISED, start + limits.min_rise * (1 - start))
 
 
-def _encodes_crops(found: SignFigures, limits: HealthConfig) -> bool:
-    return found.now.get("crop_likeness", 0.0) > limits.max_crop_likeness
+def _encodes_crops(figures: SignFigures, limits: HealthConfig) -> bool:
+    return figures.now.get("crop_likeness", 0.0) > limits.max_crop_likeness
 
 
 def _less_spread(config: TrainConfig) -> list[str]:
@@ -94,49 +94,49 @@ SIGNS = (
     Sign(
         "two views of a volume are not recognised",
         ("retrieval", "retrieval_chance"),
-        lambda found, limits: _not_recognised(found, limits) and not _encodes_crops(found, limits),
+        lambda figures, limits: _not_recognised(figures, limits) and not _encodes_crops(figures, limits),
         _recognise,
         of_views=True,
     ),
     Sign(
         "features encode the crop and not the volume",
         ("retrieval", "crop_likeness"),
-        lambda found, limits: _not_recognised(found, limits) and _encodes_crops(found, limits),
+        lambda figures, limits: _not_recognised(figures, limits) and _encodes_crops(figures, limits),
         _ignore_crops,
         of_views=True,
     ),
     Sign(
         "the CLS tokens lie along one direction",
         ("cls_rank",),
-        lambda found, limits: found.now["cls_rank"] < limits.min_rank,
+        lambda figures, limits: figures.now["cls_rank"] < limits.min_rank,
         _spread,
         of_views=True,
     ),
     Sign(
         "the patch tokens lie along one direction",
         ("patch_rank",),
-        lambda found, limits: found.now["patch_rank"] < limits.min_rank,
+        lambda figures, limits: figures.now["patch_rank"] < limits.min_rank,
         _spread_patches,
     ),
     Sign(
         "the patch tokens of a view become similar",
         ("patch_similarity",),
-        lambda found, limits: (
-            found.now["patch_similarity"] - found.least["patch_similarity"] > limits.max_patch_drift
+        lambda figures, limits: (
+            figures.now["patch_similarity"] - figures.minimum["patch_similarity"] > limits.max_patch_drift
         ),
         _keep_patches_apart,
     ),
     Sign(
         "tissue is in patches that are not encoded",
         ("tissue_dropped",),
-        lambda found, limits: found.now["tissue_dropped"] > limits.max_tissue_dropped,
+        lambda figures, limits: figures.now["tissue_dropped"] > limits.max_tissue_dropped,
         _encode_tissue,
     ),
     Sign(
         "the online probe does not improve",
         ("probe_linear", "probe_knn"),
-        lambda found, _: all(
-            found.now[name] <= found.start.get(name, 0.0) for name in ("probe_linear", "probe_knn")
+        lambda figures, _: all(
+            figures.now[name] <= figures.start.get(name, 0.0) for name in ("probe_linear", "probe_knn")
         ),
         _show_labels,
     ),

@@ -80,15 +80,15 @@ def _sample(dataset: Dataset) -> str | Problem:
 def _geometry(dataset: Dataset) -> str | Problem:
     spacing = np.array(dataset.info.spacing_mm)
     shapes = pc.list_flatten(dataset.index["shape"]).to_numpy().reshape(-1, 3)
-    least, *_, greatest = sorted(np.median(shapes, axis=0) * spacing)
+    smallest, *_, largest = sorted(np.median(shapes, axis=0) * spacing)
     grid = " × ".join(f"{edge:g}" for edge in spacing)
-    found = f"{grid} mm voxels, the median volume's edges {least:.0f} to {greatest:.0f} mm"
+    found = f"{grid} mm voxels, the median volume's edges {smallest:.0f} to {largest:.0f} mm"
     low, high = PLAUSIBLE_SPACING_MM
     if not (low <= spacing.min() and spacing.max() <= high):
         return fault(
             f"{found}: implausible spacing for head CT", "check grid.spacing_mm, then preprocess again"
         )
-    if least < PLAUSIBLE_HEAD_MM[0] or greatest > PLAUSIBLE_HEAD_MM[1]:
+    if smallest < PLAUSIBLE_HEAD_MM[0] or largest > PLAUSIBLE_HEAD_MM[1]:
         return note(
             f"{found}: implausible size for heads", "inspect a volume: fmct shards dump writes it as NIfTI"
         )

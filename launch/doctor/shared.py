@@ -40,15 +40,15 @@ def home() -> str | Problem:
 
 def cached() -> str | Problem:
     """Check the cache of compiled code, which nobody else may be able to write to."""
-    tried = [(path, caches.trouble(path)) for path in caches.candidates()]
-    refused = "; ".join(why for _, why in tried if why)
-    path = next((path for path, why in tried if why is None), None)
+    candidates = [(path, caches.trouble(path)) for path in caches.candidates()]
+    refused = "; ".join(why for _, why in candidates if why)
+    path = next((path for path, why in candidates if why is None), None)
     if path is None:
         return note(
             f"no usable folder: {refused}",
             f"set {caches.VARIABLE} to a folder that only you can write to; otherwise each process compiles",
         )
-    if tried[0][1] and os.environ.get(caches.VARIABLE):
+    if candidates[0][1] and os.environ.get(caches.VARIABLE):
         return note(f"{path}, not the folder in {caches.VARIABLE}: {refused}", "set it to another folder")
     return f"{path}, writable only by you"
 

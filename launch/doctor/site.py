@@ -188,10 +188,10 @@ def _account(site: Site) -> str | Problem:
 
 
 def _array_size(site: Site) -> str | Problem:
-    most = int(partitions.setting("MaxArraySize") or 0)
-    if site.array_size > most:
-        return fault(f"{site.array_size}, but Slurm's MaxArraySize is {most}", f"array_size: {most}")
-    return f"{site.array_size} of at most {most}"
+    max_size = int(partitions.setting("MaxArraySize") or 0)
+    if site.array_size > max_size:
+        return fault(f"{site.array_size}, but Slurm's MaxArraySize is {max_size}", f"array_size: {max_size}")
+    return f"{site.array_size} of at most {max_size}"
 
 
 def _stage(stage: str, wanted: Resources, found: list[partitions.Nodes]) -> str | Problem:

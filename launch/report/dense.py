@@ -148,9 +148,9 @@ def _interval(row: dict[str, Any], name: str, spec: str) -> Cell:
 
 def outlined(example: Example) -> NDArray[np.uint8]:
     """The enlarged slice with the outlines of both masks: uint8 (H, W, 3)."""
-    least = min(example.spacing_mm)
-    shown = max(size * mm / least for size, mm in zip(example.grey.shape, example.spacing_mm, strict=True))
-    times = [max(1, round(PICTURE_PIXELS / shown * mm / least)) for mm in example.spacing_mm]
+    finest = min(example.spacing_mm)
+    shown = max(size * mm / finest for size, mm in zip(example.grey.shape, example.spacing_mm, strict=True))
+    times = [max(1, round(PICTURE_PIXELS / shown * mm / finest)) for mm in example.spacing_mm]
 
     def enlarged(image: NDArray[Any]) -> NDArray[Any]:
         return image.repeat(times[0], axis=0).repeat(times[1], axis=1)

@@ -54,8 +54,8 @@ def embedding(
     """
     chosen = np.argsort(store.keys)[:MAX_VOLUMES]
     if len(chosen) < MIN_VOLUMES:
-        few = f"Left out: {len(chosen)} volumes have features, a map needs {MIN_VOLUMES}."
-        return Section("Embedding", (Text(few),))
+        reason = f"Left out: {len(chosen)} volumes have features, a map needs {MIN_VOLUMES}."
+        return Section("Embedding", (Text(reason),))
     vectors = store.vectors()[chosen].astype(np.float64)
     vectors -= vectors.mean(axis=0)
     places = _places(vectors)

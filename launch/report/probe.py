@@ -156,12 +156,12 @@ class Probes:
         return varying(caption, columns, "comparisons.parquet")
 
     def _figures(self) -> list[Block]:
-        most = with_most_labels(self.results)
+        chosen = with_most_labels(self.results)
         by_labels = efficiency(self.results)
         return [
-            Gallery((forest(most, self._level),), wide=True),
+            Gallery((forest(chosen, self._level),), wide=True),
             *([Gallery(by_labels)] if by_labels else []),
-            Gallery(reliability(most)),
+            Gallery(reliability(chosen)),
         ]
 
     def headline(self) -> dict[str, Cell]:

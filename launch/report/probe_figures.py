@@ -9,8 +9,8 @@ from launch.report.document import Picture
 from launch.report.figures import COLOURS, DIM, svg, themed
 from launch.report.results import Result
 
-MOST_INTERVALS = 60
-MOST_PANELS = 9
+MAX_INTERVALS = 60
+MAX_PANELS = 9
 MARKERS = "osD^vP*X"
 LINES = ("-", "--", "-.", ":")
 """Encoders also differ by marker and line style, for colour-blind readers."""
@@ -21,7 +21,7 @@ def forest(results: Sequence[Result], level: str, name: str = "areas") -> Pictur
     styles = _styles(results)
     names = _names(results)
     place = list(names).index
-    ordered = sorted(results, key=lambda result: place(result.place))[:MOST_INTERVALS][::-1]
+    ordered = sorted(results, key=lambda result: place(result.place))[:MAX_INTERVALS][::-1]
     with themed():
         figure = Figure(figsize=(12, 0.9 + 0.28 * len(ordered)), layout="constrained")
         axes = figure.subplots()
@@ -36,7 +36,7 @@ def forest(results: Sequence[Result], level: str, name: str = "areas") -> Pictur
         lowest = min(0.5, *(result.auc[1] for result in ordered))
         axes.set(xlabel="AUC", xlim=(max(0.0, lowest - 0.02), 1), ylim=(-0.6, len(ordered) - 0.4))
         drawn = svg(figure, name, "AUC with intervals, as in the table above")
-    some = f", {MOST_INTERVALS} of {len(results)}" if len(results) > MOST_INTERVALS else ""
+    some = f", {MAX_INTERVALS} of {len(results)}" if len(results) > MAX_INTERVALS else ""
     return Picture(drawn, f"Area under the ROC curve with {level} intervals{some}; dotted: chance.")
 
 
@@ -49,7 +49,7 @@ def efficiency(results: Sequence[Result], name: str = "labels") -> tuple[Picture
     pictures: list[Picture] = []
     for place, text in _names(results).items():
         here = [result for result in results if result.place == place]
-        if len({result.n_train for result in here}) < 2 or len(pictures) == MOST_PANELS:
+        if len({result.n_train for result in here}) < 2 or len(pictures) == MAX_PANELS:
             continue
         title = f"AUC by labelled volumes: {text}"
         with themed():
@@ -74,7 +74,7 @@ def reliability(results: Sequence[Result]) -> tuple[Picture, ...]:
     """Reliability diagrams of calibrated methods, one panel per place."""
     styles = _styles(results)
     pictures: list[Picture] = []
-    for place, name in list(_names(results).items())[:MOST_PANELS]:
+    for place, name in list(_names(results).items())[:MAX_PANELS]:
         title = f"Reliability: {name}"
         with themed():
             figure = Figure(figsize=(4.6, 3.4), layout="constrained")

@@ -194,9 +194,9 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 
 def with_most_labels(results: Iterable[Result]) -> list[Result]:
     """For each encoder and place, the result with the most training volumes."""
-    most: dict[tuple[str, ...], Result] = {}
+    chosen: dict[tuple[str, ...], Result] = {}
     for result in results:
         key = (result.encoder, *result.place)
-        if key not in most or result.n_train > most[key].n_train:
-            most[key] = result
-    return list(most.values())
+        if key not in chosen or result.n_train > chosen[key].n_train:
+            chosen[key] = result
+    return list(chosen.values())

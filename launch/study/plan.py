@@ -27,14 +27,14 @@ def all_cells(config: StudyConfig) -> list[Cell]:
 
 def plan(config: StudyConfig) -> list[Group]:
     """The groups of a study, longest first: pretrained encoders by decreasing size, then the others."""
-    largest, few = max(config.sizes), (config.compared_fraction,)
+    largest, compared = max(config.sizes), (config.compared_fraction,)
     groups = []
     for size in sorted(config.sizes, reverse=True):
-        fractions = config.fractions if size == largest else few
+        fractions = config.fractions if size == largest else compared
         for arm, objective in config.objectives.items():
-            taken = config.seeds[: objective.draws]
-            for number in range(min(objective.pretrainings, len(taken))):
-                seeds = taken[number :: objective.pretrainings]
+            seeds_drawn = config.seeds[: objective.draws]
+            for number in range(min(objective.pretrainings, len(seeds_drawn))):
+                seeds = seeds_drawn[number :: objective.pretrainings]
                 cells = _cells(arm, "frozen", size, fractions, seeds)
                 cells += _cells(arm, "finetune", size, fractions, seeds)
                 groups.append(Group(f"{arm}-{size}-{number}", arm, size, number, cells))

@@ -87,12 +87,12 @@ def _unfinished(config: StudyConfig, rows: Sequence[Row]) -> str:
 
 def _above_scratch(config: StudyConfig, rows: Sequence[Row]) -> str:
     """For each objective and method, the findings with an interval above that of scratch, at few labels."""
-    few = [fraction for fraction in config.fractions if fraction <= FEW_LABELS]
+    fractions = [fraction for fraction in config.fractions if fraction <= FEW_LABELS]
     scratch = {(row["fraction"], row["test"], row["finding"]): row for row in rows if row["arm"] == "scratch"}
     lines = []
     for arm in config.objectives:
         for method in METHODS:
-            for fraction in few:
+            for fraction in fractions:
                 mine = [
                     row
                     for row in rows

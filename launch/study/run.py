@@ -154,8 +154,8 @@ def _open(config: StudyConfig, out: Path, heads: Heads, group: Group) -> Scorer:
         if cell.method == "frozen":
             return frozen(features, cell)
         settings = config.finetuning(group.arm if cell.size else None)
-        tried = cell.setting._asdict() if cell.setting else {}
-        settings = settings.model_copy(update={"seed": cell.seed, **tried})
+        setting = cell.setting._asdict() if cell.setting else {}
+        settings = settings.model_copy(update={"seed": cell.seed, **setting})
         return finetune(encoder, views, heads.labels, rows(cell), settings).scores
 
     return score

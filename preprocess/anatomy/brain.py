@@ -15,17 +15,17 @@ DIRECTIONS = 36
 BONE_HU = 200
 """Threshold for a block's densest voxel: partial volumes of a thin vault reach it; enhanced vessels too, but
 they form no ring."""
-LEAST_RADIUS_MM = 25.0
+MIN_RADIUS_MM = 25.0
 """Bone nearer to the middle is not a vault but a vertebra or a femur. A newborn's skull has 45 mm radius."""
-LEAST_RING = 0.6
+MIN_RING = 0.6
 """Share of the directions with bone: a hemicraniectomy takes a third of the widest slice's."""
 SOFT_HU = (-10, 90)
 """CSF to acute blood."""
 FAT_HU = (-140, -30)
-LEAST_ML, MOST_ML = 200.0, 2300.0
+MIN_ML, MAX_ML = 200.0, 2300.0
 """Soft tissue in the ring: the generator's heads have 950 to 2150 ml, including scalp in slices with skull
 base; newborns have a third of that, and scans may be incomplete."""
-MOST_FAT = 0.12
+MAX_FAT = 0.12
 """Share of fat in the ring's soft tissue and fat: 0.01 to 0.04 in heads (orbits); a pelvis is a third fat."""
 SPREAD_HU = (9.0, 70.0)
 """Range from the 5th to the 95th percentile of the enclosed tissue, smoothed: white matter and ventricles
@@ -65,9 +65,9 @@ def brain_objection(volume: Coarse) -> str | None:
     found = inside(volume)
     if not found.slices:
         return "no slice has a ring of bone like a skull"
-    if not LEAST_ML <= found.ml <= MOST_ML:
-        return f"bone encloses {found.ml:.0f} ml of soft tissue, a skull {LEAST_ML:g} to {MOST_ML:g}"
-    if found.fat > MOST_FAT:
+    if not MIN_ML <= found.ml <= MAX_ML:
+        return f"bone encloses {found.ml:.0f} ml of soft tissue, a skull {MIN_ML:g} to {MAX_ML:g}"
+    if found.fat > MAX_FAT:
         return f"{found.fat:.0%} of the tissue enclosed by bone is fat"
     if not SPREAD_HU[0] <= found.spread_hu <= SPREAD_HU[1]:
         limits = f"{SPREAD_HU[0]:g} to {SPREAD_HU[1]:g}"
@@ -147,10 +147,10 @@ def _within(bone: np.ndarray, solid: np.ndarray, size: list[float]) -> np.ndarra
     radius = np.hypot(down, across)
     direction = ((np.arctan2(down, across) / (2 * np.pi) % 1) * DIRECTIONS).astype(int) % DIRECTIONS
     reach = np.zeros(DIRECTIONS)
-    vault = largest & bone & (radius >= LEAST_RADIUS_MM)
+    vault = largest & bone & (radius >= MIN_RADIUS_MM)
     np.maximum.at(reach, direction[vault], radius[vault])
     known = reach > 0
-    if known.mean() < LEAST_RING:
+    if known.mean() < MIN_RING:
         return nothing
     places = np.arange(DIRECTIONS)
     reach = np.interp(places, places[known], reach[known], period=DIRECTIONS)

@@ -32,7 +32,7 @@ UPPER_MM = 160.0
 """From the vertex to below the foramen magnum, which in a man is about 150 below it."""
 BRAIN_ML = (250.0, 2500.0)
 """A term neonate's brain has over 300, an adult's skull up to 2000; a larger object includes others."""
-LEAST_WALLED = 0.5
+MIN_WALLED = 0.5
 """Share of a brain with bone on three sides in its plane (a craniectomy opens one): 0.9 and more in an intact
 skull, 0.1 for neck muscles."""
 SIDEWAYS_MM = 10.0
@@ -97,7 +97,7 @@ def _brain(coarse: np.ndarray, head: np.ndarray, edges: np.ndarray) -> tuple[np.
     brain = _opened(soft, JOINT_MM, edges, walled)
     outline = _opened(brain, CORD_MM, edges, walled)
     volume_ml = brain.sum() * np.prod(edges) / 1000
-    is_walled = all((mask & walled).sum() > LEAST_WALLED * mask.sum() for mask in (brain, outline))
+    is_walled = all((mask & walled).sum() > MIN_WALLED * mask.sum() for mask in (brain, outline))
     if not (BRAIN_ML[0] <= volume_ml <= BRAIN_ML[1] and is_walled):
         raise Rejection(Reason.DEFACE_FAILED, "no brain found, so the face cannot be located")
     return brain, outline

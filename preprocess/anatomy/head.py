@@ -32,7 +32,7 @@ HEAD = Anatomy(
         # adult's is less.
         wide_mm=(76.0, 230.0),
         long_mm=(92.0, 280.0),
-        most_across_mm=255.0,  # an ellipse of the greatest breadth and length
+        max_across_mm=255.0,  # an ellipse of the greatest breadth and length
         # 0.7 to 0.9 in adults, 0.6 and 1.05 at the ends of what skulls grow to; an axis of half or double
         # length leaves 0.4 or 1.5.
         wide_over_long=(0.55, 1.1),
@@ -40,8 +40,8 @@ HEAD = Anatomy(
         # to 0.16 and 0.42 to 0.49.
         dome=(0.18, 0.40),
     ),
-    most_lung=0.1,  # edges and hair are 2 to 4 % of a head, lungs a third of a chest
-    least_ml=200.0,  # a neonate's head measures over 300 ml
+    max_lung=0.1,  # edges and hair are 2 to 4 % of a head, lungs a third of a chest
+    min_ml=200.0,  # a neonate's head measures over 300 ml
     joined_mm=250.0,  # about a large adult's chin to vertex; more is a head and a neck
     # Head scans end within about 20 mm of the vertex; face, sinus or neck scans end at the orbits or below,
     # 80 mm or more beneath it.

@@ -17,6 +17,6 @@ def objection(voxels: np.ndarray, spacing_mm: tuple[float, float, float], anatom
         return "no dense object"
     inside = some[mask]
     lung = float(((inside > LUNG_HU[0]) & (inside < LUNG_HU[1])).mean())
-    if lung > anatomy.most_lung:
+    if lung > anatomy.max_lung:
         return f"{lung:.0%} of the object has the density of lung"
     return shape_objection(mask, edges_mm, anatomy)

@@ -38,7 +38,7 @@ class Sizes:
     """Left to right, median over planes."""
     long_mm: Range
     """Front to back."""
-    most_across_mm: float
+    max_across_mm: float
     """Diameter of a disc with the area of the largest plane."""
     wide_over_long: Range
     dome: Range | None = None
@@ -55,9 +55,9 @@ class Anatomy:
     inside: str
     """The tissue in its depth, for messages."""
     sizes: Sizes
-    most_lung: float
+    max_lung: float
     """Largest share with the density of lung."""
-    least_ml: float
+    min_ml: float
     """A smaller largest object is not the body part."""
     joined_mm: float
     """Largest coverage of joined series along the direction of travel."""

@@ -24,15 +24,15 @@ def shape_objection(mask: np.ndarray, edges_mm: tuple[float, float, float], anat
     wide, long = (float(np.median(upper.any(axis=axis).sum(axis=1) * edges_mm[3 - axis])) for axis in (1, 2))
     across = float(2 * np.sqrt(areas.max() / np.pi))
     dome = _dome(areas, edges_mm[0]) if sizes.dome else None
-    for size, (least, most), what in (
+    for size, (low, high), what in (
         (wide, sizes.wide_mm, "mm wide"),
         (long, sizes.long_mm, "mm from front to back"),
-        (across, (0.0, sizes.most_across_mm), "mm across"),
+        (across, (0.0, sizes.max_across_mm), "mm across"),
         (wide / long, sizes.wide_over_long, "times as wide as long"),
         (dome, sizes.dome or (0.0, 0.0), "of its width from crown to shoulder"),
     ):
-        if size is not None and not least <= size <= most:
-            bound = f"least {least:g}" if size < least else f"most {most:g}"
+        if size is not None and not low <= size <= high:
+            bound = f"least {low:g}" if size < low else f"most {high:g}"
             return f"{size:.3g} {what}, a {anatomy.name} has at {bound}: {_CAUSE}"
     return None
 

@@ -21,9 +21,9 @@ AWAY_MM = 8.0
 VAULT = 0.57
 """Depth below the crown, over the diameter of a disc with the area of the largest plane: 100 mm in an adult;
 above it, only the skull's bone is near the brain."""
-LEAST_MM = 24.0
+MIN_MM = 24.0
 """Length along the longest axis: a calcified plexus has 10 to 15 mm, the anterior cerebral arteries 40."""
-MOST_SECTION_MM2 = 80.0
+MAX_SECTION_MM2 = 80.0
 """Volume over length: a 4 mm vessel has 13, a tree of vessels about 30, a calcified mass more."""
 
 
@@ -58,7 +58,7 @@ def vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float], rings: C
     found = []
     for place, mm3 in zip(ndimage.find_objects(labels), counts.tolist(), strict=True):
         length = max((part.stop - part.start) * edge for part, edge in zip(place, edges, strict=True))
-        if length >= LEAST_MM and mm3 / length <= MOST_SECTION_MM2:
+        if length >= MIN_MM and mm3 / length <= MAX_SECTION_MM2:
             found.append(length)
     return found
 

@@ -105,9 +105,9 @@ def export(
     require_folder(out)
     if real is not None and not real.is_dir():
         raise FmctError(f"{real}: no such folder; give the folder of a real series' files")
-    for name, value, least in (("studies", studies, 1), ("seed", seed, 0), ("matrix", matrix, 32)):
-        if value < least:
-            raise FmctError(f"{name}={value}: give at least {least}")
+    for name, value, minimum in (("studies", studies, 1), ("seed", seed, 0), ("matrix", matrix, 32)):
+        if value < minimum:
+            raise FmctError(f"{name}={value}: give at least {minimum}")
     if not 0 <= fractures <= 1:
         raise FmctError(f"fractures={fractures:g}: expected a share of the studies, from 0 to 1")
     plans = plan_studies(seed, studies, matrix, fractures)

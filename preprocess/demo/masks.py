@@ -15,7 +15,7 @@ STEP_MM = 2.0
 """Voxel edge of the files: finer than the slices of all series of the export."""
 HALF_MM = (84.0, 108.0, 84.0)
 """Half of the files' extent along left, posterior, superior, about the head's centre: the skull's inside."""
-LEAST_SHARE = 0.5
+MIN_SHARE = 0.5
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -36,7 +36,7 @@ def lesion_masks(points_lps: NDArray[np.float64], head: Head) -> dict[Bleed, NDA
     at, depth = some(at, within), depth[within]
     _, fluid = brain.brain_hu(at, depth, head)
     for lesion in head.lesions:
-        blood = blood_share(at, depth, fluid, lesion) >= LEAST_SHARE
+        blood = blood_share(at, depth, fluid, lesion) >= MIN_SHARE
         found[lesion.kind][inside[within[blood]]] = True
     return {kind: mask.reshape(shape) for kind, mask in found.items()}
 

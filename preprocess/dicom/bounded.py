@@ -6,15 +6,15 @@ from typing import BinaryIO
 
 from preprocess.reasons import Reason, Rejection
 
-MOST_BYTES = 2**28
+MAX_BYTES = 2**28
 """Most bytes read from a header (without skipped ones): 8 KiB of functional groups for 32,768 frames."""
-MOST_READS = 2**20
+MAX_READS = 2**20
 """Most reads of a header, one per tag, length and value: 128 for each of 8,192 frames. pydicom uses about 400
 bytes and 20 µs for one."""
 
-MOST_VALUE = 2**25
+MAX_VALUE = 2**25
 """Most bytes of one element: 1 KiB for each of 32,768 frames."""
-MOST_ITEMS = 2**19
+MAX_ITEMS = 2**19
 """Most items of sequences, including nested ones: 64 for each of 8,192 frames."""
 _MANY = 2**16
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
@@ -38,10 +38,10 @@ class Bounded:
     allocate the memory before reading.
     """
 
-    def __init__(self, file: BinaryIO, size: int, most: int = MOST_BYTES) -> None:
+    def __init__(self, file: BinaryIO, size: int, limit: int = MAX_BYTES) -> None:
         """size: bytes of the file."""
         self._read, self._size = file.read, size
-        self._bytes, self._reads = most, MOST_READS
+        self._bytes, self._reads = limit, MAX_READS
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int = -1) -> bytes:
@@ -64,9 +64,9 @@ class BoundedHeader(Bounded):
     character set. Here control bytes are read as spaces, and names that are not character sets as empty.
     """
 
-    def __init__(self, file: BinaryIO, size: int, most: int = MOST_BYTES) -> None:
+    def __init__(self, file: BinaryIO, size: int, limit: int = MAX_BYTES) -> None:
         """size: bytes of the file."""
-        super().__init__(file, size, most)
+        super().__init__(file, size, limit)
         self._value_at = -1  # position of the character set's value, after its head was read
 
     def read(self, size: int = -1) -> bytes:
@@ -80,6 +80,6 @@ class BoundedHeader(Bounded):
         if len(data) == _HEAD_BYTES:
             if data[:4] in _CHARACTER_SET and _WITH_VALUE.fullmatch(data):
                 self._value_at = self.tell()
-        elif len(data) > _MANY and (len(data) > MOST_VALUE or sum(map(data.count, _ITEMS)) > MOST_ITEMS):
+        elif len(data) > _MANY and (len(data) > MAX_VALUE or sum(map(data.count, _ITEMS)) > MAX_ITEMS):
             raise Rejection(Reason.BROKEN_HEADER, f"an element of {len(data)} bytes")
         return data

@@ -179,8 +179,8 @@ def read_rows(path: Path, rows: Sequence[int]) -> list[Series]:
     for group in sorted({int(np.searchsorted(starts, row, "right")) - 1 for row in rows}):
         table = file.read_row_group(group)
         wanted = [row for row in rows if starts[group] <= row < starts[group + 1]]
-        taken = _series(table.take([row - int(starts[group]) for row in wanted]))
-        found.update(zip(wanted, taken, strict=True))
+        series_read = _series(table.take([row - int(starts[group]) for row in wanted]))
+        found.update(zip(wanted, series_read, strict=True))
     return [found[row] for row in rows]
 
 
@@ -250,8 +250,8 @@ def _series(table: pa.Table) -> list[Series]:
 
 def _one_series(row: dict[str, Any]) -> Series:
     key = {name: row.pop(name) for name in SERIES_KEY}
-    instances, said = row.pop("instances"), row.pop("texts", None) or [row]
-    texts = [Texts(**one) for one in said]
+    instances, stored_texts = row.pop("instances"), row.pop("texts", None) or [row]
+    texts = [Texts(**one) for one in stored_texts]
     return Series(**key, instances=tuple(_instance(one, texts) for one in instances))
 
 

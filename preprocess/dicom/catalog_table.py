@@ -84,8 +84,8 @@ def series_table(instances: pa.Table) -> pa.Table:
     flat = instances.sort_by(order).combine_chunks()
     starts = _group_starts(flat)
     first, numbers = _distinct_texts(flat, starts)
-    said = np.searchsorted(first, starts)  # the first row of a series is the first with its texts
-    numbers -= np.repeat(said, np.diff(np.append(starts, len(flat))))
+    own_texts = np.searchsorted(first, starts)  # the first row of a series is the first with its texts
+    numbers -= np.repeat(own_texts, np.diff(np.append(starts, len(flat))))
     texts = _struct(flat.take(pa.array(first)), SERIES_TABLE.field("texts").type.value_type)
     images = _struct(
         flat.append_column("text", pa.array(numbers)), SERIES_TABLE.field("instances").type.value_type
@@ -93,7 +93,7 @@ def series_table(instances: pa.Table) -> pa.Table:
     columns = [flat[name].take(pa.array(starts)) for name in SERIES_KEY]
     columns.append(
         pa.ListArray.from_arrays(
-            pa.array(np.append(said, len(first)), pa.int32()), texts, SERIES_TABLE.field("texts").type
+            pa.array(np.append(own_texts, len(first)), pa.int32()), texts, SERIES_TABLE.field("texts").type
         )
     )
     columns.append(
@@ -122,10 +122,10 @@ def _group_starts(flat: pa.Table, names: Iterable[str] = SERIES_KEY) -> np.ndarr
 def _distinct_texts(flat: pa.Table, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first rows with distinct texts within a series, and for each row the index of its texts there."""
     runs = _group_starts(flat, (*SERIES_KEY, *TEXT_COLUMNS))
-    few = flat.select(TEXT_COLUMNS).take(pa.array(runs))
+    distinct = flat.select(TEXT_COLUMNS).take(pa.array(runs))
     codes = np.searchsorted(starts, runs, "right")
     for name in TEXT_COLUMNS:
-        column = few[name].combine_chunks().dictionary_encode("encode")
+        column = distinct[name].combine_chunks().dictionary_encode("encode")
         if len(column.dictionary) > 1:
             both = codes * len(column.dictionary) + column.indices.to_numpy()
             codes = np.unique(both, return_inverse=True)[1]
@@ -147,8 +147,8 @@ def instance_table(series: pa.Table) -> pa.Table:
         texts = series["texts"].combine_chunks()
         sizes = pc.list_value_length(texts).to_numpy()
         places = (np.cumsum(sizes) - sizes)[parents.to_numpy()] + instances.field("text").to_numpy()
-        said = pc.list_flatten(texts).take(pa.array(places))
-        arrays |= {field.name: said.field(field.name) for field in said.type}
+        own_texts = pc.list_flatten(texts).take(pa.array(places))
+        arrays |= {field.name: own_texts.field(field.name) for field in own_texts.type}
     arrays |= {field.name: instances.field(field.name) for field in instances.type if field.name != "text"}
     return pa.table(
         arrays, pa.schema([INSTANCE_TABLE.field(name) for name in arrays], INSTANCE_TABLE.metadata)

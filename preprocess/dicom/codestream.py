@@ -54,8 +54,8 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int, int] | None:
         elif encoded[at + 1] in _FRAME_HEADERS:
             rows, columns, components = struct.unpack_from(">HHB", encoded, at + 5)
             if not rows:
-                told = {lines[:2] for lines in encoded.split(_NUMBER_OF_LINES)[1:]}
-                rows = int.from_bytes(told.pop(), "big") if len(told) == 1 else 0
+                stated = {lines[:2] for lines in encoded.split(_NUMBER_OF_LINES)[1:]}
+                rows = int.from_bytes(stated.pop(), "big") if len(stated) == 1 else 0
             return rows, columns, components
         else:
             at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")

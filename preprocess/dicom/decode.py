@@ -24,7 +24,7 @@ from shards.errors import FmctError
 
 AIR_HU = -1000
 """Value of unmeasured voxels: padding, outside the reconstruction circle, outside the scan."""
-LEAST_HU = -1024
+MIN_HU = -1024
 """Scanners' codes for "outside the circle" (-1500, -2000, -3024) are below; measured air is not."""
 BODY_HU = (-500, 3071)
 """Padding within this range, which ends with a 12-bit scale, would erase tissue or metal, so such a header is
@@ -65,7 +65,7 @@ class Decoder:
 
         HU = Rescale Slope × stored value + Rescale Intercept, frame by frame (PS3.3 C.11.1.1.2), rounded.
         Photometric Interpretation MONOCHROME1 inverts only the display (C.7.6.3.1.2), so it has no effect
-        here. Padding and values below `LEAST_HU` become `AIR_HU`.
+        here. Padding and values below `MIN_HU` become `AIR_HU`.
 
         Raises Rejection for pixels that are truncated, undecodable, in colour or not in Hounsfield units,
         and FmctError if the file cannot be read.
@@ -81,7 +81,7 @@ class Decoder:
                 stored, allocated = image.stored(instance.frame)
         if stored.shape != (instance.rows, instance.columns):
             raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix differs from the catalog's")
-        outside = padding_beyond_bits(allocated, stored, slope, intercept, LEAST_HU)
+        outside = padding_beyond_bits(allocated, stored, slope, intercept, MIN_HU)
         stored = unwrapped(stored, image.bits_stored, slope, intercept)
         digest = hashlib.sha256(np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).data)
         digest.update(np.array([slope, intercept], "<f8").tobytes())
@@ -180,8 +180,8 @@ def _as_stored(value: int, dtype: np.dtype) -> int:
 
 def _to_hu(stored: np.ndarray, slope: float, intercept: float, padding: tuple[int, int] | None) -> np.ndarray:
     if padding:
-        least, greatest = (value * slope + intercept for value in padding)
-        if least <= BODY_HU[1] and greatest >= BODY_HU[0]:
+        low, high = (value * slope + intercept for value in padding)
+        if low <= BODY_HU[1] and high >= BODY_HU[0]:
             padding = None
     native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     return _rescaled(native, slope, intercept, *(padding or (1, 0)))  # an empty range
@@ -196,7 +196,7 @@ def _rescaled(
         for j in range(stored.shape[1]):
             value = stored[i, j]
             hu = np.rint(value * slope + intercept)
-            if hu < LEAST_HU or first_padding <= value <= last_padding:
+            if hu < MIN_HU or first_padding <= value <= last_padding:
                 hu = AIR_HU
             out[i, j] = min(hu, 32767)
     return out

@@ -10,10 +10,10 @@ from preprocess.dicom.geometry import axes
 from preprocess.reasons import Reason, Rejection
 
 SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
-MOST_FRAMES = 2**15
+MAX_FRAMES = 2**15
 """100 passes of a 320-row detector; a greater Number of Frames is damaged."""
 
-LEAST_FRAME_BYTES = 8
+MIN_FRAME_BYTES = 8
 """Least bytes of a frame in its file, deflated or not: the head of an item of encapsulated pixel data."""
 
 _MACROS: dict[str, tuple[str, ...]] = {
@@ -46,7 +46,7 @@ def frame_count(data: Dataset, size: int) -> int:
     Raises Rejection(broken_header) for an impossible number, or if the functional groups have another number.
     """
     count = int(data.get("NumberOfFrames") or 1)
-    if not 1 <= count <= min(MOST_FRAMES, max(size // LEAST_FRAME_BYTES, 1)):
+    if not 1 <= count <= min(MAX_FRAMES, max(size // MIN_FRAME_BYTES, 1)):
         raise Rejection(Reason.BROKEN_HEADER, f"Number of Frames is {count}")
     groups = len(data.get(PER_FRAME) or ())
     if has_functional_groups(data) and groups not in (0, count):

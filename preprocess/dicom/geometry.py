@@ -28,14 +28,14 @@ WIDEST_MM = 1_000.0
 """No bore, and so no image, is this wide (0.5 to 0.9 m); a wrong decimal in Pixel Spacing gives metres."""
 LARGEST_MATRIX = 4096
 """Scanners reconstruct up to 2048 pixels per side."""
-MOST_PIXELS = 2**30
+MAX_PIXELS = 2**30
 """Most pixels of a stack: 1,024 slices of 1024². A worker holds two bytes of each, and four more for a
 rotated stack; a damaged header could declare any number."""
 UNIT_LENGTH = 1e-2
 """Tolerance of direction cosines from unit length and right angles."""
 REGULAR_GAP = 0.1
 """A gap within this fraction of a multiple of the usual spacing is that multiple."""
-LEAST_ROUNDED = 8
+MIN_ROUNDED = 8
 """Least number of slices that prove rounded positions."""
 ROUNDING_MM = 0.7
 """Half a millimetre, plus the effect of rounding on the fitted line."""
@@ -153,8 +153,8 @@ def parallel(instances: Sequence[Instance]) -> tuple[list[Instance], int]:
     Raises Rejection(inconsistent_geometry) if more than `STRAY_SLICES` of them are not.
     """
     # De-identified archives give each image a separate frame of reference (LIDC-IDRI); that is ignored.
-    told = len({i.frame_of_reference_uid for i in instances}) < len({i.sop_uid for i in instances})
-    spaces = [i.frame_of_reference_uid if told else "" for i in instances]
+    distinguishes = len({i.frame_of_reference_uid for i in instances}) < len({i.sop_uid for i in instances})
+    spaces = [i.frame_of_reference_uid if distinguishes else "" for i in instances]
     keys = Counter(map(_geometry, instances, spaces))
     reference = max(keys, key=lambda key: (keys[key], str(key)))
     kept = [i for i, space in zip(instances, spaces, strict=True) if _is_same(_geometry(i, space), reference)]
@@ -223,7 +223,7 @@ def _unrounded(positions: np.ndarray) -> np.ndarray:
     differ by at most one, and one straight line passes within `ROUNDING_MM` of all.
     """
     steps = np.diff(positions, axis=0)
-    whole = len(positions) >= LEAST_ROUNDED and not np.mod(positions, 1).any()
+    whole = len(positions) >= MIN_ROUNDED and not np.mod(positions, 1).any()
     if not whole or np.ptp(steps, axis=0).max() != 1:
         return positions
     index = np.arange(len(positions))

@@ -12,7 +12,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from preprocess.dicom.bounded import MOST_BYTES, BoundedHeader
+from preprocess.dicom.bounded import MAX_BYTES, BoundedHeader
 from preprocess.dicom.frames import (
     PER_FRAME,
     SHARED,
@@ -120,7 +120,7 @@ def _read_deflated(
     data = pydicom.dcmread(io.BytesIO(file.read(start)), force=True)
     inflated: Any = io.BufferedReader(Inflated(file, start, size - start))
     wanted: Any = [Tag(tag) for tag in tags]
-    bounded: Any = BoundedHeader(inflated, MOST_BYTES)
+    bounded: Any = BoundedHeader(inflated, MAX_BYTES)
     data.update(read_dataset(bounded, False, True, stop_when=_is_pixels, specific_tags=wanted))
     return data, inflated
 

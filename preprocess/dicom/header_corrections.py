@@ -21,10 +21,10 @@ def unwrapped(stored: np.ndarray, bits: int, slope: float, intercept: float) -> 
     """
     if stored.dtype.kind != "u" or intercept <= NO_AIR_HU or stored.size == 0:
         return stored
-    least, greatest = ((2**bits + (hu - intercept) / slope) for hu in WRAPPED_AIR_HU)
-    if least < 2 ** (bits - 1):
+    low, high = ((2**bits + (hu - intercept) / slope) for hu in WRAPPED_AIR_HU)
+    if low < 2 ** (bits - 1):
         return stored
-    air = np.count_nonzero((stored >= least) & (stored <= greatest))
+    air = np.count_nonzero((stored >= low) & (stored <= high))
     if air < WRAPPED_SHARE * stored.size:
         return stored
     unused = 8 * stored.dtype.itemsize - bits
@@ -33,13 +33,13 @@ def unwrapped(stored: np.ndarray, bits: int, slope: float, intercept: float) -> 
 
 
 def padding_beyond_bits(
-    allocated: np.ndarray, stored: np.ndarray, slope: float, intercept: float, least_hu: float
+    allocated: np.ndarray, stored: np.ndarray, slope: float, intercept: float, min_hu: float
 ) -> np.ndarray | None:
     """Pixels with padding values beyond Bits Stored, bool (rows, columns); None if there are none.
 
     allocated: the pixels with all their bits; stored: their lower Bits Stored, as numbers. Higher bits are
     not part of the value (PS3.5 section 8.1.1) and may be an overlay, which covers many values. A code for
-    outside the circle (-2000 as 63536) is a single value, and below `least_hu` as two's complement.
+    outside the circle (-2000 as 63536) is a single value, and below `min_hu` as two's complement.
     """
     if allocated is stored:
         return None
@@ -48,6 +48,6 @@ def padding_beyond_bits(
         return None
     codes = allocated[beyond]
     code = int(codes[0]) - (2 ** (8 * codes.itemsize) if codes.dtype.kind == "u" else 0)
-    if (codes != codes[0]).any() or code * slope + intercept >= least_hu:
+    if (codes != codes[0]).any() or code * slope + intercept >= min_hu:
         return None
     return beyond

@@ -65,7 +65,7 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 _BLOCK_BYTES = 512
 """Writers that pad pixel data to whole blocks add less; a row or column of 256 pixels is not less."""
 
-MOST_EXPANSION = 2
+MAX_EXPANSION = 2
 """Largest expansion of pixels by a codec: RLE makes 129 bytes of 128 at worst (PS3.5 section G.3.1)."""
 _DECODER_BYTES = 32
 """Most memory of a decoder per pixel, besides 32 MiB: its value twice, and coefficients of 32 bits."""
@@ -199,7 +199,7 @@ class ImageFile:
         count = math.prod(self._numbers[name] for name in ("Rows", "Columns", "BitsAllocated")) // 8
         if self._syntax.is_encapsulated:
             offsets = self._options.get("extended_offsets") if _OFFSETS in self._data else None
-            bounded: Any = Bounded(self._file, self._size, MOST_EXPANSION * count + _TABLE_BYTES)
+            bounded: Any = Bounded(self._file, self._size, MAX_EXPANSION * count + _TABLE_BYTES)
             return get_frame(bounded, frame, extended_offsets=offsets, number_of_frames=self._frames)
         self._require_plain(count)
         if self._unread_end:

@@ -8,9 +8,9 @@ from typing import BinaryIO, NamedTuple
 
 from preprocess.reasons import Reason, Rejection
 
-MOST_UNPACKED = 2**32
+MAX_UNPACKED = 2**32
 """Most bytes of an object: pixel data of known length has a 32-bit length (PS3.5 section 7.1)."""
-MOST_RATIO, RATIO_FROM = 200, 2**26
+MAX_RATIO, RATIO_FROM = 200, 2**26
 """Deflate compresses CT to a half to a fifth, a black image to a thousandth. Above this ratio, from 64 MiB
 on, the bytes are treated as a decompression bomb."""
 INDEX_SPACING = 2**23
@@ -22,7 +22,7 @@ _unpacked = attrgetter("unpacked")
 
 def is_bomb(unpacked: int, packed: int) -> bool:
     """Whether the ratio of unpacked to packed bytes is beyond that of any image."""
-    return unpacked > MOST_UNPACKED or (unpacked > RATIO_FROM and unpacked > MOST_RATIO * packed)
+    return unpacked > MAX_UNPACKED or (unpacked > RATIO_FROM and unpacked > MAX_RATIO * packed)
 
 
 def bomb(unpacked: int, packed: int) -> Rejection:
@@ -91,16 +91,16 @@ class Inflated(io.RawIOBase):
         self._position += len(data)
         return len(data)
 
-    def _inflate(self, most: int) -> bytes:
+    def _inflate(self, limit: int) -> bytes:
         """The next bytes, up to `most`; none at the end."""
         data = b""
-        while most and not data and not self._state.eof:
+        while limit and not data and not self._state.eof:
             if not self._rest:
                 self._file.seek(self._start + self._taken)
                 self._rest = self._file.read(min(_READ_BYTES, self._packed - self._taken))
                 self._taken += len(self._rest)
             ended = not self._rest
-            data = self._state.decompress(self._rest, most)
+            data = self._state.decompress(self._rest, limit)
             self._rest = self._state.unconsumed_tail
             if ended and not data and not self._state.eof:
                 raise zlib.error("the deflated stream ends early")

@@ -9,10 +9,10 @@ RAW_SECTOR = b"\0" + b"\xff" * 10 + b"\0"
 """Start of a sector of 2352 bytes (ECMA-130 section 14), in a raw copy of a CD with error correction."""
 _FIRST_DESCRIPTOR = 16
 """Sector of the first volume descriptor (section 7.2.1); earlier sectors are not part of the file system."""
-_MOST_DESCRIPTORS = 64
+_MAX_DESCRIPTORS = 64
 _DIRECTORY, _GOES_ON = 0x02, 0x80
 """File flags (section 10.1.6): a directory, and an extent that is not the file's last."""
-_MOST_DIRECTORY = 2**26
+_MAX_DIRECTORY = 2**26
 """Bytes: a million files."""
 
 
@@ -42,7 +42,7 @@ def files(file: BinaryIO) -> tuple[list[tuple[str, int, int]], int]:
         if start in entered:
             continue
         entered.add(start)
-        if length > _MOST_DIRECTORY or start + length > size:
+        if length > _MAX_DIRECTORY or start + length > size:
             lost += 1
             continue
         for name, flags, offset, count in _records(_read(file, start, length)):
@@ -57,7 +57,7 @@ def files(file: BinaryIO) -> tuple[list[tuple[str, int, int]], int]:
 
 def _root(file: BinaryIO) -> tuple[int, int]:
     """Offset and bytes of the root directory of the primary volume (section 9.4)."""
-    for sector in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + _MOST_DESCRIPTORS):
+    for sector in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + _MAX_DESCRIPTORS):
         descriptor = _read(file, sector * _SECTOR, _SECTOR)
         if descriptor[1:6] != b"CD001":
             break

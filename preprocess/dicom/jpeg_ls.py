@@ -34,7 +34,7 @@ class Coding:
 
     precision: int
     near: int = 0
-    greatest: int = 0
+    max_value: int = 0
     thresholds: tuple[int, int, int] = (0, 0, 0)
     reset: int = 0
 
@@ -44,31 +44,31 @@ class Coding:
         near = header[3] if len(header) > 3 else 0
         if len(preset) != 11:
             return cls(precision, near)
-        greatest, first, second, third, reset = struct.unpack(">5H", preset[1:])
-        return cls(precision, near, greatest, (first, second, third), reset)
+        max_value, first, second, third, reset = struct.unpack(">5H", preset[1:])
+        return cls(precision, near, max_value, (first, second, third), reset)
 
     def parameters(self) -> np.ndarray:
         """int64: NEAR, MAXVAL, T1, T2, T3, RESET."""
-        greatest = self.greatest or 2**self.precision - 1
+        max_value = self.max_value or 2**self.precision - 1
         near = self.near
-        factor = (min(greatest, 4095) + 128) // 256
-        small = max(256 // (greatest + 1), 2)
-        if greatest >= 128:
+        factor = (min(max_value, 4095) + 128) // 256
+        small = max(256 // (max_value + 1), 2)
+        if max_value >= 128:
             usual = [factor * (t - s) + s + m * near for t, s, m in ((3, 2, 3), (7, 3, 5), (21, 4, 7))]
         else:
             usual = [max(s, t // small + m * near) for t, s, m in ((3, 2, 3), (7, 3, 5), (21, 4, 7))]
-        found, least = [], near + 1
+        found, lower = [], near + 1
         for given, default in zip(self.thresholds, usual, strict=True):
-            default = default if least <= default <= greatest else least
-            least = given or default
-            found.append(least)
-        return np.array([near, greatest, *found, self.reset or 64], np.int64)
+            default = default if lower <= default <= max_value else lower
+            lower = given or default
+            found.append(lower)
+        return np.array([near, max_value, *found, self.reset or 64], np.int64)
 
     def is_sound(self) -> bool:
         """Whether the parameters are valid in JPEG-LS (table C.1, C.2.3)."""
-        near, greatest, first, second, third, reset = self.parameters().tolist()
-        ordered = near + 1 <= first <= second <= third <= greatest < 2**self.precision
-        return ordered and near <= min(255, greatest // 2) and 3 <= reset <= max(255, greatest)
+        near, max_value, first, second, third, reset = self.parameters().tolist()
+        ordered = near + 1 <= first <= second <= third <= max_value < 2**self.precision
+        return ordered and near <= min(255, max_value // 2) and 3 <= reset <= max(255, max_value)
 
 
 def decode(encoded: bytes, start: int, coding: Coding, rows: int, columns: int) -> Scan:
@@ -82,13 +82,13 @@ def decode(encoded: bytes, start: int, coding: Coding, rows: int, columns: int) 
 
 
 @lru_cache(maxsize=4)
-def _levels(near: int, greatest: int, *thresholds: int) -> np.ndarray:
+def _levels(near: int, max_value: int, *thresholds: int) -> np.ndarray:
     """int8: the region of a gradient, -4 to 4, by the gradient and MAXVAL (A.3.3)."""
-    size = abs(np.arange(-greatest, greatest + 1))
+    size = abs(np.arange(-max_value, max_value + 1))
     level = (size > near).astype(np.int8)
     for threshold in thresholds:
         level += (size >= threshold) & (size > near)
-    level[:greatest] *= -1
+    level[:max_value] *= -1
     return level
 
 
@@ -140,14 +140,14 @@ def _decode(
     Written as one loop, so that the state of the reader and of a line stays in registers.
     """
     rows, columns = out.shape
-    near, greatest, reset = parameters[0], parameters[1], parameters[5]
+    near, max_value, reset = parameters[0], parameters[1], parameters[5]
     step = 2 * near + 1
     # RANGE, qbpp and LIMIT (A.2.1).
-    span = (greatest + 2 * near) // step + 1
+    span = (max_value + 2 * near) // step + 1
     wide = bpp = 0
     while (1 << wide) < span:
         wide += 1
-    while (1 << bpp) < greatest + 1:
+    while (1 << bpp) < max_value + 1:
         bpp += 1
     limit = 2 * (max(bpp, 2) + max(8, bpp))
     # A, B, C and N of a context, and the Golomb parameter k from its last A and N.
@@ -167,9 +167,9 @@ def _decode(
         x = 1
         while x <= columns:
             ahead = above[x + 1]
-            context = 81 * levels[ahead - up + greatest] + 9 * levels[up - corner + greatest]
-            context += levels[corner - left + greatest]
-            taken = 0
+            context = 81 * levels[ahead - up + max_value] + 9 * levels[up - corner + max_value]
+            context += levels[corner - left + max_value]
+            run_samples = 0
             if context == 0:
                 ended = False
                 while x <= columns and not ended:
@@ -183,7 +183,7 @@ def _decode(
                     if ended:
                         count -= lengths[run]  # at most 15 of the 31 remaining bits
                         length = (held >> count) & (length - 1)
-                        taken = lengths[run] + 1
+                        run_samples = lengths[run] + 1
                     elif x + length <= columns + 1:
                         run = min(run + 1, 31)
                     stop = min(x + length, columns + 1)
@@ -214,15 +214,15 @@ def _decode(
                 held = (held << 32) | int(data[word] if word < len(data) else 0)
                 count += 32
                 word += 1
-            most = limit - taken - wide - 1
+            max_zeros = limit - run_samples - wide - 1
             ahead_bits = (held >> (count - 8)) & 255
             zeros = zeros_of[ahead_bits]
-            if ahead_bits != 0 and zeros < most and zeros + 1 + order <= 32:
+            if ahead_bits != 0 and zeros < max_zeros and zeros + 1 + order <= 32:
                 count -= zeros + 1 + order
                 mapped = (zeros << order) | ((held >> count) & ((1 << order) - 1))
             else:
                 zeros = 0
-                while zeros < most:
+                while zeros < max_zeros:
                     if count == 0:
                         held = int(data[word] if word < len(data) else 0)
                         count += 32
@@ -236,12 +236,12 @@ def _decode(
                     held = (held << 32) | int(data[word] if word < len(data) else 0)
                     count += 32
                     word += 1
-                if zeros == most:
+                if zeros == max_zeros:
                     extra = wide
                     count -= 1  # the 1 after the zeros
                 count -= extra
                 mapped = (held >> count) & ((1 << extra) - 1)
-                mapped = mapped + 1 if zeros == most else (zeros << order) | mapped
+                mapped = mapped + 1 if zeros == max_zeros else (zeros << order) | mapped
             if context == 0:
                 # The sample that ends a run (A.7.2).
                 odd = (mapped + same) & 1
@@ -263,7 +263,7 @@ def _decode(
                 low, high = min(left, up), max(left, up)
                 predicted = max(low, min(high, left + up - corner))
                 predicted += c if context > 0 else -c
-                predicted = min(max(predicted, 0), greatest)
+                predicted = min(max(predicted, 0), max_value)
                 error = (mapped >> 1) ^ -(mapped & 1)
                 if near == 0 and order == 0 and 2 * b <= -n:
                     error = ~error
@@ -286,9 +286,9 @@ def _decode(
             value = predicted + error * step
             if value < -near:
                 value += span * step
-            elif value > greatest + near:
+            elif value > max_value + near:
                 value -= span * step
-            left = min(max(value, 0), greatest)
+            left = min(max(value, 0), max_value)
             line[x] = left
             corner, up = up, above[x + 1]
             x += 1

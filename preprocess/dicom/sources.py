@@ -21,7 +21,7 @@ from indexed_gzip import IndexedGzipFile
 
 from preprocess.dicom import iso9660, split
 from preprocess.dicom.archive_kinds import START_BYTES, ArchiveKind, archive_kind, file_kind
-from preprocess.dicom.inflate import INDEX_SPACING, MOST_UNPACKED, RATIO_FROM, Inflated, bomb, is_bomb
+from preprocess.dicom.inflate import INDEX_SPACING, MAX_UNPACKED, RATIO_FROM, Inflated, bomb, is_bomb
 from preprocess.reasons import Reason, Rejection
 
 HEADER_BUFFER = 8192
@@ -244,7 +244,7 @@ def _tar_members(
                 continue
             place = info.name, info.offset_data, status.st_size
             source = Source(path, info.size, status.st_mtime_ns, *place)
-            if info.size > MOST_UNPACKED or info.issparse():
+            if info.size > MAX_UNPACKED or info.issparse():
                 yield source, bomb(info.size, status.st_size)
                 continue
             yield source, _readable(_member_file(file, source.offset, source.size))

@@ -29,7 +29,7 @@ TRUNCATED = "of an archive in parts: is the last one missing?"
 UNNAMED = "a part of a split zip: name the parts NAME.z01, NAME.z02, ..., NAME.zip"
 LOOK_AHEAD = 3
 """Numbers tried after a missing one: parts after a gap show that some are missing."""
-MOST_PARTS, MOST_NAMED = 9999, 5
+MAX_PARTS, MAX_NAMED = 9999, 5
 """Of an archive, and of those that a reason names."""
 _END = struct.Struct("<4sHHHHLLH")
 """End of central directory (APPNOTE 4.3.16)."""
@@ -177,7 +177,7 @@ def joined(path: Path) -> BinaryIO | None:
     disks = _disks(path)
     if not disks:
         return None
-    if disks > MOST_PARTS:
+    if disks > MAX_PARTS:
         raise Rejection(Reason.DAMAGED_ARCHIVE, f"a zip in {disks + 1} parts")
     expected = [f"{path.name[:-4]}.z{number:02d}" for number in range(1, disks + 1)]
     there = {part.name.lower() for part in parts.files} if parts else {path.name.lower()}
@@ -194,9 +194,9 @@ def _opened(parts: Parts, of_disks: bool) -> BinaryIO:
 
 def missing(*names: str) -> str:
     """The detail for missing parts: only their suffixes, because a name may contain a patient's."""
-    endings = ", ".join(Path(name).suffix for name in names[:MOST_NAMED])
-    if len(names) > MOST_NAMED:
-        endings += f" and {len(names) - MOST_NAMED} more"
+    endings = ", ".join(Path(name).suffix for name in names[:MAX_NAMED])
+    if len(names) > MAX_NAMED:
+        endings += f" and {len(names) - MAX_NAMED} more"
     return f"an archive in parts, of which {endings} is missing: put it beside the others and scan again"
 
 

@@ -12,7 +12,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
-MOST_TEXT = 2**16
+MAX_TEXT = 2**16
 """Most bytes of a value that is not a sequence: a 16-bit length (PS3.5 section 7.1.2)."""
 _PLAIN_VRS = frozenset({"AE", "AS", "CS", "DS", "IS", "LO", "SH", "UI"})
 _TEXT_VRS = frozenset({"LO", "SH"})
@@ -31,7 +31,7 @@ def values(data: pydicom.Dataset, keyword: str) -> list[Any]:
     element = data.get_item(tag)
     if element is None:
         return []
-    if isinstance(element, RawDataElement) and vr != "SQ" and len(element.value or b"") > MOST_TEXT:
+    if isinstance(element, RawDataElement) and vr != "SQ" and len(element.value or b"") > MAX_TEXT:
         return []
     plain = _plain_values(element, vr)
     if plain is not None:

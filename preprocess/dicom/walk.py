@@ -20,13 +20,13 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
 WINDOW = 2**14
 """Bytes of the first read: most headers, with the start of the pixels."""
-MOST_ELEMENTS = 2**12
+MAX_ELEMENTS = 2**12
 """Most elements of a header, including those of items; an image has a few hundred."""
-MOST_VALUE = 2**12
+MAX_VALUE = 2**12
 """Most bytes of a kept element."""
 AHEAD = 2**13
 """Bytes of the window from an element on, before the file's end: room for an element or a sequence."""
-MOST_DEPTH = 8
+MAX_DEPTH = 8
 """Deepest nesting of sequences."""
 
 _HEAD = Struct("<HHHH").unpack_from
@@ -119,7 +119,7 @@ def _elements(file: BinaryIO, window: bytes, size: int, wanted: Mapping[int, Bas
                 raise _OddError
             at, count = _behind_sequence(window, at, 1, count)
         elif tag in wanted:
-            if length > MOST_VALUE or at + length > len(window):
+            if length > MAX_VALUE or at + length > len(window):
                 raise _OddError
             value: Any = window[at : at + length] if length else empty_value_for_VR(name, raw=True)
             key = wanted[tag]
@@ -127,7 +127,7 @@ def _elements(file: BinaryIO, window: bytes, size: int, wanted: Mapping[int, Bas
             at += length
         else:
             at += length
-        if base + at > size or count > MOST_ELEMENTS:
+        if base + at > size or count > MAX_ELEMENTS:
             raise _OddError
     return found
 
@@ -140,7 +140,7 @@ def _behind_sequence(window: bytes, at: int, depth: int, count: int) -> tuple[in
         count += 1
         if tag == _SEQUENCE_END and length == 0:
             return at, count
-        if tag != _ITEM or count > MOST_ELEMENTS:
+        if tag != _ITEM or count > MAX_ELEMENTS:
             raise _OddError
         at, count = _behind_item(window, at, length, depth, count)
 
@@ -159,14 +159,14 @@ def _behind_item(window: bytes, at: int, length: int, depth: int, count: int) ->
                 raise _OddError
             return at, count
         known = _VRS.get(vr)
-        if known is None or group << 16 | element == _CHARACTER_SET or count > MOST_ELEMENTS:
+        if known is None or group << 16 | element == _CHARACTER_SET or count > MAX_ELEMENTS:
             raise _OddError
         if known[1]:
             at = _require(window, at, 4)
             length = _LONG(window, at - 4)[0]
         if length != _UNDEFINED:
             at += length
-        elif known[0] == "SQ" and depth < MOST_DEPTH:
+        elif known[0] == "SQ" and depth < MAX_DEPTH:
             at, count = _behind_sequence(window, at, depth + 1, count)
         else:
             raise _OddError

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shards.errors import FmctError
-from shards.masks import MOST_CLASSES
+from shards.masks import MAX_CLASSES
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 
@@ -39,6 +39,6 @@ class Classes:
                 names.append(name)
             if values.setdefault(value, names.index(name)) != names.index(name):
                 raise FmctError(f"--class {text!r:.80}: {value!r} belongs to two classes; assign it to one")
-        if not 1 <= len(names) <= MOST_CLASSES:
-            raise FmctError(f"--class: {len(names)} classes; give 1 to {MOST_CLASSES}")
+        if not 1 <= len(names) <= MAX_CLASSES:
+            raise FmctError(f"--class: {len(names)} classes; give 1 to {MAX_CLASSES}")
         return cls(tuple(names), values)

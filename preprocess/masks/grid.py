@@ -14,7 +14,7 @@ ONE = 2**14
 """Value of a full voxel in the resampler's int16."""
 SAME_PLACE_MM = 1e-3
 """Tolerance of two values for the same voxel edge or corner."""
-LEAST_INSIDE = 0.5
+MIN_INSIDE = 0.5
 """Share of a mask that must be inside its volume: less indicates another scan or frame of reference."""
 
 
@@ -49,7 +49,7 @@ def to_grid(planes: Planes, record: VolumeRecord, classes: int) -> NDArray[np.in
         )
     grid = grid_of(record)
     inside = share_inside(planes, grid)
-    if inside < LEAST_INSIDE:
+    if inside < MIN_INSIDE:
         raise Rejection(
             Reason.OUTSIDE_VOLUME,
             f"{inside:.0%} of it is within the volume; is it of this scan, and in its frame of reference?",

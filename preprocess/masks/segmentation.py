@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocess.dicom.geometry import MOST_PIXELS, SAME_POSITION_MM, SAME_SPACING, Stack, axes
+from preprocess.dicom.geometry import MAX_PIXELS, SAME_POSITION_MM, SAME_SPACING, Stack, axes
 from preprocess.masks.classes import Classes
 from preprocess.masks.planes import Planes, padded
 from preprocess.reasons import Reason, Rejection
@@ -83,7 +83,7 @@ def _is_label_map(read: Any) -> bool:
 
 def _planes(read: Any, bits: dict[int, int]) -> Planes:
     count, rows, columns = int(read.NumberOfFrames), int(read.Rows), int(read.Columns)
-    if count * rows * columns > MOST_PIXELS:
+    if count * rows * columns > MAX_PIXELS:
         raise Rejection(Reason.TOO_MANY_SLICES, f"{count} frames of {rows} by {columns} pixels")
     across, down, normal = axes(_orientation(read))
     spacing, step_mm = _spacing(read)
@@ -127,16 +127,16 @@ def _add(
                 plane[frame == value] |= bits[int(value)]
         return
     fractional = str(read.SegmentationType) == "FRACTIONAL"
-    least = int(read.MaximumFractionalValue) / 2 if fractional else 1
-    plane[frame >= least] |= bits[segment]
+    threshold = int(read.MaximumFractionalValue) / 2 if fractional else 1
+    plane[frame >= threshold] |= bits[segment]
 
 
 def _step(slices: Stack, stated_mm: float | None) -> NDArray[np.float64]:
     """The step between slices: the least step of the stored ones, or the stated one if smaller."""
     if len(slices.positions) > 1:
-        least = int(np.argmin(np.diff(slices.heights)))
-        step = slices.positions[least + 1] - slices.positions[least]
-        gap = float(np.diff(slices.heights)[least])
+        threshold = int(np.argmin(np.diff(slices.heights)))
+        step = slices.positions[threshold + 1] - slices.positions[threshold]
+        gap = float(np.diff(slices.heights)[threshold])
         # All stored slices may be far apart; the stated step is then smaller.
         return np.asarray(step if stated_mm is None or gap <= stated_mm * 1.1 else step * (stated_mm / gap))
     if stated_mm is None:

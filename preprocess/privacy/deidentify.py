@@ -17,9 +17,9 @@ from shards.errors import FmctError, raise_refusal
 
 KEY_BYTES = 32
 """The length of the hash: by RFC 2104 section 3, shorter keys are weaker and longer ones not stronger."""
-LEAST_DISTINCT = 8
+MIN_DISTINCT = 8
 """Least number of different bytes: 32 random bytes have 7 or fewer with a probability below 10^-36."""
-_MOST_FILE_BYTES = 1024
+_MAX_FILE_BYTES = 1024
 PSEUDONYM_DIGITS = 32
 """Hexadecimal digits of a pseudonym."""
 
@@ -68,10 +68,10 @@ class Pseudonymizer:
         """
         return self.keyed(*_patient_parts(patient_id, study_uid))
 
-    def date_shift(self, patient_id: str, study_uid: str, most_days: int) -> int:
-        """Days, 1 to `most_days`, by which all dates of a patient are shifted into the past."""
+    def date_shift(self, patient_id: str, study_uid: str, max_days: int) -> int:
+        """Days, 1 to `max_days`, by which all dates of a patient are shifted into the past."""
         digits = self.keyed("date shift", *_patient_parts(patient_id, study_uid))
-        return 1 + int(digits, 16) % most_days
+        return 1 + int(digits, 16) % max_days
 
     def study(self, study_uid: str) -> str:
         """Pseudonym of Study Instance UID (0020,000D), 32 hexadecimal digits."""
@@ -125,7 +125,7 @@ def _read_key(path: Path) -> bytes:
     try:
         with open(path, "rb", opener=_open_at_once) as stream:
             status = os.fstat(stream.fileno())
-            text = stream.read(_MOST_FILE_BYTES).decode().strip() if stat.S_ISREG(status.st_mode) else ""
+            text = stream.read(_MAX_FILE_BYTES).decode().strip() if stat.S_ISREG(status.st_mode) else ""
     except FileNotFoundError:
         raise FmctError(f"{path}: no such key file; make one with `fmct keygen {path}`") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -146,7 +146,7 @@ def _read_key(path: Path) -> bytes:
         raise FmctError(
             f"{path}: not {2 * KEY_BYTES} hexadecimal digits; restore the key, or run `fmct keygen`"
         )
-    if len(set(key)) < LEAST_DISTINCT:
+    if len(set(key)) < MIN_DISTINCT:
         raise FmctError(f"{path}: the key is not random and can be guessed; make one with `fmct keygen`")
     return key
 

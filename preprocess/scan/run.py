@@ -143,10 +143,10 @@ def _read(
 def _known_files(records: list[Record]) -> Iterator[tuple[int, np.ndarray]]:
     for number, record in enumerate(records):
         # A file that could not be read may be readable next time without any change of its status.
-        tried = _unreadable_files(record)
+        read_before = _unreadable_files(record)
         for table in record.tables(FILE_COLUMNS):
             files = file_fingerprints(table)
-            yield number, files[find(tried, files) < 0]
+            yield number, files[find(read_before, files) < 0]
 
 
 def _unreadable_files(record: Record) -> np.ndarray:

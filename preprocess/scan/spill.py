@@ -18,7 +18,7 @@ BUFFERED_RECORDS = 2**18
 """Records (of about 40 bytes) in memory before they are written to the buckets' files."""
 BUFFERED_ROWS = 2**15
 """Table rows (of about 500 bytes) in memory before they are written to the partitions' files."""
-PARTITION_ROWS, MOST_PARTITIONS = 2**14, 2**10
+PARTITION_ROWS, MAX_PARTITIONS = 2**14, 2**10
 """Rows per partition, which is held in memory; more only above 2^24 rows in all, or if one key has more."""
 SAMPLED_ROWS = 256
 """One of this many keys is sampled to choose the partitions' bounds."""
@@ -138,7 +138,7 @@ def splitters(keys: Iterable[pa.ChunkedArray]) -> pa.Array:
         return pa.array([], pa.binary())
     sample = pa.chunked_array(samples).combine_chunks()
     sample = sample.take(pc.sort_indices(sample))
-    count = min(-(-rows // PARTITION_ROWS), MOST_PARTITIONS)
+    count = min(-(-rows // PARTITION_ROWS), MAX_PARTITIONS)
     return sample.take(pa.array(np.arange(1, count) * len(sample) // count)).unique()
 
 

@@ -100,7 +100,7 @@ def _within(word: re.Match[str] | None, hits: Sequence[Hit]) -> list[Hit]:
 def _governs(text: str, governor: Hit, hit: Hit, hits: Sequence[Hit]) -> bool:
     """Whether a negation applies to a word after it, and not to another: "non trauma head contrast"."""
     between = text[governor.end : hit.start]
-    most = 0 if governor.spaceless else GOVERNED_WORDS
+    limit = 0 if governor.spaceless else GOVERNED_WORDS
     if governor.meaning == "before":
         others = _within(_NEXT_WORD.match(text, governor.end), hits)
         if any(other.kind in ("body", "part", "neutral") and other.end <= hit.start for other in others):
@@ -108,7 +108,7 @@ def _governs(text: str, governor: Hit, hit: Hit, hits: Sequence[Hit]) -> bool:
     return (
         governor.meaning in ("before", "alone")
         and not re.search(r"[,;()+]", between)
-        and len(re.findall(r"\w+", between)) <= most
+        and len(re.findall(r"\w+", between)) <= limit
     )
 
 

@@ -91,7 +91,7 @@ class Lexicon:
                     if len(entry.letters) == length and entry.fits(canonical, start):
                         last = start + length - (canonical[start + length - 1] != "/")
                         end = places[last] + (last < start + length)
-                        yield Hit(places[start], end, *entry.told)
+                        yield Hit(places[start], end, *entry.meaning_of)
 
     def _meanings(self, text: str, kind: str) -> frozenset[str]:
         return frozenset(hit.meaning for hit in self.hits(text) if hit.kind == kind)
@@ -131,7 +131,7 @@ class _Entry(NamedTuple):
     """Allowed start: "^" at the text's start, "*" anywhere, else "" at a word's start."""
     ends: str
     """Allowed end: "$" at the text's end, "*" anywhere, else "" at a word's end."""
-    told: tuple[str, str, str, bool]
+    meaning_of: tuple[str, str, str, bool]
     """The fields of `Hit` from `kind` on."""
 
     @classmethod

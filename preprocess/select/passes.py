@@ -15,7 +15,7 @@ from preprocess.dicom.geometry import REGULAR_GAP, SAME_POSITION_MM, axes
 Positions = list[tuple[Instance, ...]]
 """Slices in geometric order; several instances at one position are copies or retakes."""
 
-MOST_RUNS = 4
+MAX_RUNS = 4
 """Most runs of instance numbers along the table; more runs are another order of numbering, not passes."""
 
 MOSTLY = 0.85
@@ -55,7 +55,7 @@ def without_overlap(positions: Positions) -> Positions:
         passes, usual = _divided(positions, numbers), max(_step(positions, normal), thickness)
     else:
         runs = _runs(positions, normal)
-        if not 1 < len(runs) <= MOST_RUNS:
+        if not 1 < len(runs) <= MAX_RUNS:
             return positions
         passes, usual = runs, _usual(positions, runs, normal)
     kept = {image for group in _cut(passes, normal, usual) for image in group}
@@ -90,8 +90,8 @@ def _divided(positions: Positions, numbers: Sequence[Sequence[int]]) -> list[Pos
 def _runs(positions: Positions, normal: np.ndarray) -> list[Positions]:
     """Slices by runs of Instance Numbers in which the table moves in one direction, the more frequent one."""
     numbers = [image.instance_number for group in positions for image in group]
-    told = [number for number in numbers if number is not None]
-    if len(told) < len(numbers) or told in (sorted(told), sorted(told, reverse=True)):
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(numbers) or known in (sorted(known), sorted(known, reverse=True)):
         return []
     numbered = [
         ((image.instance_number, image.frame), height((image,), normal), place, image)
@@ -103,7 +103,7 @@ def _runs(positions: Positions, normal: np.ndarray) -> list[Positions]:
     steps[np.abs(steps) <= SAME_POSITION_MM] = 0
     way = np.sign(np.sign(steps).sum()) or 1.0
     run = np.concatenate([[0], np.cumsum(steps * way < 0)])
-    if run[-1] >= MOST_RUNS:
+    if run[-1] >= MAX_RUNS:
         return []
     of = {one[3]: int(number) for one, number in zip(numbered, run, strict=True)}
     return _divided(positions, [[of[image] for image in group] for group in positions])
@@ -150,14 +150,14 @@ def _seen(these: Positions, those: Positions, normal: np.ndarray, usual: float) 
     if len(those) < 2 or height(these[-1], normal) < heights[0] or height(these[0], normal) > heights[-1]:
         return []
     gaps = np.diff(heights)
-    most = min(float(np.median(gaps)), usual) * (1 + REGULAR_GAP)
+    limit = min(float(np.median(gaps)), usual) * (1 + REGULAR_GAP)
     found = []
     for group in these:
         z = height(group, normal)
         above = int(np.searchsorted(heights, z - SAME_POSITION_MM))
         if above == len(heights) or (above == 0 and heights[0] > z + SAME_POSITION_MM):
             continue
-        if heights[above] <= z + SAME_POSITION_MM or gaps[above - 1] <= most:
+        if heights[above] <= z + SAME_POSITION_MM or gaps[above - 1] <= limit:
             found.append(group)
     return found
 

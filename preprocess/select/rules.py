@@ -25,7 +25,7 @@ def _compiles(pattern: str) -> str:
 
 def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
     if limits[0] > limits[1]:
-        raise ValueError("expected [least, greatest]")
+        raise ValueError("expected [minimum, maximum]")
     return limits
 
 
@@ -170,7 +170,7 @@ class SelectConfig(Section):
     @model_validator(mode="after")
     def _something_passes(self) -> "SelectConfig":
         for what in ("slices", "coverage_mm"):
-            least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
-            if least > most:
-                raise ValueError(f"min_{what}={least:g} is above max_{what}={most:g}: no series could pass")
+            low, high = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
+            if low > high:
+                raise ValueError(f"min_{what}={low:g} is above max_{what}={high:g}: no series could pass")
         return self

@@ -26,8 +26,8 @@ def screen(series: Series, config: SelectConfig) -> tuple[list[Instance], Counte
     dropped = Counter[Reason]()
     kept = _passing(series.instances, partial(_kind, config=config), total, dropped)
     lexicon = config.lexicon
-    said = {texts: _objection(texts, config, lexicon) for texts in texts_of(kept)}
-    kept = _passing(kept, lambda instance: said[instance.texts], total, dropped)
+    objections = {texts: _objection(texts, config, lexicon) for texts in texts_of(kept)}
+    kept = _passing(kept, lambda instance: objections[instance.texts], total, dropped)
     _require_contrast(texts_of(kept), config, lexicon)
     for rule in (
         partial(_in_table, config=config),
@@ -74,11 +74,11 @@ def _objection(texts: Texts, config: SelectConfig, lexicon: Lexicon) -> Verdict:
     return None
 
 
-def _require_contrast(said: Collection[Texts], config: SelectConfig, lexicon: Lexicon) -> None:
+def _require_contrast(texts: Collection[Texts], config: SelectConfig, lexicon: Lexicon) -> None:
     """Raise Rejection unless the contrast of images with these texts is as configured."""
     if config.contrast == "any":
         return
-    enhanced = any_contrast(said, lexicon)
+    enhanced = any_contrast(texts, lexicon)
     if enhanced is None and config.unknown_contrast == "neither":
         raise Rejection(Reason.UNKNOWN_CONTRAST, "no text states whether contrast was given")
     if bool(enhanced) != (config.contrast == "with"):

@@ -10,7 +10,7 @@ import numpy as np
 from preprocess.dicom.catalog import Instance, Series, texts_of
 from preprocess.dicom.geometry import (
     AXIAL_DEG,
-    MOST_PIXELS,
+    MAX_PIXELS,
     REGULAR_GAP,
     SAME_POSITION_MM,
     Stack,
@@ -122,8 +122,8 @@ def _require_one_scan(selected: Selected) -> None:
     returns = sum(map(ne, acquisitions, acquisitions[1:])) - (len(set(acquisitions)) - 1)
     close = _close_slices(selected.slices.gaps) if len(acquisitions) > 2 else 0
     # A slice between two slices of another scan leaves that acquisition and returns to it.
-    most = 1 + SEVERAL_SCANS * len(acquisitions)
-    if returns > 2 * most or close > most:
+    expected = 1 + SEVERAL_SCANS * len(acquisitions)
+    if returns > 2 * expected or close > expected:
         detail = f"of {len(acquisitions)} slices {close} are close to slices of another scan"
         detail += f", and {returns} times an earlier acquisition recurs"
         raise Rejection(Reason.REPEATED_POSITIONS, detail)
@@ -146,9 +146,9 @@ def require_stack(slices: Stack, config: SelectConfig) -> None:
         raise Rejection(Reason.TOO_FEW_SLICES, f"{count} positions, fewer than {config.min_slices}")
     if count > config.max_slices:
         raise Rejection(Reason.TOO_MANY_SLICES, f"{count} positions, more than {config.max_slices}")
-    if count * slices.matrix[0] * slices.matrix[1] > MOST_PIXELS:
+    if count * slices.matrix[0] * slices.matrix[1] > MAX_PIXELS:
         of = f"{count} of {slices.matrix[0]} by {slices.matrix[1]} pixels"
-        raise Rejection(Reason.TOO_MANY_SLICES, f"{of}, more than {MOST_PIXELS} in all")
+        raise Rejection(Reason.TOO_MANY_SLICES, f"{of}, more than {MAX_PIXELS} in all")
     gaps = slices.gaps
     widest = int(np.argmax(gaps))
     if gaps[widest] > config.max_slice_gap_mm + SAME_POSITION_MM:

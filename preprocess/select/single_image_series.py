@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from preprocess.reasons import Reason, Rejection
 from preprocess.select.outcome import SeriesDecision, with_rejections
 
-LEAST_IMAGES = 5
+MIN_IMAGES = 5
 """This many single-image series in a study are not intentional key images or single slices."""
 
 
@@ -17,7 +17,7 @@ def with_explanations(study: Sequence[SeriesDecision]) -> tuple[SeriesDecision, 
     """
     single = [one for one in study if _is_single(one)]
     places = {one.series.instances[0].position for one in single}
-    if len(places) < LEAST_IMAGES:
+    if len(places) < MIN_IMAGES:
         return tuple(study)
     detail = (
         f"1 image; {len(single)} series of this study have one image each, at {len(places)} positions: "

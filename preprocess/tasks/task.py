@@ -242,10 +242,12 @@ def _rejections(outcomes: list[Outcome], names: Pseudonymizer) -> list[Entry]:
 
 
 def _shifted_date(series: Series, names: Pseudonymizer, config: PreprocessConfig) -> date | None:
-    most = config.privacy.date_shift_days
-    if most is None:
+    max_days = config.privacy.date_shift_days
+    if max_days is None:
         return None
-    return shifted_date(series.texts.study_date, names.date_shift(series.patient_id, series.study_uid, most))
+    return shifted_date(
+        series.texts.study_date, names.date_shift(series.patient_id, series.study_uid, max_days)
+    )
 
 
 def _scanner(series: Series) -> str:

@@ -25,7 +25,7 @@ from preprocess.volume.measure import Measures, measure
 from preprocess.volume.resample import Grid, resample
 from preprocess.volume.slices import VolumeDecoder, is_volume_file
 from shards.schema import DecodeFacts
-from shards.voxels import MOST_VOXELS
+from shards.voxels import MAX_VOXELS
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,8 @@ def to_grid(
     """
     head = find_head(hu, slices, grid.air_threshold_hu, anatomy)
     target = head.box(grid.spacing_mm, grid.crop_margin_mm)
-    if math.prod(target.shape) > MOST_VOXELS:
-        raise Rejection(
-            Reason.COVERAGE_TOO_LARGE, f"a grid of {target.shape} voxels, more than {MOST_VOXELS}"
-        )
+    if math.prod(target.shape) > MAX_VOXELS:
+        raise Rejection(Reason.COVERAGE_TOO_LARGE, f"a grid of {target.shape} voxels, more than {MAX_VOXELS}")
     voxels = resample(hu, slices, target, AIR_HU)
     return voxels, target, measure(hu, slices, head, voxels, target, anatomy)
 

@@ -12,7 +12,7 @@ from preprocess.volume.resample import INDEX_STEPS, Grid, box, field, resample
 
 UNSEEN = int(np.iinfo(np.int16).min)
 """Marks voxels outside the scan, so that erosion does not start at the scan's edge."""
-MOST_EXTENT_MM = 1_500.0
+MAX_EXTENT_MM = 1_500.0
 """Largest extent of a scan along the patient's axes: more than an image of `WIDEST_MM` rotated by 45°, or 400
 mm of tilted ones. A larger scan has slices far to the side of one another and would exhaust memory."""
 
@@ -44,16 +44,16 @@ def find_head(hu: np.ndarray, slices: Stack, threshold: float, anatomy: Anatomy)
 
     hu: (N, rows, columns) HU; threshold: HU that separates the head from air.
     Raises Rejection(no_head_found) if no denser object has the size of a head, and
-    Rejection(invalid_geometry) if the slices extend over more than `MOST_EXTENT_MM`.
+    Rejection(invalid_geometry) if the slices extend over more than `MAX_EXTENT_MM`.
     """
     coarse = field(slices, (COARSE_MM, COARSE_MM, COARSE_MM))
     extent = max(coarse.shape) * COARSE_MM
-    if extent > MOST_EXTENT_MM:
+    if extent > MAX_EXTENT_MM:
         raise Rejection(Reason.INVALID_GEOMETRY, f"the slices extend over {extent:.0f} mm")
     values = resample(hu, slices, coarse, UNSEEN, smooth=False)
     mask = largest_object(values > threshold, values == UNSEEN)
     volume_ml = mask.sum() * COARSE_MM**3 / 1000
-    if volume_ml < anatomy.least_ml:
+    if volume_ml < anatomy.min_ml:
         raise Rejection(
             Reason.NO_HEAD_FOUND, f"the largest object above {threshold:g} HU has {volume_ml:.0f} ml"
         )

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 import numpy as np
 from scipy import ndimage
 
-from preprocess.dicom.decode import AIR_HU, LEAST_HU
+from preprocess.dicom.decode import AIR_HU, MIN_HU
 from preprocess.reasons import Reason, Rejection
 
 AIR_BELOW_HU = -500
 """Halfway between air and soft tissue."""
-MOST_TISSUE = 0.03
+MAX_TISSUE = 0.03
 """Share of tissue among the voxels beside undefined ones: a nose or ear that touches the field's circle gives
 1 %, a head masked out of its scan nearly all."""
 
@@ -27,7 +27,7 @@ def to_hu(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "f":
         values = np.nan_to_num(values, nan=AIR_HU)
     hu = np.rint(np.clip(values, _LIMITS.min, _LIMITS.max)).astype(np.int16)
-    hu[hu < LEAST_HU] = AIR_HU
+    hu[hu < MIN_HU] = AIR_HU
     return hu
 
 
@@ -59,7 +59,7 @@ def require_defined(slices: Iterable[np.ndarray]) -> None:
         beside += sum(len(rim) for rim in rims)
         tissue += sum(int((rim > AIR_BELOW_HU).sum()) for rim in rims)
         before = one
-    if tissue > MOST_TISSUE * beside:
+    if tissue > MAX_TISSUE * beside:
         raise Rejection(
             Reason.NOT_HOUNSFIELD,
             f"{tissue} of {beside} voxels beside NaN are not air; give the unmasked scan",

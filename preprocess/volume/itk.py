@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.dicom.geometry import LARGEST_MATRIX, MOST_PIXELS
+from preprocess.dicom.geometry import LARGEST_MATRIX, MAX_PIXELS
 from preprocess.dicom.inflate import is_bomb
 from preprocess.reasons import Reason, Rejection
 from preprocess.volume.text_header import TextHeader, read_metaimage, read_nrrd
@@ -88,7 +88,7 @@ def _opened(path: Path, header: TextHeader, format: str) -> VolumeFile:
     needed = math.prod(size) * int(kind.split("-")[0]) // 8
     if (
         max(size) > LARGEST_MATRIX
-        or math.prod(size) > MOST_PIXELS
+        or math.prod(size) > MAX_PIXELS
         or (is_bomb(needed, header.data_bytes) if header.packed else needed > header.data_bytes)
     ):
         detail = f"{header.data_bytes} bytes cannot be the scan of {size} voxels that its header declares"

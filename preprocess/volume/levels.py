@@ -17,8 +17,8 @@ def off_scale(hu: np.ndarray) -> np.ndarray:
 
     Raises Rejection(not_hounsfield) if more than `STRAY_SLICES` have an offset.
     """
-    few = hu[:, ::_EVERY, ::_EVERY].astype(np.int32).reshape(len(hu), -1)
-    jumps = np.median(np.diff(few, axis=0), axis=1)
+    sampled = hu[:, ::_EVERY, ::_EVERY].astype(np.int32).reshape(len(hu), -1)
+    jumps = np.median(np.diff(sampled, axis=0), axis=1)
     levels = np.concatenate([[0.0], np.cumsum(np.where(np.abs(jumps) > LEVEL_HU, jumps, 0.0))])
     offsets = levels - np.sort(levels)[len(levels) // 2]
     offsets[np.abs(offsets) <= LEVEL_HU] = 0.0

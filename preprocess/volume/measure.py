@@ -26,7 +26,7 @@ NOISE_SLICES = 5
 NOISE_BIN_HU = 0.25
 SOFT_HU = (-50.0, 150.0)
 """A block outside this range holds bone, fat or air, whose edges are not noise."""
-LEAST_BLOCKS = 50
+MIN_BLOCKS = 50
 THINNED_MM = 2.0
 """Distance of the pixels used to compare slices."""
 PROBES = 4000
@@ -212,7 +212,7 @@ def _noise(hu: np.ndarray, slices: Stack) -> float | None:
     )
     low, high = blocks.min(axis=(2, 4)), blocks.max(axis=(2, 4))
     soft = (low > SOFT_HU[0]) & (high < SOFT_HU[1])
-    if soft.sum() < LEAST_BLOCKS:
+    if soft.sum() < MIN_BLOCKS:
         return None
     chosen = blocks.transpose(0, 1, 3, 2, 4)[soft].reshape(int(soft.sum()), -1)
     deviations = chosen.std(axis=1, ddof=1, dtype=np.float32)

@@ -14,7 +14,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from preprocess.dicom.geometry import LARGEST_MATRIX, MOST_PIXELS
+from preprocess.dicom.geometry import LARGEST_MATRIX, MAX_PIXELS
 from preprocess.dicom.inflate import is_bomb
 from preprocess.reasons import Reason, Rejection
 from preprocess.volume.nifti_geometry import affine_of
@@ -25,7 +25,7 @@ _GZIP = b"\x1f\x8b"
 """The magic bytes of a gzip file (RFC 1952 section 2.3.1), checked regardless of its name."""
 _HEADER_BYTES = 540
 """Size of the NIfTI-2 header, the longer one."""
-_MOST_EXTENSIONS = 2**24
+_MAX_EXTENSIONS = 2**24
 """Bytes between header and values."""
 _PIECE = 2**20
 
@@ -94,8 +94,8 @@ def _header(path: Path, file: Any) -> tuple[Any, Any, int]:
     size = path.stat().st_size
     if (
         max(shape, default=0) > LARGEST_MATRIX
-        or math.prod(shape) > MOST_PIXELS
-        or not 0 <= offset <= _MOST_EXTENSIONS
+        or math.prod(shape) > MAX_PIXELS
+        or not 0 <= offset <= _MAX_EXTENSIONS
         or (is_bomb(needed, size) if isinstance(file, gzip.GzipFile) else needed > size)
     ):
         raise Rejection(

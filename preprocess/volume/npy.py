@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.dicom.geometry import LARGEST_MATRIX, MOST_PIXELS
+from preprocess.dicom.geometry import LARGEST_MATRIX, MAX_PIXELS
 from preprocess.reasons import Reason, Rejection
 from preprocess.volume.volume_file import VolumeFile
 from shards.errors import raise_refusal
@@ -23,7 +23,7 @@ def open_npy(path: Path) -> VolumeFile:
         ) from None
     if not isinstance(values, np.ndarray) or values.ndim != 3 or min(values.shape) < 1:
         raise Rejection(Reason.INVALID_GEOMETRY, "not one array of three axes: slices, rows, columns")
-    if max(values.shape) > LARGEST_MATRIX or values.size > MOST_PIXELS:
+    if max(values.shape) > LARGEST_MATRIX or values.size > MAX_PIXELS:
         raise Rejection(Reason.INVALID_GEOMETRY, f"an array of {values.shape}: larger than any scan")
     slices, rows, columns = values.shape
     return VolumeFile((slices, rows, columns), None, lambda index: np.asarray(values[index]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from preprocess.reasons import Reason, Rejection
 from shards.errors import raise_refusal
 
-_MOST_BYTES = 2**16
+_MAX_BYTES = 2**16
 _PIECE = 2**20
 _EITHER_CONTAINER = 32 + zlib.MAX_WBITS
 """For zlib: detect gzip (NRRD) or zlib (MetaImage) by the start of the stream."""
@@ -83,7 +83,7 @@ def read_metaimage(path: Path) -> TextHeader:
     text = _start(path)
     begin = text.find(b"ElementDataFile")
     end = text.find(b"\n", begin)
-    if begin < 0 or (end < 0 and len(text) == _MOST_BYTES):
+    if begin < 0 or (end < 0 and len(text) == _MAX_BYTES):
         raise Rejection(Reason.BROKEN_HEADER, "no ElementDataFile at the end of the MetaImage header")
     end = len(text) if end < 0 else end + 1
     fields = _fields(text[:end], b"=")
@@ -100,7 +100,7 @@ def read_metaimage(path: Path) -> TextHeader:
 def _start(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(_MOST_BYTES)
+            return file.read(_MAX_BYTES)
     except OSError as error:
         raise_refusal(error, path)
         raise Rejection(Reason.MISSING_FILE, "no such file") from None

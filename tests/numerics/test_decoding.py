@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from dicom_files import scanned
 
-from preprocess.dicom.decode import AIR_HU, LEAST_HU, Decoder
+from preprocess.dicom.decode import AIR_HU, MIN_HU, Decoder
 
 PACKAGED = Path(pydicom.__file__).parent / "data" / "test_files"
 
@@ -44,7 +44,7 @@ def agrees(path: Path, folder: Path) -> bool:
     with Decoder() as decoder:
         ours = np.stack([decoder.decode(instance).hu for instance in instances])
     theirs = sitk.GetArrayFromImage(sitk.ReadImage(folder / "file", imageIO="GDCMImageIO"))
-    return np.array_equal(ours, np.where(theirs < LEAST_HU, AIR_HU, theirs))
+    return np.array_equal(ours, np.where(theirs < MIN_HU, AIR_HU, theirs))
 
 
 def test_every_ct_of_pydicoms_test_data_decodes_as_gdcm_does(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from fmct_hpc.retrieval import measure
 from fmct_hpc.retrieval import stored_features as stored_module
 from fmct_hpc.retrieval.config import SearchConfig
 from fmct_hpc.retrieval.index import CODES, Index, chosen_search, recall_of
-from fmct_hpc.retrieval.measure import KS, ExactRanking, IndexedRanking, ask, drawn
+from fmct_hpc.retrieval.measure import KS, ExactRanking, IndexedRanking, drawn, evaluate_queries
 from fmct_hpc.retrieval.search import nearest_of
 from fmct_hpc.retrieval.stored_features import StoredFeatures
 from shards.errors import FmctError
@@ -50,7 +50,7 @@ def test_each_question_has_the_precision_and_recall_of_scikit_learn(
     ranks = ExactRanking(stored(x, 60).whole())
     scaled = (x - x[:60].mean(axis=0)) / x[:60].std(axis=0)
     cosines = scaled @ scaled.T / np.linalg.norm(scaled, axis=1) / np.linalg.norm(scaled, axis=1)[:, None]
-    found = ask(ranks, patients, labels)
+    found = evaluate_queries(ranks, patients, labels)
     for own, asked in zip(labels.T, found, strict=True):
         expected, recalls, who = [], [], []
         for row in np.flatnonzero(own == 1):
@@ -72,7 +72,7 @@ def test_chance_is_the_mean_over_all_rankings() -> None:
     labels = np.zeros((25, 1))
     labels[[3, 8, 9, 20]] = 1
     unit = stored(np.random.default_rng(1).normal(size=(25, 6)), 25).whole()
-    (asked,) = ask(ExactRanking(unit), np.arange(25), labels)
+    (asked,) = evaluate_queries(ExactRanking(unit), np.arange(25), labels)
     precisions, recalls = [], []
     for places in combinations(range(24), 3):  # of the three that are to be found
         precisions.append(np.mean([(n + 1) / (place + 1) for n, place in enumerate(places)]))
@@ -83,13 +83,13 @@ def test_chance_is_the_mean_over_all_rankings() -> None:
 
 def test_where_there_are_few_volumes_recall_is_certain() -> None:
     labels = np.array([[1.0], [1.0], [0.0]])
-    (asked,) = ask(ExactRanking(stored(np.eye(3), 3).whole()), np.arange(3), labels)
+    (asked,) = evaluate_queries(ExactRanking(stored(np.eye(3), 3).whole()), np.arange(3), labels)
     assert asked.by_chance[:, 1:].tolist() == [[0.5, 1.0, 1.0]] * 2
 
 
 def test_intervals_cover_the_mean_and_count_a_patient_once(heads: Heads) -> None:
     x, patients, labels = heads
-    asked = ask(ExactRanking(stored(x, VOLUMES).whole()), patients, labels)[0]
+    asked = evaluate_queries(ExactRanking(stored(x, VOLUMES).whole()), patients, labels)[0]
     precision, *recalls = drawn(asked, 2000)
     assert precision.value == pytest.approx(asked.precision.mean())
     assert len(recalls) == len(KS)
@@ -108,8 +108,8 @@ def test_an_index_that_ranks_all_gives_the_figures_of_the_exact_search(heads: He
     own = stored(x, 60)
     index = Index(own, code, SearchConfig())
     assert recall_of(index, own, VOLUMES, questions=20) == 1
-    exact = ask(ExactRanking(own.whole()), patients, labels, classes=(3,))
-    found = ask(IndexedRanking(index, own, VOLUMES), patients, labels, classes=(3,))
+    exact = evaluate_queries(ExactRanking(own.whole()), patients, labels, classes=(3,))
+    found = evaluate_queries(IndexedRanking(index, own, VOLUMES), patients, labels, classes=(3,))
     for one, other in zip(exact, found, strict=True):
         assert one.patients.tolist() == other.patients.tolist()
         np.testing.assert_allclose(one.precision, other.precision, atol=1e-12)
@@ -137,7 +137,7 @@ def test_precision_of_a_beginning_is_that_of_a_plain_loop_and_by_chance_its_mean
     for _ in range(400):
         ranks = Beginnings(12)
         ranks.generator = np.random.default_rng(len(found))
-        (asked,) = ask(ranks, patients, labels)
+        (asked,) = evaluate_queries(ranks, patients, labels)
         found.append(asked.precision)
         again = Beginnings(12)
         again.generator = np.random.default_rng(len(expected))

@@ -32,7 +32,7 @@ from pydicom.uid import (
 )
 
 from preprocess.dicom.catalog import Instance
-from preprocess.dicom.decode import AIR_HU, LEAST_HU, Decoder, Slice
+from preprocess.dicom.decode import AIR_HU, MIN_HU, Decoder, Slice
 from preprocess.dicom.image_file import ImageFile
 from preprocess.reasons import Reason, Rejection
 from shards.errors import FmctError
@@ -260,7 +260,7 @@ def test_pixels_that_begin_above_bit_0_are_shifted(
         data.compress(syntax, generate_instance_uid=False)
         data.BitsStored = 12
     found = decoded(data, tmp_path / "export").hu
-    assert np.array_equal(found, np.where(values < LEAST_HU, AIR_HU, values.astype(int)))
+    assert np.array_equal(found, np.where(values < MIN_HU, AIR_HU, values.astype(int)))
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint32, np.int32])
@@ -284,8 +284,8 @@ def test_odd_matrices_are_read(shape: tuple[int, int], tmp_path: Path) -> None:
 
 
 def test_padding_and_outside_the_circle_become_air(tmp_path: Path) -> None:
-    stored = np.array([[-2000, -1025, LEAST_HU, -1000], [-990, -3, 0, 40]], np.int16)
-    expected = np.array([[AIR_HU, AIR_HU, LEAST_HU, -1000], [-990, -3, 0, 40]])
+    stored = np.array([[-2000, -1025, MIN_HU, -1000], [-990, -3, 0, 40]], np.int16)
+    expected = np.array([[AIR_HU, AIR_HU, MIN_HU, -1000], [-990, -3, 0, 40]])
     assert np.array_equal(hu(tmp_path / "a", stored), expected)
     # A padding range reaches to its limit.
     assert np.array_equal(hu(tmp_path / "b", stored, PixelPaddingValue=-2000), expected)

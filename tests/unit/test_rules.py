@@ -115,7 +115,7 @@ def test_kinds_that_descriptions_name(description: str, expected: str | None) ->
     ("override", "message"),
     [
         ("select.body_part.exclude=['head(']", "override .*expected a regular expression .missing"),
-        ("select.kvp_range=[150, 80]", "override select.kvp_range: expected .least, greatest"),
+        ("select.kvp_range=[150, 80]", "override select.kvp_range: expected .minimum, maximum"),
         ("select.contrast=no", "select.contrast.*'without', 'with' or 'any'"),
         ("select.kernels=[sharp]", "select.kernels.*'soft', 'bone' or 'unknown'"),
         ("select.kernels=[]", "select.kernels.*at least 1"),

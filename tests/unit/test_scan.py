@@ -138,8 +138,8 @@ def test_a_header_of_endless_items_is_broken(
     syntax: str, length: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of 8 bytes becomes an object of more than a kilobyte."""
-    monkeypatch.setattr(bounded, "MOST_READS", 2_000)
-    monkeypatch.setattr(bounded, "MOST_ITEMS", 2_000)
+    monkeypatch.setattr(bounded, "MAX_READS", 2_000)
+    monkeypatch.setattr(bounded, "MAX_ITEMS", 2_000)
     data = ct_image(np.zeros((8, 8), np.int16))
     data.ContrastBolusAgentSequence = [Dataset() for _ in range(10_000)]
     data["ContrastBolusAgentSequence"].is_undefined_length = length == "undefined"

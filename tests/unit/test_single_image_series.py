@@ -9,7 +9,7 @@ from preprocess.build.study import expected_outcomes
 from preprocess.reasons import Reason
 from preprocess.select.outcome import Outcome
 from preprocess.select.rules import SelectConfig
-from preprocess.select.single_image_series import LEAST_IMAGES
+from preprocess.select.single_image_series import MIN_IMAGES
 from preprocess.select.study import select_study
 
 
@@ -36,7 +36,7 @@ def test_images_in_series_of_their_own_are_told_as_that(tmp_path: Path) -> None:
     assert "0020,000E" not in pair.rejection.detail
 
 
-@pytest.mark.parametrize(("images", "at_one_place"), [(LEAST_IMAGES - 1, False), (12, True)])
+@pytest.mark.parametrize(("images", "at_one_place"), [(MIN_IMAGES - 1, False), (12, True)])
 def test_single_images_by_intent_are_not(images: int, at_one_place: bool, tmp_path: Path) -> None:
     found = outcomes(tmp_path / "e", images, at_one_place)
     assert {o.rejection.reason for o in found if o.rejection} == {Reason.TOO_FEW_SLICES}

@@ -95,17 +95,17 @@ def test_a_usual_header_is_walked(reader: Reader, tmp_path: Path) -> None:
 
 def test_what_leaves_a_doubt_is_left_to_pydicom(reader: Reader, tmp_path: Path) -> None:
     deep = item(CodeMeaning="end")
-    for _ in range(walk.MOST_DEPTH + 1):
+    for _ in range(walk.MAX_DEPTH + 1):
         deep = item(ReferencedImageSequence=[deep])
         deep["ReferencedImageSequence"].is_undefined_length = True
     long = full(SeriesDescription=None)
-    long.add_new(0x0008103E, "UT", "x" * (walk.MOST_VALUE + 2))
+    long.add_new(0x0008103E, "UT", "x" * (walk.MAX_VALUE + 2))
     implicit = full()
     implicit.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     implicit.set_original_encoding(True, True)
     named = full()
     named["AnatomicRegionSequence"].is_undefined_length = True
-    many = full(ReferencedImageSequence=[item(CodeValue=str(n)) for n in range(walk.MOST_ELEMENTS // 2)])
+    many = full(ReferencedImageSequence=[item(CodeValue=str(n)) for n in range(walk.MAX_ELEMENTS // 2)])
     odd = [full(ReferencedImageSequence=[deep]), long, implicit, named, many]
     for data in odd:
         assert not reader.both(written(data, tmp_path))

@@ -159,8 +159,8 @@ def uncensored(times: FloatArray, events: BoolArray, at: FloatArray) -> FloatArr
     ordered = np.sort(times)
     left = np.sort(times[~events])
     ended = np.searchsorted(left, ends, side="right") - np.searchsorted(left, ends, side="left")
-    gone = np.sort(times[events])
+    event_times = np.sort(times[events])
     at_risk = len(ordered) - np.searchsorted(ordered, ends, side="left")
-    died = np.searchsorted(gone, ends, side="right") - np.searchsorted(gone, ends, side="left")
+    died = np.searchsorted(event_times, ends, side="right") - np.searchsorted(event_times, ends, side="left")
     steps = np.cumprod(1 - ended / (at_risk - died))
     return np.append(1.0, steps)[np.searchsorted(ends, at, side="left")]

@@ -73,8 +73,8 @@ def paired(first: Draws, second: Draws, confidence: float) -> Paired:
     usable = apart.resampled[~np.isnan(apart.resampled)]
     if not len(usable):
         return Paired(first.value, second.value, apart.value, np.nan, np.nan, np.nan)
-    least = min(int((usable <= 0).sum()), int((usable >= 0).sum()))
-    p = min(1.0, 2 * (least + 1) / (len(usable) + 1))
+    fewer = min(int((usable <= 0).sum()), int((usable >= 0).sum()))
+    p = min(1.0, 2 * (fewer + 1) / (len(usable) + 1))
     return Paired(first.value, second.value, apart.value, interval.low, interval.high, p)
 
 
