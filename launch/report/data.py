@@ -72,11 +72,11 @@ class Data:
     def limits(self) -> list[str]:
         """The limits of these volumes, as sentences."""
         count = len(self.volumes)
-        scanner, largest = Counter(self.volumes["scanner"].to_pylist()).most_common(1)[0]
+        scanner, most = Counter(self.volumes["scanner"].to_pylist()).most_common(1)[0]
         share = len(self.rejected) / self.summary.series
         items = [
-            f"{count:,} volumes of {self.summary.patients:,} patients; {largest / count:.0%} of the volumes are from "
-            f"one scanner type ({scanner}).",
+            f"{count:,} volumes of {self.summary.patients:,} patients; {most / count:.0%} of the volumes are "
+            f"from one scanner type ({scanner}).",
             f"{share:.0%} of the series were rejected: similar scans are not represented.",
             "Preprocessing does not keep age, sex, origin and diagnosis, so results by group are unknown.",
         ]

@@ -29,12 +29,12 @@ def has_contrast(texts: Texts, lexicon: Lexicon) -> bool | None:
     return _given(texts, lexicon) if described is None else described
 
 
-def any_contrast(said: Iterable[Texts], lexicon: Lexicon) -> bool | None:
+def any_contrast(distinct: Iterable[Texts], lexicon: Lexicon) -> bool | None:
     """`has_contrast` for the images of one series: an agent stated by some images counts for all.
 
     It was given during the series, or was written into some headers only.
     """
-    found = {has_contrast(texts, lexicon) for texts in said}
+    found = {has_contrast(texts, lexicon) for texts in distinct}
     return True if True in found else None if None in found else False
 
 
