@@ -148,7 +148,7 @@ KIND_OF_FAULT = re.compile(r"\| [^|]+ \| [^|]+ \| (?:[^|]*) \| `tests/[\w/]+\.py
 
 def test_every_fault_has_a_rule_a_test_and_reasons_that_there_are() -> None:
     text = (REPOSITORY / "docs" / "recipes.md").read_text()
-    table = text.split("## Faults of exports, and how they are handled\n")[1].split("\n## ")[0]
+    table = text.split("## Defects of exports, and how they are handled\n")[1].split("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| **")][1:]
     assert len(rows) >= 30
     for row in rows:
