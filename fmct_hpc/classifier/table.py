@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from fmct_hpc.classifier.folder import read_record
 from fmct_hpc.classifier.predict import Classifier, Prediction, load_classifier
+from fmct_hpc.inference.parts import Part, Piece, inputs_of, parts_of
 from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.inference.write import of_path
-from shards import Dataset, info
+from shards import info
 from shards import progress as progresses
 from shards.atomic import atomic_path
 from shards.errors import FmctError
@@ -23,7 +24,6 @@ from shards.ledger import Ledger
 from shards.lock import writing
 from shards.output_paths import require_folder
 from shards.share import WHOLE, Share
-from shards.studies import studies_of
 from shards.subject import Origin, Subject, claim
 
 TABLE = "predictions.parquet"
@@ -50,17 +50,6 @@ SCHEMA = pa.schema(
     ]
 )
 Progress = Callable[[int, int], None]
-
-
-class Piece(NamedTuple):
-    """A path, or some volumes of a dataset."""
-
-    number: int
-    """Position of the path in the given list, from 0."""
-    path: Path
-    rows: Sequence[int] | None
-    digest: str
-    """Digest of the dataset; for other paths, of the path itself and not of its content."""
 
 
 class Summary(NamedTuple):
@@ -93,18 +82,8 @@ class Predictions:
         return load_classifier(self.classifier)
 
     @cached_property
-    def _parts(self) -> list[list[Piece]]:
-        parts: list[list[Piece]] = []
-        others: list[Piece] = []
-        for number, path in enumerate(self.paths):
-            if (path / info.FILE_NAME).is_file():
-                dataset = Dataset.open(path)
-                cut = _by_studies(dataset) if self._of_studies else _by_volumes(dataset)
-                parts += [[Piece(number, path, rows, dataset.info.digest)] for rows in cut]
-            else:
-                where = hashlib.sha256(str(path.absolute()).encode(errors="surrogateescape")).hexdigest()
-                others.append(Piece(number, path, None, where))
-        return parts + [others[start : start + PART_PATHS] for start in range(0, len(others), PART_PATHS)]
+    def _parts(self) -> list[Part]:
+        return parts_of(self.paths, PART_VOLUMES, PART_PATHS, self._of_studies)
 
     @cached_property
     def _of_studies(self) -> bool:
@@ -175,7 +154,7 @@ class Predictions:
         return info.sha256(self.key_file) if self.key_file else ""
 
     def _file(self, number: int) -> Path:
-        made_of = [(piece.number, piece.rows, piece.digest) for piece in self._parts[number]]
+        made_of = inputs_of(self._parts[number])
         digest = hashlib.sha256(f"{self._classified_by} {made_of} {self._keyed_by}".encode()).hexdigest()
         return self.out / PARTS / f"{number:06d}-{digest[:16]}.parquet"
 
@@ -191,24 +170,6 @@ class Predictions:
             if piece.rows is not None:
                 raise
             yield {"path": piece.number, "reason": str(error)}
-
-
-def _by_volumes(dataset: Dataset) -> Iterator[range]:
-    for start in range(0, len(dataset), PART_VOLUMES):
-        yield range(start, min(start + PART_VOLUMES, len(dataset)))
-
-
-def _by_studies(dataset: Dataset) -> Iterator[list[int]]:
-    """Yield rows of whole studies, with at least `PART_VOLUMES` volumes each, except the last."""
-    held: list[int] = []
-    found = studies_of(dataset.index)
-    for rows in (*found.rows.values(), *found.torn.values()):
-        held += rows.tolist()
-        if len(held) >= PART_VOLUMES:
-            yield held
-            held = []
-    if held:
-        yield held
 
 
 def _whole(file: Path) -> bool:

@@ -15,7 +15,7 @@ from launch.commands.arguments import (
     is_override,
     recorded_configuration,
 )
-from launch.commands.array import Tasks, Words, output, parsed
+from launch.commands.array import Tasks, Words, before_and_last, output, parsed
 from launch.commands.watch import watch_app
 from launch.screen import echo
 
@@ -209,7 +209,7 @@ def array(words: Words, site: SiteFile, tasks: Tasks = 8, dry_run: DryRun = Fals
 
     values = parsed(words)
     cluster = read_site(site)
-    jobs = array_jobs(words, tasks, "plan" in values, cluster)
+    jobs = array_jobs(words, tasks, *before_and_last(words[0], values), cluster)
     _launch(jobs, output(values), cluster, dry_run)
 
 

@@ -21,7 +21,7 @@ from launch.commands.arguments import (
 from launch.commands.console import progress
 from launch.screen import echo
 from shards.errors import FmctError
-from shards.share import Share
+from shards.share import WHOLE, Share
 
 REFUSALS_SHOWN = 20
 """Maximum number of rejected paths that are printed; the table has all."""
@@ -166,34 +166,48 @@ def relevance(
     tolerance_mm: Annotated[
         float, typer.Option(min=0, help="Maximum distance in mm of a map's highest patch from the mask.")
     ] = 15.0,
+    share: ShareOption = None,
+    collect: Collect = False,
     device: Device = "cpu",
     key_file: KeyFile = None,
 ) -> None:
     """Map the regions of new scans that determine a classifier's score, as NIfTI files and an HTML page.
 
     A path that is not suitable for the encoder is rejected with a reason; the others are processed, and the
-    exit code is 2.
+    exit code is 2 (with --collect 0). Safe to repeat: finished maps are kept.
     """
+    at_most_one(share=share, collect=collect)
     if beside is not None and masks is None:
         raise FmctError("--beside needs --masks: it compares evaluations")
     from fmct_hpc.relevance.evaluate import Evaluation
     from fmct_hpc.relevance.maps import open_explainer
     from launch.report.masks import Masks
-    from launch.report.relevance import relevance as write
+    from launch.report.relevance import Relevance
     from launch.report.relevance_table import printed
 
     _require_key(key_file)
-    evaluation = Evaluation(Masks.read(masks).truth, tolerance_mm) if masks else None
+    given = Masks.read(masks) if masks else None
+    evaluation = Evaluation(given.truth, tolerance_mm, given.digest) if given else None
     explainer = open_explainer(classifier, encoder, method or (), task or (), device)
     tasks, methods = list(explainer.readings), explainer.methods
     other = open_explainer(beside, None, methods, tasks, device) if beside else None
-    with progress("paths") as update:
-        written = write(paths, explainer, out, evaluation, other, key_file, update)
-    echo(f"{out}: {written.maps} maps of {written.scans} scans; {out}/relevance.html shows them")
+    maps = Relevance(paths, explainer, out, evaluation, other, key_file)
+    if not collect:
+        with progress("parts") as update:
+            made = maps.run(Share.parse(share) if share else WHOLE, update)
+    if share is not None:
+        echo(f"share {share}: {made} parts mapped; when all shares are, run the same command with --collect")
+        return
+    written = maps.collect()
+    partial = "" if written.done == written.parts else f" ({written.done} of {written.parts} parts)"
+    echo(f"{out}: {written.maps} maps of {written.scans} scans{partial}; {out}/relevance.html shows them")
     if written.measures is not None:
         echo(printed(written.measures))
     if written.refused:
-        raise FmctError("\n".join(written.refused[:REFUSALS_SHOWN]))
+        first = "\n".join(written.refused[:REFUSALS_SHOWN])
+        if not collect:
+            raise FmctError(first)
+        echo(first, err=True)
 
 
 def _require_key(key_file: Path | None) -> None:

@@ -1,6 +1,7 @@
 """The stages as jobs: the `fmct` command lines that they run, and the site's resources for them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,26 +159,30 @@ def predict_jobs(
     return [array, Job("fmct-predicted", ((*command, "--collect"),), site.light, after_end=(array.name,))]
 
 
-def array_jobs(words: list[str], tasks: int, plans: bool, site: Site) -> list[Job]:
-    """A job that extracts features, an array of --share, and a job that joins, of a command of `words`.
+def array_jobs(
+    words: list[str], tasks: int, before: Mapping[str, tuple[str, ...]], last: tuple[str, ...], site: Site
+) -> list[Job]:
+    """The jobs `before`, an array of --share, and a job that joins, of a command of `words`.
 
-    plans: whether the command needs a plan first. Each job depends on the success of the previous one; the
-    last is the command itself, which finds all units done.
+    before: the options of the jobs before the array, by name; last: those of the job that joins. Each job
+    depends on the success of the previous one.
     """
     command = fmct(site, *words)
     shares = min(tasks, site.array_size)
     array = tuple((*command, "--share", f"{i}/{shares}") for i in range(shares))
     jobs = [
-        *([Job("planned", ((*command, "--plan"),), site.light)] if plans else []),
-        Job("features", ((*command, "--extract", "-1"),), site.probe),
+        *(
+            Job(name, ((*command, *own),), site.light if name == "planned" else site.probe)
+            for name, own in before.items()
+        ),
         Job("array", array, site.probe),
-        Job("joined", (command,), site.probe),
+        Job("joined", ((*command, *last),), site.probe),
     ]
     names = [f"fmct-{words[0]}-{job.name}" for job in jobs]
-    before = [(), *((name,) for name in names)]
+    needed = [(), *((name,) for name in names)]
     return [
         replace(job, name=name, after_success=success)
-        for job, name, success in zip(jobs, names, before, strict=False)
+        for job, name, success in zip(jobs, names, needed, strict=False)
     ]
 
 

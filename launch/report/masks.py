@@ -1,5 +1,6 @@
 """Mask files of findings, listed in a table with the volume and label of each."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from preprocess.reasons import Rejection
 from preprocess.volume.formats import open_volume
 from shards.atomic import write_bytes, write_text
 from shards.errors import FmctError
+from shards.info import sha256
 from shards.lock import writing
 from shards.names import inside
 from shards.nifti import nifti_bytes
@@ -59,6 +61,12 @@ class Masks:
         if not files:
             raise FmctError(f"{table}: no rows; {WANTED}")
         return cls(table, files)
+
+    @property
+    def digest(self) -> str:
+        """Changes with the table, and with size or modification time of a file."""
+        of_files = [(row, file.stat().st_size, file.stat().st_mtime_ns) for row, file in self.files.values()]
+        return hashlib.sha256(f"{sha256(self.table)} {of_files}".encode()).hexdigest()
 
     def truth(self, key: str, task: str, grid: PatchGrid) -> Truth | None:
         """The mask of a volume on its patch grid; None if the table has none.

@@ -1,5 +1,8 @@
 """A scan with a map overlay, as three slices through the map's maximum."""
 
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
@@ -27,14 +30,31 @@ def pictures_section(scans: int) -> Section:
     return Section("Pictures", (Text(f"{NOTE} The first {scans} scans are shown."),))
 
 
-def scan_section(scan_maps: ScanMaps) -> Section:
-    """All maps of a scan with the classifier's prediction; no name."""
-    pictures = [_picture(scan_maps, task, method) for task, method in scan_maps.maps]
+def scan_title(scan_maps: ScanMaps) -> str:
+    """A scan's heading, without a name."""
     role = f", {scan_maps.scan.role}" if scan_maps.scan.role else ""
-    return Section(f"Scan {scan_maps.scan.key[:KEY_DIGITS]}{role}", (Gallery(tuple(pictures), wide=True),))
+    return f"Scan {scan_maps.scan.key[:KEY_DIGITS]}{role}"
 
 
-def _picture(scan_maps: ScanMaps, task: str, method: str) -> Picture:
+def scan_pictures(scan_maps: ScanMaps) -> Iterator[tuple[str, bytes]]:
+    """Yield caption, with the classifier's prediction, and base64 of the PNG of each map of a scan."""
+    for task, method in scan_maps.maps:
+        yield _picture(scan_maps, task, method)
+
+
+def scan_section(title: str, pictures: Iterable[tuple[str, bytes]]) -> Section:
+    """The pictures (caption, PNG) of a scan."""
+    shown = [
+        Picture(
+            Markup('<img src="data:image/png;base64,{}" alt="{}">').format(b64encode(own).decode(), caption),
+            caption,
+        )
+        for caption, own in pictures
+    ]
+    return Section(title, (Gallery(tuple(shown), wide=True),))
+
+
+def _picture(scan_maps: ScanMaps, task: str, method: str) -> tuple[str, bytes]:
     values, scan = scan_maps.maps[task, method], scan_maps.scan
     at = _greatest(scan_maps, values)
     grey = thumbnail(scan.voxels, scan.spacing_mm, at)
@@ -42,7 +62,7 @@ def _picture(scan_maps: ScanMaps, task: str, method: str) -> Picture:
     pixels = overlaid(grey, voxels / (np.abs(values).max() or 1), scan.spacing_mm, at)
     caption = f"{method}, of the CLS token" if task == CLS and not scan_maps.answers else f"{task}, {method}"
     caption += _prediction(scan_maps.answers.get(task))
-    return Picture(Markup('<img src="{}" alt="{}">').format(png(pixels), caption), caption)
+    return caption, png(pixels).partition(",")[2].encode()
 
 
 def overlaid(

@@ -39,6 +39,20 @@ def test_an_array_of_shares_between_features_and_the_whole(
     assert not (tmp_path / "out dir").exists()
 
 
+def test_relevance_needs_no_features(tmp_path: Path) -> None:
+    for name in ("exams", "classifier"):
+        (tmp_path / name).mkdir()
+    own = [
+        str(tmp_path / "exams"),
+        "--classifier",
+        str(tmp_path / "classifier"),
+        "--out",
+        str(tmp_path / "w"),
+    ]
+    added = [*(["--share", f"{i}/3"] for i in range(3)), ["--collect"]]
+    assert launched("relevance", *own) == [[*own, *more] for more in added]
+
+
 def test_jobs_wait_for_those_before(tmp_path: Path) -> None:
     words = [*ARRAY, "segment", str(RECIPES / "segment-example.yaml"), "--out", str(tmp_path / "out")]
     told = CliRunner().invoke(app, words, catch_exceptions=False).output
@@ -54,6 +68,8 @@ def test_jobs_wait_for_those_before(tmp_path: Path) -> None:
         (["segment", "RECIPE", "--out", "o", "--share", "0/2"], "leave out --share"),
         (["segment", "RECIPE", "--out", "o", "cells=none"], "cells"),
         (["robustness", "none.yaml", "--out", "o"], "none.yaml"),
+        (["relevance", "RECIPE", "--classifier", "none", "--out", "o"], "none: no such"),
+        (["relevance", "RECIPE", "--encoder", "RECIPE", "--out", "o", "--collect"], "leave out --collect"),
     ],
 )
 def test_what_cannot_run_is_said_before_it_is_queued(words: list[str], said: str) -> None:

@@ -49,6 +49,7 @@ from fmct_hpc.relevance.rollout import rollout
 from fmct_hpc.train.export import EncoderInfo
 from launch.cli import app
 from launch.report.masks import Masks
+from launch.report.relevance_unit import Made
 from shards import Dataset
 from shards.errors import FmctError
 from shards.nifti import nifti_bytes
@@ -605,6 +606,44 @@ def test_the_command_writes_maps_a_page_and_figures(
     words[words.index(str(kept["logistic"]))] = str(kept["attentive"])
     with pytest.raises(FmctError, match="holds results of the classifier"):
         CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_shares_give_the_bytes_of_one_process_and_a_killed_one_resumes(
+    kept: dict[str, Path], exam: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.report.relevance.PART_VOLUMES", 1)
+    monkeypatch.setattr("launch.report.relevance.MAX_SHOWN", 2)
+    masks, files = masks_of(exam, tmp_path), ("relevance.parquet", "measures.parquet", "relevance.html")
+    words = ["relevance", str(exam), "--classifier", str(kept["logistic"]), "--masks", str(masks)]
+    words += ["--method", "gradient-input", "--method", "rollout", "--out"]
+
+    def said(*more: str) -> str:
+        done = CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    said(str(whole))
+    assert (whole / "relevance.html").read_text().count("<img src=") == 2 * 2
+    for share, so_far in (("2/3", " (1 of 3 parts)"), ("0/3", " (2 of 3 parts)"), ("1/3", " scans;")):
+        said(str(parts), "--share", share)
+        assert so_far in said(str(parts), "--collect")
+    made = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    assert made == {path.relative_to(parts): path.read_bytes() for path in parts.rglob("*") if path.is_file()}
+    # Killed before a marker, or with a lost map, only that unit is computed again.
+    units = sorted((parts / "units").glob("*.json"))
+    lost = Made.model_validate_json(units[1].read_bytes()).rows[0].file
+    assert lost
+    units[0].unlink()
+    (parts / lost).unlink()
+    times = units[2].stat().st_mtime_ns
+    assert "2 parts mapped" in said(str(parts), "--share", "0/1")
+    assert units[2].stat().st_mtime_ns == times
+    said(str(parts), "--collect")
+    assert all((parts / name).read_bytes() == made[Path(name)] for name in (*files, lost))
+    # Other masks are measured anew.
+    masks.write_text(masks.read_text().rsplit("\n", 2)[0] + "\n")
+    assert "3 parts mapped" in said(str(parts), "--share", "0/1")
 
 
 def test_the_documents_commands_run(
