@@ -201,6 +201,7 @@ def _write_probe(folder: Path, run: Path) -> None:
                     row = {"encoder": "trained", "versus": "untrained", "seed": seed, "split": "id", **shared}
                     row |= {"difference": 0.2, "difference_low": 0.1, "difference_high": 0.3}
                     compared.append(row | {"p": 0.01, "p_holm": 0.04})
+    results += [row for encoder in ("trained", "untrained") for row in _of_kinds(encoder)]
     refused: dict[str, object] = {
         "encoder": "trained",
         "task": "epidural",
@@ -226,3 +227,30 @@ def _write_probe(folder: Path, run: Path) -> None:
         ),
     )
     write_text(folder / "summary.json", summary.model_dump_json())
+
+
+def _of_kinds(encoder: str) -> list[dict[str, object]]:
+    """A grade, a value and a time to event, each with a figure and its reliability curves."""
+    shared = {
+        "encoder": encoder,
+        "method": "logistic",
+        "pool": "both",
+        "layer": 0,
+        "fraction": 1.0,
+        "seed": 0,
+    }
+    shared |= {"n_train": 100, "n": VOLUMES, "split": "id"}
+    probability = {"predicted": [0.1, 0.5, 0.8], "observed": [0.2, 0.4, 0.9]}
+    probability |= {"low": [0.0, 0.3, 0.7], "high": [0.3, 0.6, 1.0], "volumes": [8, 8, 8], "at": None}
+    value = {"predicted": [20.0, 55.0], "observed": [25.0, 50.0], "low": [15.0, 35.0], "high": [33.0, 70.0]}
+    curves = {
+        "ordinal": [probability | {"name": f"above {grade}"} for grade in (0, 1)],
+        "regression": [value | {"name": "value", "at": None, "volumes": [12, 12]}],
+        "survival": [probability | {"name": "event", "at": 185.0}],
+    }
+    figure = {"name": "mae", "value": 0.4, "low": 0.3, "high": 0.5, "at": None}
+    tasks = {"ordinal": "grade", "regression": "blood_ml", "survival": "death"}
+    return [
+        shared | {"task": task, "kind": kind, "figures": [figure], "curves": curves[kind]}
+        for kind, task in tasks.items()
+    ]

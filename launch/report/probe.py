@@ -14,10 +14,11 @@ from fmct_hpc.probe.sweep.collect import Summary
 from launch.report.columns import of_pairs, of_results
 from launch.report.document import Block, Bullets, Cell, Gallery, Section, Table, Text, cell, interval, table
 from launch.report.figure_names import figure_name
-from launch.report.probe_figures import efficiency, forest, reliability
+from launch.report.probe_figures import efficiency, forest, reliability, reliability_of_kinds
 from launch.report.results import (
     Result,
     averaged,
+    curves,
     labels,
     of_kinds,
     side_by_side,
@@ -67,6 +68,7 @@ class Probes:
         """Ordered so that results of different encoders are adjacent."""
         self.of_kinds = side_by_side(of_kinds(rows))
         """Figures of non-binary labels."""
+        self._curves = side_by_side(curves(rows))
         self._refused = list(dict.fromkeys((r["task"], labels(r), r["reason"]) for r in rows if r["reason"]))
         of_a_run = folder / "results.json"
         self.encoder_digest: str | None = None
@@ -103,7 +105,7 @@ class Probes:
         if self.results:
             blocks += [self._table(), *self._figures()]
         if self.of_kinds:
-            blocks.append(self._table_of_kinds())
+            blocks += [self._table_of_kinds(), *self._figures_of_kinds()]
         if self._comparisons:
             blocks.append(self._compared())
         if self._refused:
@@ -163,6 +165,12 @@ class Probes:
             *([Gallery(by_labels)] if by_labels else []),
             Gallery(reliability(chosen)),
         ]
+
+    def _figures_of_kinds(self) -> list[Block]:
+        panels = reliability_of_kinds(with_most_labels(self._curves), self._level)
+        shown = len({one.place for one in self._curves})
+        some = f"The first {len(panels)} of {shown} reliability curves; results.parquet has all."
+        return [*([Text(some)] if shown > len(panels) else []), *([Gallery(panels)] if panels else [])]
 
     def headline(self) -> dict[str, Cell]:
         """The first method's AUC, averaged over tasks, of up to three encoders."""

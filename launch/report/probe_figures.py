@@ -6,14 +6,25 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from launch.report.document import Picture
+from launch.report.figure_names import time
 from launch.report.figures import COLOURS, DIM, svg, themed
-from launch.report.results import Result
+from launch.report.results import KindCurve, Result
 
 MAX_INTERVALS = 60
 MAX_PANELS = 9
+MAX_CURVES = 18
+"""Panels of classes, grades, values and horizons, about 20 KB each."""
 MARKERS = "osD^vP*X"
 LINES = ("-", "--", "-.", ":")
 """Encoders also differ by marker and line style, for colour-blind readers."""
+
+_CURVES = {
+    "multiclass": ("predicted probability", "share of the class"),
+    "ordinal": ("predicted probability", "share above the grade"),
+    "regression": ("predicted value", "mean of the true values"),
+    "survival": ("predicted probability of the event", "share with the event"),
+}
+"""The axes of a kind's curves."""
 
 
 def forest(results: Sequence[Result], level: str, name: str = "areas") -> Picture:
@@ -88,14 +99,48 @@ def reliability(results: Sequence[Result]) -> tuple[Picture, ...]:
     return tuple(pictures)
 
 
-def _names(results: Sequence[Result]) -> dict[tuple[str, ...], str]:
+def reliability_of_kinds(results: Sequence[KindCurve], level: str) -> tuple[Picture, ...]:
+    """Reliability curves of non-binary labels, one panel per class, grade, value or horizon."""
+    styles = _styles(results)
+    pictures = []
+    for place, name in list(_names(results).items())[:MAX_CURVES]:
+        here = [one for one in results if one.place == place]
+        words = _CURVES[here[0].kind]
+        title = f"Reliability: {name}{time(here[0].at)}"
+        with themed():
+            figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+            axes = figure.subplots()
+            limits = (0.0, 1.0) if here[0].kind != "regression" else _range(here)
+            axes.plot(limits, limits, color=DIM, linewidth=1, linestyle=":")
+            for one in here:
+                colour = styles[one.encoder][0]
+                axes.vlines(one.predicted, one.low, one.high, color=colour, linewidth=1, alpha=0.6)
+                axes.plot(one.predicted, one.observed, label=one.encoder, **_line(styles[one.encoder]))
+            axes.set(**dict(zip(("xlabel", "ylabel"), words, strict=True)), xlim=limits, ylim=limits)
+            figure.legend(loc="outside upper center", ncols=3)
+            caption = f"{title}; vertical lines: {level} intervals over patients; dotted: as predicted."
+            pictures.append(Picture(svg(figure, f"observed{len(pictures)}", title), caption))
+    return tuple(pictures)
+
+
+def _range(curves: Sequence[KindCurve]) -> tuple[float, float]:
+    """The values of all bins and their intervals, with a margin."""
+    values = [x for one in curves for part in (one.predicted, one.observed, one.low, one.high) for x in part]
+    low, high = min(values), max(values)
+    margin = 0.04 * ((high - low) or 1)
+    return low - margin, high + margin
+
+
+def _names(results: Sequence[Result] | Sequence[KindCurve]) -> dict[tuple[str, ...], str]:
     """Places in the order of the results, named by the attributes that differ between them."""
     places = list(dict.fromkeys(result.place for result in results))
     varying = [number for number, values in enumerate(zip(*places, strict=True)) if len(set(values)) > 1]
-    return {place: " · ".join(place[number] for number in varying or [0]) for place in places}
+    return {
+        place: " · ".join(place[number] for number in varying or [0] if place[number]) for place in places
+    }
 
 
-def _styles(results: Sequence[Result]) -> dict[str, tuple[str, str, str]]:
+def _styles(results: Sequence[Result] | Sequence[KindCurve]) -> dict[str, tuple[str, str, str]]:
     """Colour, marker and line style of each encoder, the same in every figure."""
     encoders = dict.fromkeys(result.encoder for result in results)
     return {

@@ -129,7 +129,28 @@ class KindResult(Averaged):
         return self.task, self.method, self.features, self.labels, self.tested, self.figure
 
 
-Placed = TypeVar("Placed", Result, KindResult)
+@dataclass(frozen=True)
+class KindCurve(Averaged):
+    """A reliability curve of a non-binary label, of the first seed; lists over bins."""
+
+    kind: str
+    name: str
+    at: float | None
+    """The time by which events are counted; None for other kinds."""
+    predicted: list[float]
+    observed: list[float]
+    low: list[float]
+    high: list[float]
+    """Limits of the interval of `observed`."""
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """All but the encoder and the label budget; the class or grade, where there are several curves."""
+        own = "" if self.name in ("value", "event") else self.name
+        return self.task, self.method, self.features, self.tested, own
+
+
+Placed = TypeVar("Placed", Result, KindResult, KindCurve)
 
 
 def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:
@@ -153,6 +174,17 @@ def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:
             )
         )
     return results
+
+
+def curves(rows: Iterable[Mapping[str, Any]]) -> list[KindCurve]:
+    """The reliability curves in rows of results.parquet, in the order of the table."""
+    found: dict[tuple[str, ...], KindCurve] = {}
+    for row in rows:
+        for curve in row.get("curves") or ():
+            own = {name: curve[name] for name in ("name", "at", "predicted", "observed", "low", "high")}
+            one = KindCurve.of([row], kind=row["kind"], **own)
+            found.setdefault((one.encoder, one.labels, *one.place), one)
+    return list(found.values())
 
 
 def side_by_side(results: Sequence[Placed]) -> list[Placed]:
@@ -192,9 +224,9 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     return float(np.mean([np.nan if row[name] is None else row[name] for row in rows]))
 
 
-def with_most_labels(results: Iterable[Result]) -> list[Result]:
+def with_most_labels(results: Iterable[Placed]) -> list[Placed]:
     """For each encoder and place, the result with the most training volumes."""
-    chosen: dict[tuple[str, ...], Result] = {}
+    chosen: dict[tuple[str, ...], Placed] = {}
     for result in results:
         key = (result.encoder, *result.place)
         if key not in chosen or result.n_train > chosen[key].n_train:

@@ -1,4 +1,4 @@
-"""Seconds of one core that the bootstrap of each kind of label takes.
+"""Seconds of one core that the bootstrap of each kind of label takes, with its reliability curves.
 
 python tests/bench/bench_label_kinds.py
 """
@@ -34,7 +34,9 @@ def case(kind: Kind, count: int, rng: np.random.Generator) -> tuple[ScoredPredic
         times, left = rng.exponential(np.exp(-truth)), rng.exponential(1.5, count)
         targets = np.stack([np.minimum(times, left), times <= left], axis=1)
         predictions = said[:, None]
-    return ScoredPredictions(predictions, targets, patients, np.zeros(count, np.int64)), targets
+    half = slice(None, None, 2)
+    folds, validation = np.zeros(count, np.int64), [(predictions[half], targets[half])]
+    return ScoredPredictions(predictions, targets, patients, folds, validation), targets
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         began = time.process_time()
         cases = [case(kind, options.patients, rng) for _ in range(options.labels)]
         measures = [kind.measure(judged, targets) for judged, targets in cases]
+        measures += [c.observed for judged, targets in cases for c in kind.curves(judged, targets)]
         resampled(measures, options.patients, options.resamples, seed=0)
         row(kind.name, ", ".join(kind.figures), f"{time.process_time() - began:.2f}")
 

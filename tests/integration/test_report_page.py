@@ -134,6 +134,9 @@ def test_every_picture_shows_and_says_what_it_is(shown: webdriver.Chrome) -> Non
         assert role == "img"
         assert label
         assert height > 100
+    curves = [label for _, label, _ in drawings if label.startswith("Reliability: ")]
+    names = ("grade · above 0", "grade · above 1", "blood_ml", "death (t = 185)")
+    assert [label for label in curves if "bleed" not in label] == [f"Reliability: {name}" for name in names]
     identifiers = shown.execute_script("return [...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(identifiers) == len(set(identifiers))
 

@@ -344,6 +344,23 @@ def test_shares_of_an_array_register_what_they_score_and_the_last_job_joins_it(
     assert all(row["value"] is not None for row in followed)
 
 
+def test_maps_of_an_array_are_those_of_one_process(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_classifier(fit(bright_sweep(tmp_path), method="logistic"), tmp_path / "kept")
+    words = ["relevance", "data", "--classifier", "kept", "--method", "rollout"]
+    given = ["--site", SITE, "--tasks", "2", "--", *words, "--out", "launched"]
+    lines = run("fmct", "launch", "array", *given).splitlines()
+    array, joined = (line.split("job ")[1].split(",")[0] for line in lines)
+    assert cluster.wait(joined, 300) == "COMPLETED", logs(tmp_path)
+    assert cluster.states(array) == ["COMPLETED"] * 2
+    run("fmct", *words, "--out", "here")
+    for name in ("relevance.parquet", "relevance.html"):
+        of_array, of_one = ((tmp_path / way / name).read_bytes() for way in ("launched", "here"))
+        assert of_array == of_one
+
+
 def test_predictions_of_an_array_are_those_of_one_run(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from fmct_hpc.probe.kinds.base import Kind
 from fmct_hpc.probe.kinds.multiclass import Multiclass
 from fmct_hpc.probe.kinds.ordinal import Ordinal
 from fmct_hpc.probe.kinds.regression import Regression
-from fmct_hpc.probe.kinds.survival import Survival, horizons
+from fmct_hpc.probe.kinds.survival import Survival, event_free, horizons
 from fmct_hpc.probe.methods.logistic import LogisticConfig
 from fmct_hpc.probe.penalised import penalised
 from fmct_hpc.probe.problem import Problem
@@ -203,6 +203,42 @@ def test_brier_scores_are_those_of_a_plain_loop_on_curves_of_lifelines() -> None
     mine, reference = np.array(scores["own"]), np.array(scores["all"])
     np.testing.assert_allclose(found, np.stack([mine, 1 - mine / reference], axis=1), rtol=1e-6)
     assert (found[:, 1] > 0.2).all()
+
+
+def bins_of(said: np.ndarray) -> list[np.ndarray]:
+    """The volumes in each of the ten bins of about equal numbers."""
+    edges = np.sort(said)[[len(said) * k // 10 for k in range(1, 10)]]
+    return [np.flatnonzero(np.digitize(said, edges) == k) for k in range(10)]
+
+
+def test_reliability_curves_are_means_of_bins_and_lifelines_shares_on_resamples() -> None:
+    classes, grades = RNG.dirichlet((1, 1, 1), N), RNG.dirichlet((1, 1, 1, 1), N)
+    values = VALUE + RNG.normal(0, 1, N)
+    expected = [(classes[:, k], (k == CLASS).astype(float)) for k in range(3)]
+    expected += [(grades[:, k + 1 :].sum(axis=1), (k < GRADE).astype(float)) for k in range(3)]
+    expected.append((values, VALUE))
+    found = Multiclass((0, 1, 5)).curves(judged(classes, CLASS), CLASS)
+    found += Ordinal((0, 1, 2, 3)).curves(judged(grades, GRADE), GRADE)
+    found += Regression().curves(judged(values[:, None], VALUE), VALUE)
+    assert [curve.name for curve in found[:3]] == ["class 0", "class 1", "class 5"]
+    for curve, (said, truth) in zip(found, expected, strict=True):
+        bins = bins_of(said)
+        assert curve.volumes.tolist() == [len(own) for own in bins]
+        np.testing.assert_allclose(curve.predicted, [said[own].mean() for own in bins])
+        for row, counts in zip(curve.observed(COUNTS), COUNTS, strict=True):
+            drawn = [np.repeat(own, counts[PATIENTS][own]) for own in bins]
+            np.testing.assert_allclose(row, [truth[own].mean() for own in drawn])
+    risks = TRUE + RNG.normal(0, 1, N)
+    own = replace(judged(risks[:, None], SURVIVED), validation=[(risks[:50, None], SURVIVED[:50])])
+    (curve,) = Survival().curves(own, SURVIVED)
+    at = horizons(SURVIVED)[-1]
+    chances = 1 - event_free(own, np.array([at]))[:, 0]
+    assert curve.at == at
+    for row, counts in zip(curve.observed(COUNTS), COUNTS, strict=True):
+        for share, members in zip(row, bins_of(chances), strict=True):
+            drawn = np.repeat(members, counts[PATIENTS][members])
+            fitted = KaplanMeierFitter().fit(TIME[drawn], EVENTS[drawn])
+            np.testing.assert_allclose(share, 1 - fitted.survival_function_at_times(at).item(), rtol=1e-9)
 
 
 def test_the_interval_of_an_error_that_noise_makes_greater_holds_the_value() -> None:

@@ -25,6 +25,7 @@ from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.probe.sweep.tables import PREDICTIONS, RESULTS, read
 from fmct_hpc.retrieval.config import RetrievalConfig
 from fmct_hpc.retrieval.run import retrieval
+from launch.report.document import Gallery
 from launch.report.figure_names import FIGURES
 from launch.report.probe import Probes
 from launch.report.sweep_table import printed
@@ -136,7 +137,22 @@ def test_encoders_are_compared_by_the_bootstrap_of_the_difference(swept: Path) -
     assert {"ibs_skill", "ece_classwise", "rps", "calibration_slope"} <= set(printed(swept).split())
     assert {"auc_at_75", "kappa_quadratic", "rmse"} <= set(printed(swept).split())
     probes = Probes(swept)
-    told = [block.caption for block in probes.section().blocks if hasattr(block, "caption")]
+    blocks = probes.section().blocks
+    told = [block.caption for block in blocks if hasattr(block, "caption")]
+    panels = [one.caption for block in blocks if isinstance(block, Gallery) for one in block.pictures]
+    curves = [text.partition(";")[0] for text in panels if "vertical lines" in text]
+    words = [text.removeprefix("Reliability: ").replace(" · ", " ") for text in curves]
+    assert words[:6] == [
+        *(f"third class {number}" for number in (0, 1, 7)),
+        *("grade above 0", "grade above 1", "value"),
+    ]
+    assert words[6].startswith("died (t = ")
+    assert len(words) == 7
+    for row in pq.read_table(swept / "results.parquet").to_pylist():
+        for curve in row["curves"] or ():
+            assert sum(curve["volumes"]) == row["n"]
+            low, observed, high = (np.array(curve[name]) for name in ("low", "observed", "high"))
+            assert ((low <= observed) & (observed <= high)).all()
     assert any(caption.startswith("Classes, grades, values") for caption in told)
     beside = [[one.encoder for one in found] for _, found in groupby(probes.of_kinds, lambda one: one.place)]
     assert all(len(set(encoders)) == len(encoders) == 2 for encoders in beside)

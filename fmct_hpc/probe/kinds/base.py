@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fmct_hpc.probe.kinds.path import Path, fit_path
+from fmct_hpc.probe.statistics.curves import Curve
 from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
 
@@ -123,6 +124,10 @@ class Kind:
         need more than predictions, such as a baseline hazard, estimate it on `test.validation`.
         """
         raise NotImplementedError
+
+    def curves(self, judged: ScoredPredictions, training: Targets) -> list[Curve]:
+        """The reliability curves of a test set; training: targets of the training volumes."""
+        return []
 
     def at(self, training: Targets) -> dict[str, float]:
         """The point at which a metric is evaluated, by its name, such as the horizon of an area."""

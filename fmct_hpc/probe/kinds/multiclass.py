@@ -13,6 +13,7 @@ from fmct_hpc.probe.kinds.base import PredictionColumns, RawArray, Targets
 from fmct_hpc.probe.kinds.classes import Classes
 from fmct_hpc.probe.statistics.area import Ranking
 from fmct_hpc.probe.statistics.calibration import CalibrationErrors
+from fmct_hpc.probe.statistics.curves import Curve, curve_of_means
 from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions, Sums
 from fmct_hpc.probe.statistics.scored import FloatArray, Scored
 
@@ -59,6 +60,18 @@ class Multiclass(Classes):
         error of the most probable class (Guo et al. 2017), and the mean of all classes' (Kull et al. 2019).
         """
         return _Measure(self, test)
+
+    def curves(self, judged: ScoredPredictions, training: Targets) -> list[Curve]:
+        """Of each class: its probability, and the share of volumes that have it."""
+        return [
+            curve_of_means(
+                f"class {number}",
+                judged.predictions[:, place],
+                (judged.targets == place).astype(np.float64),
+                judged.patients,
+            )
+            for place, number in enumerate(self.numbers)
+        ]
 
     def columns(self, predictions: FloatArray) -> list[PredictionColumns]:
         """The most probable class, its probability as the score, and all probabilities."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from fmct_hpc.probe.kinds.base import PredictionColumns, RawArray, Targets
 from fmct_hpc.probe.kinds.classes import Classes
 from fmct_hpc.probe.statistics.calibration import CalibrationErrors
+from fmct_hpc.probe.statistics.curves import Curve, curve_of_means
 from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions, Sums
 from fmct_hpc.probe.statistics.ranks import RankCorrelation
 from fmct_hpc.probe.statistics.scored import FloatArray
@@ -82,6 +83,19 @@ class Ordinal(Classes):
         divided by their number, and their mean calibration error.
         """
         return _Measure(self, test)
+
+    def curves(self, judged: ScoredPredictions, training: Targets) -> list[Curve]:
+        """Of each grade but the last: the probability of a higher one, and the share that has one."""
+        above = 1 - judged.predictions.cumsum(axis=1)
+        return [
+            curve_of_means(
+                f"above {number}",
+                above[:, place],
+                (judged.targets > place).astype(np.float64),
+                judged.patients,
+            )
+            for place, number in enumerate(self.numbers[:-1])
+        ]
 
     def columns(self, predictions: FloatArray) -> list[PredictionColumns]:
         """The median class; the expected class, from 0, as the score; all probabilities."""

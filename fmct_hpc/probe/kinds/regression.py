@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fmct_hpc.probe.kinds.base import Kind, RawArray, Targets
 from fmct_hpc.probe.kinds.path import Path, principal_axes
+from fmct_hpc.probe.statistics.curves import Curve, curve_of_means
 from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions, Sums
 from fmct_hpc.probe.statistics.ranks import RankCorrelation
 from fmct_hpc.probe.statistics.scored import FloatArray
@@ -85,6 +86,10 @@ class Regression(Kind):
         much.
         """
         return _Measure(test)
+
+    def curves(self, judged: ScoredPredictions, training: Targets) -> list[Curve]:
+        """Predicted values, and the means of the true ones."""
+        return [curve_of_means("value", judged.predictions[:, 0], judged.targets, judged.patients)]
 
 
 class _Measure:

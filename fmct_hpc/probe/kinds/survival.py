@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fmct_hpc.probe.kinds.base import Kind, PredictionColumns, RawArray, Targets
 from fmct_hpc.probe.statistics.concordance import Concordance, DynamicArea, uncensored
+from fmct_hpc.probe.statistics.curves import Curve, curve_of_events
 from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
 from fmct_hpc.probe.statistics.survival_brier import (
@@ -100,6 +101,17 @@ class Survival(Kind):
         volumes.
         """
         return _Measure(test, training)
+
+    def curves(self, judged: ScoredPredictions, training: Targets) -> list[Curve]:
+        """The probability of an event by the last horizon, as of `measure`; none without a baseline."""
+        at = horizons(training)[-1:]
+        chances = 1 - event_free(judged, at)[:, 0]
+        known = ~np.isnan(chances)
+        if not known.any():
+            return []
+        times, events = judged.targets[known].T
+        own = chances[known], times, events == 1
+        return [curve_of_events("event", *own, float(at[0]), judged.patients[known])]
 
     def at(self, training: Targets) -> dict[str, float]:
         """The horizons, in the unit of the times."""

@@ -51,6 +51,13 @@ def _starts(scores: FloatArray, bins: int) -> IntArray:
     return np.unique(np.append(0, np.searchsorted(scores, scores[wanted], side="left")))
 
 
+def bin_numbers(scores: FloatArray, bins: int = BINS) -> IntArray:
+    """The bin of each of scores (N,), from 0, as of `reliability`."""
+    ordered = np.sort(scores)
+    starts = ordered[_starts(ordered, bins)]
+    return np.asarray(np.searchsorted(starts, scores, side="right") - 1)
+
+
 class CalibrationErrors:
     """Expected calibration errors of columns of probabilities, on all volumes equal to `Reliability.error`.
 
@@ -62,9 +69,8 @@ class CalibrationErrors:
         self._volumes = Sums(np.ones((len(patients), 1)), patients)
         self._sums = []
         for column, truth in zip(predicted.T, observed.T, strict=True):
-            scores = np.sort(column)
-            starts = scores[_starts(scores, BINS)]
-            own = np.searchsorted(starts, column, side="right")[:, None] == np.arange(1, len(starts) + 1)
+            numbers = bin_numbers(column)
+            own = numbers[:, None] == np.arange(numbers.max() + 1)
             self._sums.append(Sums((column - truth)[:, None] * own, patients))
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:

@@ -1,6 +1,7 @@
 """Result rows of labels that are not binary, with the metrics of their kind in one column."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -8,7 +9,8 @@ from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.kinds.base import Targets
 from fmct_hpc.probe.reasons import Reason
 from fmct_hpc.probe.statistics.bootstrap import Draws
-from fmct_hpc.probe.statistics.predictions import ScoredPredictions, resampled
+from fmct_hpc.probe.statistics.curves import Curve
+from fmct_hpc.probe.statistics.predictions import Measure, ScoredPredictions, resampled
 from fmct_hpc.probe.sweep.cell import Row, Test
 
 
@@ -17,15 +19,43 @@ def kind_rows(tests: Sequence[Test], config: SweepConfig) -> list[Row]:
     same: dict[bytes, list[int]] = {}
     for number, test in enumerate(tests):
         same.setdefault(test.rows.tobytes(), []).append(number)
-    drawn: dict[int, list[Draws]] = {}
+    drawn: dict[int, list[list[Draws]]] = {}
+    curves: dict[int, list[Curve]] = {}
     for numbers in same.values():  # test sets with the same volumes share their resamples
-        measures = [
-            test.cell.kind.measure(_judged(test), training_targets(test))
-            for test in (tests[number] for number in numbers)
-        ]
+        measures: dict[int, list[Measure]] = {}
+        for number in numbers:
+            test = tests[number]
+            judged, training = _judged(test), training_targets(test)
+            curves[number] = test.cell.kind.curves(judged, training)
+            measures[number] = [test.cell.kind.measure(judged, training)]
+            measures[number] += [curve.observed for curve in curves[number]]
         patients = int(tests[numbers[0]].patients.max()) + 1
-        drawn |= zip(numbers, resampled(measures, patients, config.bootstrap, seed=0), strict=True)
-    return [_row(test, drawn[number], config) for number, test in enumerate(tests)]
+        every = [measure for own in measures.values() for measure in own]
+        found = iter(resampled(every, patients, config.bootstrap, seed=0))
+        drawn |= {number: list(islice(found, len(own))) for number, own in measures.items()}
+    rows = []
+    for number, test in enumerate(tests):
+        figures, *observed = drawn[number]
+        row = _row(test, figures, config)
+        if "figures" in row:
+            pairs = zip(curves[number], observed, strict=True)
+            row["curves"] = [_curve(*pair, config.confidence) for pair in pairs]
+        rows.append(row)
+    return rows
+
+
+def _curve(curve: Curve, observed: Sequence[Draws], confidence: float) -> Row:
+    """A curve as in the column `curves`."""
+    intervals = [own.interval(confidence) for own in observed]
+    return {
+        "name": curve.name,
+        "at": curve.at,
+        "predicted": curve.predicted.tolist(),
+        "volumes": curve.volumes.tolist(),
+        "observed": [own.value for own in intervals],
+        "low": [own.low for own in intervals],
+        "high": [own.high for own in intervals],
+    }
 
 
 def _judged(test: Test) -> ScoredPredictions:

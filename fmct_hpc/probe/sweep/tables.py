@@ -26,6 +26,16 @@ FIGURE = pa.struct(
 )
 """A metric of a label that is not binary; `at`: where it is evaluated, such as a horizon, or null."""
 
+CURVE = pa.struct(
+    [
+        ("name", pa.string()),
+        ("at", pa.float64()),
+        *((name, pa.list_(pa.float64())) for name in ("predicted", "observed", "low", "high")),
+        ("volumes", pa.list_(pa.int64())),
+    ]
+)
+"""A reliability curve of a label that is not binary: a value per bin, the observed one with its interval."""
+
 RESULTS = pa.schema(
     [
         *_UNIT,
@@ -59,6 +69,7 @@ RESULTS = pa.schema(
         ("kind", pa.string()),
         ("figures", pa.list_(FIGURE)),
         ("sample", pa.string()),
+        ("curves", pa.list_(CURVE)),
     ]
 )
 
