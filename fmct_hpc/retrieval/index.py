@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.retrieval.config import SearchConfig
-from fmct_hpc.retrieval.search import nearest_of
+from fmct_hpc.retrieval.exact import nearest_of
 from fmct_hpc.retrieval.stored_features import StoredFeatures
 from shards.cores import usable_cores
-from shards.errors import FmctError
 
 CODES = {"ivf-sq8": 1.0, "ivf-sq4": 0.5}
 """Bytes per channel; the first that fits is used."""
@@ -28,32 +27,13 @@ GATHERED = 8192
 """Pairs per block of cosines: 100 MB of ViT-B's features."""
 
 
-def exact_bytes(stored: StoredFeatures) -> int:
-    """Bytes of the features in the exact search."""
-    return 4 * len(stored) * stored.width
-
-
-def chosen_search(stored: StoredFeatures, config: SearchConfig) -> str:
-    """`exact`, or the first of `CODES` that fits into the budget; raises FmctError if none fits."""
-    if exact_bytes(stored) <= config.memory_gb * 1e9:
-        return "exact"
-    sizes = {code: _index_bytes(stored, each) for code, each in CODES.items()}
-    for code, size in sizes.items():
-        if size <= config.memory_gb * 1e9:
-            return code
-    needed = min(sizes.values()) / 1e9
-    raise FmctError(
-        f"search.memory_gb={config.memory_gb:g}: an index of {len(stored):,} volumes of {stored.width:,} "
-        f"channels requires {needed:.2g} GB; increase it at least to that"
-    )
-
-
 def lists_for(volumes: int) -> int:
     """Four times the square root of their number, as in faiss's guidelines, limited by `PER_LIST`."""
     return max(1, min(round(4 * volumes**0.5), volumes // PER_LIST))
 
 
-def _index_bytes(stored: StoredFeatures, each: float) -> float:
+def index_bytes(stored: StoredFeatures, each: float) -> float:
+    """Bytes of an index with `each` bytes per channel."""
     identifiers, centres = 8 * len(stored), 4 * lists_for(len(stored)) * stored.width
     return each * stored.width * len(stored) + identifiers + centres
 
@@ -77,18 +57,18 @@ class Index:
         for _, batch in stored.batches():
             self._index.add(batch)
 
-    def nearest(self, queries: NDArray[np.float32], count: int) -> tuple[IntArray, NDArray[np.float32]]:
+    def nearest(self, asked: NDArray[np.float32], count: int) -> tuple[IntArray, NDArray[np.float32]]:
         """For each query in asked (B, width), of length 1, up to `count` volumes, the nearest first.
 
         Returns numbers (B, count), -1 if the searched lists have fewer, and exact cosines, -inf there.
         """
-        _, found = self._index.search(queries, min(count, len(self._stored)))
+        _, found = self._index.search(asked, min(count, len(self._stored)))
         found = np.asarray(found, np.int64)
-        cosines = self._cosines(queries, found)
+        cosines = self._cosines(asked, found)
         order = np.argsort(-cosines, axis=1, kind="stable")
         return np.take_along_axis(found, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
-    def _cosines(self, queries: NDArray[np.float32], found: IntArray) -> NDArray[np.float32]:
+    def _cosines(self, asked: NDArray[np.float32], found: IntArray) -> NDArray[np.float32]:
         """Cosines of pairs (B, count), in one pass over the features."""
         flat = found.ravel()
         cosines = np.full(flat.shape, -np.inf, np.float32)
@@ -99,7 +79,7 @@ class Index:
             for start in range(begin, end, GATHERED):
                 own = pairs[start : min(start + GATHERED, end)]
                 theirs = batch[flat[own] - first]
-                cosines[own] = np.einsum("ij,ij->i", queries[own // found.shape[1]], theirs)
+                cosines[own] = np.einsum("ij,ij->i", asked[own // found.shape[1]], theirs)
         return cosines.reshape(found.shape)
 
 
@@ -113,8 +93,8 @@ def _drawn(volumes: int, count: int) -> IntArray:
 
 def recall_of(index: Index, stored: StoredFeatures, candidates: int, questions: int = 64) -> float:
     """Mean share of the `NEAREST` true nearest neighbours among the index's first, for sampled queries."""
-    queries = stored.unit(_drawn(len(stored), questions))
-    found = index.nearest(queries, candidates)[0][:, :NEAREST]
-    nearest, _ = nearest_of(stored, queries, NEAREST)
+    asked = stored.unit(_drawn(len(stored), questions))
+    found = index.nearest(asked, candidates)[0][:, :NEAREST]
+    nearest, _ = nearest_of(stored.batches(), asked, NEAREST)
     shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, nearest, strict=True)]
     return float(np.mean(shares))

@@ -14,16 +14,12 @@ from scipy.special import gammaln
 
 from fmct_hpc.probe.statistics.bootstrap import Draws, resample_counts
 from fmct_hpc.probe.statistics.scored import FloatArray, IntArray
-from fmct_hpc.retrieval.index import Index
-from fmct_hpc.retrieval.stored_features import StoredFeatures
 
 KS = (1, 5, 10)
-AT_ONCE = 2**24
-"""Upper bound of queries × ranked volumes; about six such arrays are in memory: 1 GB."""
 
 
 @dataclass(frozen=True)
-class QueryResults:
+class Asked:
     """Queries for one label: a row per volume with the label for which other such volumes exist."""
 
     patients: IntArray
@@ -49,45 +45,18 @@ class Ranks(Protocol):
         ...
 
 
-class ExactRanking:
-    """Exact ranking of all volumes, by matrix product."""
-
-    def __init__(self, unit: NDArray[np.float32]) -> None:
-        """unit: (N, width), of length 1."""
-        self._unit = unit
-        self.volumes = len(unit)
-        self.at_once = max(1, AT_ONCE // len(unit))
-
-    def ranked(self, rows: IntArray) -> IntArray:
-        """(B, N)."""
-        return np.argsort(-(self._unit[rows] @ self._unit.T), axis=1, kind="stable")
-
-
-class IndexedRanking:
-    """Ranking of the first `candidates` volumes, by an index."""
-
-    def __init__(self, index: Index, stored: StoredFeatures, candidates: int) -> None:
-        self._index, self._stored, self._candidates = index, stored, candidates
-        self.volumes = len(stored)
-        self.at_once = max(1, AT_ONCE // candidates)
-
-    def ranked(self, rows: IntArray) -> IntArray:
-        """(B, candidates)."""
-        return self._index.nearest(self._stored.unit(rows), self._candidates)[0]
-
-
 def evaluate_queries(
     ranks: Ranks,
     patients: IntArray,
     labels: NDArray[np.floating],
     classes: Sequence[int] = (),
-) -> list[QueryResults]:
+) -> list[Asked]:
     """Evaluate retrieval for each label, with all its volumes as queries.
 
     patients: (N,); labels: (N, T), 0, 1, or NaN where unknown; classes: the columns whose values are classes;
     the relevant volumes of a query then have its class.
     """
-    parts: list[list[QueryResults]] = [[] for _ in range(labels.shape[1])]
+    parts: list[list[Asked]] = [[] for _ in range(labels.shape[1])]
     asks = labels == 1
     asks[:, list(classes)] = ~np.isnan(labels[:, list(classes)])
     asking = np.flatnonzero(asks.any(axis=1))
@@ -129,7 +98,7 @@ def _of_rankings(
     right: NDArray[np.bool_],
     volumes: IntArray,
     relevant: IntArray,
-) -> QueryResults:
+) -> Asked:
     """known, right: (Q, depth) in the order of each ranking; volumes, relevant: (Q,), at any rank.
 
     The average precision of a ranking with only n ranks is the sum over relevant volumes divided by the
@@ -140,12 +109,12 @@ def _of_rankings(
     known, right = known[some], right[some]
     place, hits = known.cumsum(axis=1), right.cumsum(axis=1)
     depth = known.sum(axis=1)
-    limit = np.minimum(relevant, depth)
-    precision = (hits / np.maximum(place, 1) * right).sum(axis=1) / np.maximum(limit, 1)
+    most = np.minimum(relevant, depth)
+    precision = (hits / np.maximum(place, 1) * right).sum(axis=1) / np.maximum(most, 1)
     found = np.stack([(right & (place <= k)).any(axis=1) for k in KS], axis=1)
     chance = [_expected_precision(volumes, relevant, depth)]
     chance += [_expected_recall(volumes, relevant, k) for k in KS]
-    return QueryResults(patients, precision, found, np.stack(chance, axis=1))
+    return Asked(patients, precision, found, np.stack(chance, axis=1))
 
 
 def _expected_precision(volumes: IntArray, relevant: IntArray, depth: IntArray) -> FloatArray:
@@ -164,34 +133,34 @@ def _expected_precision(volumes: IntArray, relevant: IntArray, depth: IntArray) 
 def _expected_recall(volumes: IntArray, relevant: IntArray, k: int) -> FloatArray:
     """1 - C(M - R, k) / C(M, k): the probability that one of k sampled volumes is relevant."""
     wrong = volumes - relevant
-    too_few = wrong < k
-    safe = np.where(too_few, k, wrong)
+    few = wrong < k
+    safe = np.where(few, k, wrong)
     whole = np.maximum(volumes, k)
     misses = np.exp(gammaln(safe + 1) - gammaln(safe - k + 1) - gammaln(whole + 1) + gammaln(whole - k + 1))
-    return np.asarray(np.where(too_few, 1.0, 1 - misses))
+    return np.asarray(np.where(few, 1.0, 1 - misses))
 
 
-def _joined(parts: Sequence[QueryResults]) -> QueryResults:
+def _joined(parts: Sequence[Asked]) -> Asked:
     if not parts:
         empty = np.zeros((0, 1 + len(KS)))
-        return QueryResults(np.zeros(0, np.int64), empty[:, 0], empty[:, 1:] > 0, empty)
-    return QueryResults(
+        return Asked(np.zeros(0, np.int64), empty[:, 0], empty[:, 1:] > 0, empty)
+    return Asked(
         *(np.concatenate(columns) for columns in zip(*(_columns(part) for part in parts), strict=True))
     )
 
 
-def _columns(results: QueryResults) -> tuple[NDArray[np.generic], ...]:
-    return results.patients, results.precision, results.found, results.by_chance
+def _columns(asked: Asked) -> tuple[NDArray[np.generic], ...]:
+    return asked.patients, asked.precision, asked.found, asked.by_chance
 
 
-def drawn(results: QueryResults, resamples: int) -> Iterator[Draws]:
+def drawn(asked: Asked, resamples: int) -> Iterator[Draws]:
     """Mean average precision and recall at each of `KS`, on all asking patients and on resamples of them.
 
     The volumes among which they look stay the same; all of a patient's questions are drawn together.
     """
-    numbered = np.unique(results.patients, return_inverse=True)[1]
+    numbered = np.unique(asked.patients, return_inverse=True)[1]
     count = int(numbered.max(initial=-1)) + 1
-    columns = np.column_stack([results.precision, results.found])
+    columns = np.column_stack([asked.precision, asked.found])
     sums = np.stack([np.bincount(numbered, column, count) for column in columns.T], axis=1)
     asking = np.bincount(numbered, minlength=count)
     blocks = [

@@ -12,16 +12,16 @@ from fmct_hpc.probe.config import Pool
 from fmct_hpc.probe.source import Source
 from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.probe.sweep.run import Sweep
-from fmct_hpc.retrieval.config import RetrievalConfig, SearchConfig
-from fmct_hpc.retrieval.index import Index, chosen_search, recall_of
-from fmct_hpc.retrieval.measure import KS, ExactRanking, IndexedRanking, Ranks, drawn, evaluate_queries
+from fmct_hpc.retrieval.config import RetrievalConfig
+from fmct_hpc.retrieval.measure import KS, drawn, evaluate_queries
+from fmct_hpc.retrieval.search import Search, search_for
 from fmct_hpc.retrieval.stored_features import StoredFeatures
 from shards import Dataset
 from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.info import sha256
 from shards.lock import writing
-from shards.output_paths import require_folder
+from shards.places import require_folder
 from shards.subject import Origin, Subject, claim
 
 TABLE = "retrieval.parquet"
@@ -110,26 +110,27 @@ def _rows(
     cohort = source.cohort
     stored = StoredFeatures.of(source.store, layer, pool, cohort.places_in(source.store))
     training = np.arange(len(stored)) if cohort.splits is None else np.flatnonzero(cohort.splits == "train")
-    ranks, search = _searched(stored.standardised_over(training).chosen(volumes), config.search)
+    chosen = stored.standardised_over(training).chosen(volumes)
+    search = search_for(chosen, len(volumes), len(volumes), config.search)
     patients = np.unique(cohort.patient_keys[volumes], return_inverse=True)[1].astype(np.int64)
     labels = cohort.values[volumes]
     rows = []
     classes = [number for number, task in enumerate(cohort.tasks) if task in cohort.specs]
-    results_by_task = evaluate_queries(ranks, patients, labels, classes)
-    for task, own, results in zip(cohort.tasks, labels.T, results_by_task, strict=True):
+    asked_all = evaluate_queries(search, patients, labels, classes)
+    for task, own, asked in zip(cohort.tasks, labels.T, asked_all, strict=True):
         row: dict[str, object] = {
             "task": task,
             "n": int((~np.isnan(own)).sum()),
             "positives": None if task in cohort.specs else int((own == 1).sum()),
-            "asked": len(results.patients),
-            "patients": len(np.unique(results.patients)),
-            **search,
+            "asked": len(asked.patients),
+            "patients": len(np.unique(asked.patients)),
+            **_described(search),
         }
-        if not len(results.patients):
+        if not len(asked.patients):
             rows.append({**row, "reason": "no two patients with the label"})
             continue
-        chances = results.by_chance.mean(axis=0)
-        for name, figure, chance in zip(FIGURES, drawn(results, config.bootstrap), chances, strict=True):
+        chances = asked.by_chance.mean(axis=0)
+        for name, figure, chance in zip(FIGURES, drawn(asked, config.bootstrap), chances, strict=True):
             interval = figure.interval(config.confidence)
             row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
             row[f"{name}_by_chance"] = float(chance)
@@ -137,15 +138,11 @@ def _rows(
     return rows
 
 
-def _searched(stored: StoredFeatures, config: SearchConfig) -> tuple[Ranks, dict[str, object]]:
-    """The ranking of the volumes, and the columns that describe it."""
-    search = chosen_search(stored, config)
-    if search == "exact":
-        return ExactRanking(stored.whole()), {"search": search}
-    index = Index(stored, search, config)
-    count = config.candidates
-    settings = {"search": search, "candidates": count, "search_recall": recall_of(index, stored, count)}
-    return IndexedRanking(index, stored, count), settings
+def _described(search: Search) -> dict[str, object]:
+    """The columns that describe a search."""
+    if search.recall is None:
+        return {"search": search.name}
+    return {"search": search.name, "candidates": search.depth, "search_recall": search.recall}
 
 
 def printed(table: pa.Table) -> str:

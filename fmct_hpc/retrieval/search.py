@@ -1,18 +1,106 @@
-"""The most similar volumes of a feature store: exact search by cosine, in batches."""
+"""Search of volumes by cosine, for `fmct retrieval` and `fmct similar`: exact, or by an index."""
 
+from collections.abc import Iterable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fmct_hpc.probe.config import Pool
 from fmct_hpc.probe.statistics.scored import IntArray
 from fmct_hpc.probe.store import FeatureStore
+from fmct_hpc.retrieval.config import SearchConfig
+from fmct_hpc.retrieval.exact import nearest_of
+from fmct_hpc.retrieval.index import CODES, Index, index_bytes, lists_for, recall_of
 from fmct_hpc.retrieval.stored_features import StoredFeatures
+from shards.errors import FmctError
+
+AT_ONCE = 2**24
+"""Upper bound of queries × ranked volumes; about six such arrays are in memory: 1 GB."""
+EXACT = "exact"
+
+
+class Search:
+    """Ranks the nearest of some volumes for queries."""
+
+    def __init__(self, stored: StoredFeatures, name: str, depth: int, config: SearchConfig) -> None:
+        """name: `EXACT`, or the index of `CODES` to build; depth: how many volumes to rank for each query."""
+        self.name = name
+        self.volumes = len(stored)
+        self.depth = min(depth, len(stored), len(stored) if name == EXACT else config.candidates)
+        self._stored = stored
+        self._whole: NDArray[np.float32] | None = None
+        self._index = None if name == EXACT else Index(stored, name, config)
+
+    @property
+    def at_once(self) -> int:
+        """Queries per call of `nearest`, which bounds memory."""
+        if self._index is not None:
+            return max(1, AT_ONCE // self.depth)
+        return max(
+            1, AT_ONCE // (self.volumes if self._whole is not None else _compared(self._stored, self.depth))
+        )
+
+    def hold(self) -> None:
+        """Keep the features in memory, for an exact search in several calls."""
+        if self._index is None:
+            self._whole = self._stored.whole()
+
+    def nearest(self, asked: NDArray[np.float32]) -> tuple[IntArray, NDArray[np.float32]]:
+        """For each query in asked (B, width), of length 1, up to `depth` volumes, the nearest first.
+
+        Returns numbers (B, depth), -1 if an index finds fewer, and exact cosines, -inf there.
+        """
+        if self._index is not None:
+            return self._index.nearest(asked, self.depth)
+        batches: Iterable[tuple[int, NDArray[np.float32]]] = self._stored.batches()
+        return nearest_of(batches if self._whole is None else [(0, self._whole)], asked, self.depth)
+
+    def ranked(self, rows: IntArray) -> IntArray:
+        """Numbers of the volumes nearest to each of `rows`: (B, depth)."""
+        return self.nearest(self._stored.unit(rows) if self._whole is None else self._whole[rows])[0]
+
+    @cached_property
+    def recall(self) -> float | None:
+        """The share of the truly nearest that the index finds, for sampled queries; None if exact."""
+        return None if self._index is None else recall_of(self._index, self._stored, self.depth)
+
+
+def search_for(stored: StoredFeatures, queries: int, depth: int, config: SearchConfig) -> Search:
+    """The search for a number of queries; raises FmctError as `chosen_search`."""
+    search = Search(stored, chosen_search(stored, queries, depth, config), depth, config)
+    if queries > search.at_once:
+        search.hold()
+    return search
+
+
+def chosen_search(stored: StoredFeatures, queries: int, depth: int, config: SearchConfig) -> str:
+    """`EXACT`, or the first of `CODES` that fits into the memory; raises FmctError if none fits.
+
+    The exact search is also chosen beyond memory if one pass over the features answers all queries, and
+    these are no more than the lists of the index: assigning the volumes to lists takes as many cosines.
+    """
+    memory = config.memory_gb * 1e9
+    one_pass = queries <= min(lists_for(len(stored)), AT_ONCE // _compared(stored, depth))
+    if one_pass or 4 * len(stored) * stored.width <= memory:
+        return EXACT
+    sizes = {code: index_bytes(stored, each) for code, each in CODES.items()}
+    for code, size in sizes.items():
+        if size <= memory:
+            return code
+    raise FmctError(
+        f"search.memory_gb={config.memory_gb:g}: an index of {len(stored):,} volumes of {stored.width:,} "
+        f"channels requires {min(sizes.values()) / 1e9:.2g} GB; increase it at least to that"
+    )
+
+
+def _compared(stored: StoredFeatures, depth: int) -> int:
+    """Volumes per query in memory during a pass: those of a batch, and those found."""
+    return max(min(stored.at_once, len(stored)), min(depth, len(stored)), 1)
 
 
 class Neighbour(NamedTuple):
-    """A volume of the store."""
+    """A volume of a store."""
 
     key: str
     patient_key: str
@@ -21,45 +109,23 @@ class Neighbour(NamedTuple):
     """Cosine of the standardised features, -1 to 1."""
 
 
-class Searched:
-    """Search in a store by matrix products with batches of its memory-mapped features.
+def neighbours(
+    store: FeatureStore, features: NDArray[np.float32], count: int, config: SearchConfig | None = None
+) -> list[list[Neighbour]]:
+    """The `count` nearest volumes of a store for each row of features (B, width), the nearest first.
 
-    There is no index, since building one reads all features, as does one exact search for any number of
-    scans.
+    features: CLS tokens and means of the last layer. Standardised by all volumes of the store.
     """
-
-    def __init__(self, store: FeatureStore, layer: int = -1, pool: Pool = "both") -> None:
-        self._store = store
-        self._stored = StoredFeatures.of(store, layer, pool).standardised_over(np.arange(len(store)))
-
-    def nearest(self, features: NDArray[np.float32], count: int) -> list[list[Neighbour]]:
-        """The `count` nearest volumes for each row of features (B, width), the nearest first."""
-        queries = self._stored.directions(features)
-        store = self._store
-        return [
-            [
-                Neighbour(str(store.keys[i]), str(store.patient_keys[i]), str(store.study_keys[i]), cosine)
-                for cosine, i in zip(cosines, rows, strict=True)
-            ]
-            for rows, cosines in (
-                (rows.tolist(), cosines.tolist())
-                for rows, cosines in zip(*nearest_of(self._stored, queries, count), strict=True)
-            )
-        ]
+    stored = StoredFeatures.of(store, -1, "both").standardised_over(np.arange(len(store)))
+    search = search_for(stored, len(features), count, config or SearchConfig())
+    asked, found = stored.directions(features), []
+    for start in range(0, len(asked), search.at_once):
+        numbers, cosines = search.nearest(asked[start : start + search.at_once])
+        for rows, own in zip(numbers.tolist(), cosines.tolist(), strict=True):
+            pairs = [(row, cosine) for row, cosine in zip(rows, own, strict=True) if row >= 0]
+            found.append([_neighbour(store, *pair) for pair in pairs])
+    return found
 
 
-def nearest_of(
-    stored: StoredFeatures, queries: NDArray[np.float32], count: int
-) -> tuple[IntArray, NDArray[np.float32]]:
-    """The exact `count` nearest volumes of asked (B, width) and their cosines, in one pass: (B, count)."""
-    numbers = np.zeros((len(queries), 0), np.int64)
-    cosines = np.zeros((len(queries), 0), np.float32)
-    for first, batch in stored.batches():
-        own = queries @ batch.T
-        of_batch = np.broadcast_to(np.arange(first, first + len(batch)), own.shape)
-        numbers = np.concatenate([numbers, of_batch], axis=1)
-        cosines = np.concatenate([cosines, own], axis=1)
-        best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-        numbers = np.take_along_axis(numbers, best, axis=1)
-        cosines = np.take_along_axis(cosines, best, axis=1)
-    return numbers, cosines
+def _neighbour(store: FeatureStore, row: int, cosine: float) -> Neighbour:
+    return Neighbour(str(store.keys[row]), str(store.patient_keys[row]), str(store.study_keys[row]), cosine)

@@ -39,6 +39,11 @@ class StoredFeatures:
         """Channels."""
         return sum(array.shape[1] for array in self.arrays)
 
+    @property
+    def at_once(self) -> int:
+        """Volumes per batch."""
+        return max(1, BATCH_BYTES // (4 * self.width))
+
     def standardised_over(self, rows: IntArray) -> "StoredFeatures":
         """The same volumes, standardised by mean and deviation of `rows` (of these volumes).
 
@@ -75,8 +80,7 @@ class StoredFeatures:
         return np.concatenate([array[places] for array in self.arrays], axis=1)
 
     def _in_batches(self, rows: IntArray) -> list[IntArray]:
-        at_once = max(1, BATCH_BYTES // (4 * self.width))
-        return [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
+        return [rows[start : start + self.at_once] for start in range(0, len(rows), self.at_once)]
 
     def _scaling(self, rows: IntArray) -> Scaling:
         """`Scaling.over`, in two passes over the files."""

@@ -11,7 +11,7 @@ from fmct_hpc.inference.readers import read_scans
 from fmct_hpc.probe.encoders import OurEncoder, load_weights
 from fmct_hpc.probe.labels import LabelTable
 from fmct_hpc.probe.store import FeatureStore
-from fmct_hpc.retrieval.search import Neighbour, Searched
+from fmct_hpc.retrieval.search import Neighbour, neighbours
 from launch.report.document import Document, Gallery, Picture, Section, Text, facts
 from preprocess.qc.report import png
 from preprocess.qc.thumbnail import thumbnail
@@ -55,7 +55,7 @@ def similar(
         (encoded,) = of_scans([scan], model, info)
         features.append(np.concatenate([encoded.cls, encoded.mean]))
         scans.append((scan.key, thumbnail(scan.voxels, scan.spacing_mm)))
-    nearest = Searched(store).nearest(np.stack(features), count)  # one pass over the store for all scans
+    nearest = neighbours(store, np.stack(features), count)
     results = [(key, own) for (key, _), own in zip(scans, nearest, strict=True)]
     sections = [
         _section(key, shown, own, dataset, table) for (key, shown), own in zip(scans, nearest, strict=True)

@@ -13,8 +13,8 @@ from markdown_table import heading, row
 from tiny import parsed
 
 from fmct_hpc.retrieval.config import SearchConfig
+from fmct_hpc.retrieval.exact import nearest_of
 from fmct_hpc.retrieval.index import CODES, Index, lists_for, recall_of
-from fmct_hpc.retrieval.search import nearest_of
 from fmct_hpc.retrieval.stored_features import StoredFeatures
 
 WIDTH, DIRECTIONS = 768, 24
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = StoredFeatures((x,), np.arange(volumes)).standardised_over(np.arange(volumes))
     asked = own.unit(np.arange(questions))
     started = time.perf_counter()
-    nearest_of(own, asked, 10)
+    nearest_of(own.batches(), asked, 10)
     print(f"{volumes} volumes, {lists_for(volumes)} lists, {questions} questions")
     heading("index", "made in s", "lists probed", "recall", "s")
     row("exact", "", "", 1, f"{time.perf_counter() - started:.2f}")

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from fmct_hpc.retrieval import measure
+from fmct_hpc.retrieval import search as search_module
 from fmct_hpc.retrieval import stored_features as stored_module
 from fmct_hpc.retrieval.config import SearchConfig
-from fmct_hpc.retrieval.index import CODES, Index, chosen_search, recall_of
-from fmct_hpc.retrieval.measure import KS, ExactRanking, IndexedRanking, drawn, evaluate_queries
-from fmct_hpc.retrieval.search import nearest_of
+from fmct_hpc.retrieval.exact import nearest_of
+from fmct_hpc.retrieval.index import CODES, Index, lists_for, recall_of
+from fmct_hpc.retrieval.measure import KS, drawn, evaluate_queries
+from fmct_hpc.retrieval.search import Search, chosen_search, search_for
 from fmct_hpc.retrieval.stored_features import StoredFeatures
 from shards.errors import FmctError
 
@@ -40,14 +41,19 @@ def stored(x: np.ndarray, training: int) -> StoredFeatures:
     return StoredFeatures(arrays, np.arange(len(x))).standardised_over(np.arange(training))
 
 
+def exact(own: StoredFeatures) -> Search:
+    """The ranking of all volumes for all."""
+    return search_for(own, len(own), len(own), SearchConfig())
+
+
 @pytest.mark.parametrize("at_once", [1, 300, 2**24])
 def test_each_question_has_the_precision_and_recall_of_scikit_learn(
     heads: Heads, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "AT_ONCE", at_once)
+    monkeypatch.setattr(search_module, "AT_ONCE", at_once)
     x, patients, labels = heads
     monkeypatch.setattr(stored_module, "BATCH_BYTES", 40 * at_once)
-    ranks = ExactRanking(stored(x, 60).whole())
+    ranks = exact(stored(x, 60))
     scaled = (x - x[:60].mean(axis=0)) / x[:60].std(axis=0)
     cosines = scaled @ scaled.T / np.linalg.norm(scaled, axis=1) / np.linalg.norm(scaled, axis=1)[:, None]
     found = evaluate_queries(ranks, patients, labels)
@@ -71,8 +77,8 @@ def test_each_question_has_the_precision_and_recall_of_scikit_learn(
 def test_chance_is_the_mean_over_all_rankings() -> None:
     labels = np.zeros((25, 1))
     labels[[3, 8, 9, 20]] = 1
-    unit = stored(np.random.default_rng(1).normal(size=(25, 6)), 25).whole()
-    (asked,) = evaluate_queries(ExactRanking(unit), np.arange(25), labels)
+    own = stored(np.random.default_rng(1).normal(size=(25, 6)), 25)
+    (asked,) = evaluate_queries(exact(own), np.arange(25), labels)
     precisions, recalls = [], []
     for places in combinations(range(24), 3):  # of the three that are to be found
         precisions.append(np.mean([(n + 1) / (place + 1) for n, place in enumerate(places)]))
@@ -83,13 +89,13 @@ def test_chance_is_the_mean_over_all_rankings() -> None:
 
 def test_where_there_are_few_volumes_recall_is_certain() -> None:
     labels = np.array([[1.0], [1.0], [0.0]])
-    (asked,) = evaluate_queries(ExactRanking(stored(np.eye(3), 3).whole()), np.arange(3), labels)
+    (asked,) = evaluate_queries(exact(stored(np.eye(3), 3)), np.arange(3), labels)
     assert asked.by_chance[:, 1:].tolist() == [[0.5, 1.0, 1.0]] * 2
 
 
 def test_intervals_cover_the_mean_and_count_a_patient_once(heads: Heads) -> None:
     x, patients, labels = heads
-    asked = evaluate_queries(ExactRanking(stored(x, VOLUMES).whole()), patients, labels)[0]
+    asked = evaluate_queries(exact(stored(x, VOLUMES)), patients, labels)[0]
     precision, *recalls = drawn(asked, 2000)
     assert precision.value == pytest.approx(asked.precision.mean())
     assert len(recalls) == len(KS)
@@ -106,11 +112,11 @@ def test_an_index_that_ranks_all_gives_the_figures_of_the_exact_search(heads: He
     x, patients, labels = heads
     labels = np.column_stack([labels, patients % 5])
     own = stored(x, 60)
-    index = Index(own, code, SearchConfig())
-    assert recall_of(index, own, VOLUMES, questions=20) == 1
-    exact = evaluate_queries(ExactRanking(own.whole()), patients, labels, classes=(3,))
-    found = evaluate_queries(IndexedRanking(index, own, VOLUMES), patients, labels, classes=(3,))
-    for one, other in zip(exact, found, strict=True):
+    index = Search(own, code, VOLUMES, SearchConfig())
+    assert (index.depth, index.recall) == (VOLUMES, 1)
+    expected = evaluate_queries(exact(own), patients, labels, classes=(3,))
+    found = evaluate_queries(index, patients, labels, classes=(3,))
+    for one, other in zip(expected, found, strict=True):
         assert one.patients.tolist() == other.patients.tolist()
         np.testing.assert_allclose(one.precision, other.precision, atol=1e-12)
         assert one.found.tolist() == other.found.tolist()
@@ -154,14 +160,18 @@ def test_an_index_finds_what_is_near_and_its_cosines_are_exact() -> None:
     centres = generator.normal(size=(60, 32))
     own = stored(centres[generator.integers(0, 60, 6000)] + generator.normal(size=(6000, 32)) * 0.6, 6000)
     gigabytes = 4 * 6000 * 32 / 1e9
-    assert chosen_search(own, SearchConfig(memory_gb=gigabytes)) == "exact"
-    assert chosen_search(own, SearchConfig(memory_gb=gigabytes / 2)) == "ivf-sq8"
+    assert chosen_search(own, 6000, 6000, SearchConfig(memory_gb=gigabytes)) == "exact"
+    small = SearchConfig(memory_gb=gigabytes / 2)
+    assert chosen_search(own, 6000, 6000, small) == "ivf-sq8"
+    # Few queries are answered by one pass over the features, which an index would take too.
+    lists = lists_for(6000)
+    assert [chosen_search(own, count, 5, small) for count in (lists, lists + 1)] == ["exact", "ivf-sq8"]
     with pytest.raises(FmctError, match=r"search\.memory_gb"):
-        chosen_search(own, SearchConfig(memory_gb=gigabytes / 20))
+        chosen_search(own, 6000, 6000, SearchConfig(memory_gb=gigabytes / 20))
     index = Index(own, "ivf-sq8", SearchConfig(probes=16))
     assert recall_of(index, own, 200) > 0.9
     asked = own.unit(np.arange(50))
     numbers, cosines = index.nearest(asked, 100)
     np.testing.assert_allclose(cosines, np.einsum("ij,ikj->ik", asked, own.whole()[numbers]), atol=1e-6)
     assert (np.diff(cosines, axis=1) <= 0).all()
-    assert nearest_of(own, asked, 1)[0][:, 0].tolist() == list(range(50))
+    assert nearest_of(own.batches(), asked, 1)[0][:, 0].tolist() == list(range(50))

@@ -12,6 +12,9 @@ from typer.testing import CliRunner
 from fmct_hpc.probe.config import SweepConfig
 from fmct_hpc.probe.store import FeatureStore
 from fmct_hpc.probe.sweep.run import Sweep
+from fmct_hpc.retrieval.config import SearchConfig
+from fmct_hpc.retrieval.index import lists_for
+from fmct_hpc.retrieval.search import neighbours
 from launch.cli import app
 from launch.report.similar import similar
 from shards.errors import FmctError
@@ -48,6 +51,18 @@ def test_the_nearest_are_those_of_an_independent_search(grid: SweepConfig, tmp_p
     assert page.count('<img src="data:image/png;base64,') == 3 * (1 + 7)
     assert page.count(", the same scan") >= 3
     assert str(tmp_path) not in page
+
+
+def test_many_scans_are_searched_by_the_index_beyond_memory(grid: SweepConfig) -> None:
+    store = FeatureStore.open(grid.features / "ours")
+    own = store.vectors()[:10]
+    assert lists_for(len(store)) < len(own)
+    plain = neighbours(store, own, 4)
+    kilobytes = SearchConfig(memory_gb=4 * store.vectors().size / 1e9 / 1.5, probes=1)
+    found = neighbours(store, own, 4, kilobytes)
+    for one, other in zip(plain, found, strict=True):
+        assert [a.key for a in one] == [b.key for b in other]
+        assert [a.similarity for a in one] == pytest.approx([b.similarity for b in other], abs=1e-6)
 
 
 def test_labels_stand_under_the_volumes(grid: SweepConfig, tmp_path: Path) -> None:
