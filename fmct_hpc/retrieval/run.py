@@ -21,7 +21,7 @@ from shards.atomic import atomic_path
 from shards.errors import FmctError
 from shards.info import sha256
 from shards.lock import writing
-from shards.places import require_folder
+from shards.output_paths import require_folder
 from shards.subject import Origin, Subject, claim
 
 TABLE = "retrieval.parquet"
