@@ -27,6 +27,7 @@ from shards import FmctError
 
 BREAK = 8
 """The step at which a resumed run was broken off."""
+COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")
 
 
 def configuration(folder: Path, name: str) -> TrainConfig:
@@ -49,6 +50,8 @@ def main(scenario: str, folder: Path) -> None:
         assert train(config, folder / f"{name}-resumed", until=BREAK) == 0
         assert train(config, folder / f"{name}-resumed") == 0
         if name == "stage2":
+            loaded = [module for module in COMPILER if module in sys.modules]
+            (folder / f"compiler-{os.environ['RANK']}.json").write_text(json.dumps(loaded))
             stopped_by_signals_and_time(config, folder / "stopped")
             disk_full(config, folder / "full")
     for name in ("offload2", "offload3"):

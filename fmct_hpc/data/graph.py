@@ -54,6 +54,8 @@ def build_pipeline(
     def members(iteration: int) -> tuple[list[np.ndarray], ...]:
         return tuple(map(list, zip(*source(iteration), strict=True)))
 
+    # With conditionals DALI rewrites each `if` (0.7 s of CPU time), so that `_augmented` smooths or contrasts only
+    # the samples that draw it.
     pipeline = _pipeline(
         members,
         lambda iteration: list(places(iteration)),
@@ -63,6 +65,7 @@ def build_pipeline(
         device_id=device_id,
         num_threads=max(1, data.workers),
         prefetch_queue_depth=data.prefetch,
+        enable_conditionals=not in_place(data, device),
     )
     _remove_rewritten()
     pipeline.build()
@@ -85,8 +88,7 @@ def _remove_rewritten() -> None:
                 Path(file).unlink(missing_ok=True)
 
 
-# Conditionals, so that only samples that draw it are smoothed or contrasted: DALI rewrites each `if`.
-@pipeline_def(enable_conditionals=True)
+@pipeline_def
 def _pipeline(
     members: Callable[[int], tuple[list[np.ndarray], ...]],
     places: Callable[[int], list[np.ndarray]],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fmct_hpc.dense.config import HeadName, SegmentConfig
 from fmct_hpc.dense.heads import make_head
 from fmct_hpc.fields import Edges
+from fmct_hpc.optimizer import AdamW
 from fmct_hpc.probe.batches import batches
 from fmct_hpc.train.schedules import cosine
 
@@ -86,7 +87,7 @@ def fit(
     head = nn.Module()
     for number, rate in enumerate(config.learning_rates):
         head = make_head(name, width, grid, config.cells, config.hidden, prevalence, seed).to(tokens.device)
-        optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=config.weight_decay)
+        optimizer = AdamW(head.parameters(), lr=rate, weight_decay=config.weight_decay)
         order = batches(len(train), min(config.batch, len(train)), config.steps, _order(seed, len(train)))
         for step, places in enumerate(order):
             rows = train[places]

@@ -1,8 +1,10 @@
 """Attention weights, which the blocks' fused attention does not return."""
 
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ def explicit_attention(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
         assert isinstance(block, Block)
         hooks.append(block.attention.register_forward_hook(by_weights))
     try:
-        with torch.compiler.set_stance("force_eager"):  # compiled blocks call no hooks
+        with _not_compiled():
             yield kept_weights
     finally:
         for hook in hooks:
@@ -69,7 +71,7 @@ def cls_attention(encoder: Backbone, views: Tensor) -> Tensor:
     last = block.attention
     hook = last.register_forward_pre_hook(capture)
     try:
-        with torch.compiler.set_stance("force_eager"):  # compiled blocks call no hooks
+        with _not_compiled():
             encoder(views, kept)
     finally:
         hook.remove()
@@ -77,6 +79,14 @@ def cls_attention(encoder: Backbone, views: Tensor) -> Tensor:
     weights = attention_weights(query[:, :, :1], key)[:, :, 0, encoder.prefix :]
     grid = grid_of(views.shape[2:], encoder.patch_size)
     return on_grid(weights, kept, prod(grid)).unflatten(-1, grid)
+
+
+def _not_compiled() -> AbstractContextManager[Any]:
+    """Context in which compiled blocks run as written: they would call no hooks."""
+    # Nothing is compiled without torch._dynamo, whose import takes 1.2 s of CPU time.
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def on_grid(values: Tensor, kept: Tensor | None, patches: int) -> Tensor:

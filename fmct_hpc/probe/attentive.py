@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fmct_hpc.optimizer import AdamW
 from fmct_hpc.probe.heads import Head
 from fmct_hpc.probe.kinds import BINARY, Kind
 from fmct_hpc.probe.methods.attentive import AttentiveConfig
@@ -159,7 +160,7 @@ def _train(
     heads = [
         [part.clone().requires_grad_() for part in (start, torch.zeros(shape), free, *roles)] for _ in rates
     ]
-    optimizer = torch.optim.AdamW(
+    optimizer = AdamW(
         [{"params": head, "lr": rate} for head, rate in zip(heads, rates, strict=True)],
         weight_decay=config.weight_decay,
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fmct_hpc.model.tunable import Tunable
 from fmct_hpc.objective.draws import path_scales
+from fmct_hpc.optimizer import AdamW
 from fmct_hpc.probe.batches import batches
 from fmct_hpc.probe.goal import Findings, Goal, KindLayer
 from fmct_hpc.probe.heads import LinearHead, pooled
@@ -157,7 +158,7 @@ def finetune(
     layer = goal.layer(pooled_width(encoder, config))
     model = Classifier(copy.deepcopy(encoder), layer, config, members is not None).to(device)
     seen = _Views(views, members)
-    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.lr, betas=(0.9, 0.999), fused=True)
+    optimizer = AdamW(_groups(model, config), lr=config.lr, betas=(0.9, 0.999), fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
     checks: list[Check] = []

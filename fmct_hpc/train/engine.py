@@ -9,6 +9,8 @@ from torch import nn
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.objective.student import Student
+from fmct_hpc.optimizer import AdamW
+from fmct_hpc.train.muon import import_muon
 from fmct_hpc.train.process_group import RankInfo
 from fmct_hpc.train.schedules import StepSettings
 
@@ -87,7 +89,7 @@ def parameter_groups(student: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decayed, "decay": True}, {"params": undecayed, "decay": False, "weight_decay": 0.0}]
 
 
-class GuardedAdamW(torch.optim.AdamW):
+class GuardedAdamW(AdamW):
     """AdamW that can skip a step."""
 
     sound = True
@@ -101,6 +103,7 @@ class GuardedAdamW(torch.optim.AdamW):
 def build_engine(config: TrainConfig, student: Student, rank_info: RankInfo) -> deepspeed.DeepSpeedEngine:
     """Wrap the student in a DeepSpeed engine; under stage 3 its parameters are empty from then on."""
     optimizer = GuardedAdamW(parameter_groups(student), lr=config.optim.base_lr, betas=config.optim.betas)
+    import_muon()
     engine, *_ = deepspeed.initialize(
         model=student.to(rank_info.device),
         optimizer=optimizer,

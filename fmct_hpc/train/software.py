@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -38,8 +39,15 @@ class Software(Closed):
             modified=modified,
             python=platform.python_version(),
             platform=platform.platform(),
-            packages=dict(sorted((each.name, each.version) for each in distributions() if each.name)),
+            packages=dict(sorted(_packages())),
         )
+
+
+def _packages() -> Iterator[tuple[str, str]]:
+    """Names and versions of the installed distributions; each one's metadata is parsed once."""
+    for metadata in (distribution.metadata for distribution in distributions()):
+        if metadata["Name"]:
+            yield metadata["Name"], metadata["Version"]
 
 
 def _checkout(package: Path) -> tuple[str | None, bool]:

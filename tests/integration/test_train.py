@@ -146,6 +146,11 @@ def test_zero_stages_and_offload_learn_what_stage_0_learns(runs: Path, variant: 
     assert_learns_alike(runs / variant, runs / "stage0")
 
 
+def test_ranks_of_stages_0_to_2_start_without_torchs_compiler(runs: Path) -> None:
+    """Its import would double the CPU time of a rank's start; stage 3 loads it in DeepSpeed."""
+    assert [json.loads((runs / f"compiler-{rank}.json").read_text()) for rank in range(2)] == [[], []]
+
+
 def test_two_sizes_of_view_and_lejepa_learn_alike_at_stages_1_to_3(runs: Path) -> None:
     first = metrics(runs / "smaller-1")
     for other in ("smaller-2", "smaller-3"):
