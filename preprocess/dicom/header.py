@@ -24,7 +24,7 @@ from preprocess.dicom.frames import (
 from preprocess.dicom.inflate import Inflated
 from preprocess.dicom.sources import Source
 from preprocess.dicom.values import coordinates, integer, meaning, number, tag_and_vr, text, words
-from preprocess.dicom.walk import WINDOW, walked
+from preprocess.dicom.walk import WINDOW, dataset, walked, wanting
 from preprocess.reasons import Reason, Rejection
 
 # pydicom's log quotes values and file names; reasons report the same problems.
@@ -54,7 +54,7 @@ _UIDS = {
 }
 """Required attributes of all images of the catalog, by column."""
 _TAGS = [tag_and_vr(keyword)[0] for keyword in _KEYWORDS]
-_WANTED: dict[int, BaseTag] = {int(tag): tag for tag in _TAGS}
+_WANTED = wanting(_TAGS)
 _PIXELS = [Tag(keyword) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")]
 
 
@@ -133,7 +133,7 @@ def _read(file: BinaryIO, start: bytes, size: int) -> list[dict[str, Any]]:
     with warnings.catch_warnings(), pydicom_config.disable_value_validation():
         warnings.simplefilter("ignore")
         if found := walked(file, start, size, _WANTED):
-            return _rows(*found, size)
+            return _rows(dataset(found.elements), found.sop_uid, found.transfer_syntax, size)
         file.seek(0)
         data, _ = read_attributes(file, size, _TAGS)
         if data.file_meta.get("MediaStorageSOPClassUID") == MEDIA_DIRECTORY:

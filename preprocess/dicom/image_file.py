@@ -3,60 +3,23 @@
 import io
 import math
 import struct
-from collections.abc import Callable
-from functools import cached_property
 from typing import Any, BinaryIO
 
 import numpy as np
-from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate, get_frame, parse_fragments
-from pydicom.pixels import as_pixel_options, get_decoder
 from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.pixels.utils import get_j2k_parameters
-from pydicom.tag import Tag
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ImplicitVRLittleEndian,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
-    RLELossless,
-)
+from pydicom.uid import RLELossless
 
 from preprocess.dicom import rle
 from preprocess.dicom.bounded import Bounded
 from preprocess.dicom.codestream import read_whole
 from preprocess.dicom.deflated_end import read_to_end
-from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
 from preprocess.dicom.geometry import LARGEST_MATRIX
-from preprocess.dicom.header import read_attributes, transfer_syntax
-from preprocess.dicom.values import factor, integer, text
+from preprocess.dicom.pixel_header import NEEDED, read_pixel_header
 from preprocess.reasons import Reason, Rejection
 
-_VALUES: dict[str, Callable[[Dataset, str], Any]] = {
-    "PixelPaddingValue": integer,
-    "PixelPaddingRangeLimit": integer,
-    "RescaleSlope": factor,
-    "RescaleIntercept": factor,
-    "RescaleType": text,
-}
-"""Attributes for the conversion of stored values to HU, with their readers."""
-_KEYWORDS = [
-    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows"),
-    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable"),
-    *("BurnedInAnnotation", "ExtendedOffsetTableLengths", SHARED, PER_FRAME, *_VALUES),
-]
-_TAGS = [Tag(keyword) for keyword in _KEYWORDS]
-_NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
-_WHOLE = {name: Tag(name) for name in (*_NEEDED, "HighBit", "SamplesPerPixel", "PlanarConfiguration")}
-"""Integer attributes; `_NEEDED` are required for every image."""
-_OFFSETS = Tag("ExtendedOffsetTable")
-_JPEG = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
 _INTERPRETATIONS = [one.value for one in PhotometricInterpretation]
-_GE_BIG_ENDIAN = UID("1.2.840.113619.5.2")
-"""The transfer syntax of GE's older consoles: implicit little endian except for the pixels."""
 _LONG_VRS = (b"OB", b"OW", b"UN")
 """VRs of pixel data; their length has four bytes after two reserved ones (PS3.5 section 7.1.2)."""
 
@@ -82,61 +45,53 @@ class ImageFile:
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         """size: bytes of the file."""
-        data, file = read_attributes(file, size, _TAGS)
-        syntax = UID(transfer_syntax(data))
-        self._big_endian = syntax in (ExplicitVRBigEndian, _GE_BIG_ENDIAN)
-        if syntax == _GE_BIG_ENDIAN:
-            syntax = ImplicitVRLittleEndian
-        _require_decoder(syntax)
-        encoding = (False, True) if syntax == DeflatedExplicitVRLittleEndian else data.original_encoding
-        self._vr, self._length = _enter_pixel_data(file, *encoding)
-        self._data, self._syntax, self._file, self._start = data, syntax, file, file.tell()
-        self._size, self._frames = size, frame_count(data, size)
-        self._unread_end = syntax == DeflatedExplicitVRLittleEndian
-        self._numbers = _whole_numbers(data)
-        if syntax.is_encapsulated:
+        header, file = read_pixel_header(file, size)
+        self._decoder = header.decoder
+        self._vr, self._length = _enter_pixel_data(file, *header.encoding)
+        self._header, self._file, self._start, self._size = header, file, file.tell(), size
+        self._frames = header.frames(size)
+        self._numbers = header.numbers
+        self._unread_end = header.is_deflated
+        if header.is_encapsulated:
             _require_fragments(file, size)
 
     def attributes(self, frame: int) -> dict[str, Any]:
-        """A frame's `_VALUES` from its functional groups, else from the object; without missing ones."""
-        grouped = frame_attributes(self._data, frame) if has_functional_groups(self._data) else self._data
-        holders = {name: grouped if name in grouped else self._data for name in _VALUES}
-        found = {name: read(holders[name], name) for name, read in _VALUES.items()}
-        return {name: value for name, value in found.items() if value is not None}
+        """See `PixelHeader.attributes`."""
+        return self._header.attributes(frame)
 
     @property
     def bits_stored(self) -> int:
-        """Bits Stored (0028,0101)."""
+        """Bits StoredFeatures (0028,0101)."""
         return self._numbers["BitsStored"]
 
     def stored(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """Integer (rows, columns) stored values of frame `frame`, sign-extended from Bits Stored.
+        """Integer (rows, columns) stored values of frame `frame`, sign-extended from Bits StoredFeatures.
 
         Also returns the pixels with all their bits, if values start at bit 0; else the same values again.
         """
-        data, numbers = self._data, self._numbers
-        rows, columns, allocated, bits, representation = (numbers[name] for name in _NEEDED)
+        header, numbers = self._header, self._numbers
+        rows, columns, allocated, bits, representation = (numbers[name] for name in NEEDED)
         if numbers.get("SamplesPerPixel", 1) != 1:
             raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
-        if data.get("PhotometricInterpretation") == "PALETTE COLOR":
+        if header.interpretation == "PALETTE COLOR":
             raise Rejection(Reason.NOT_GRAYSCALE, "pixels are colours of a palette")
-        if data.get("BurnedInAnnotation") == "YES":  # (0028,0301), enough to identify the patient
+        if header.burned_in == "YES":  # (0028,0301), enough to identify the patient
             raise Rejection(Reason.BURNED_IN_TEXT, "Burned In Annotation: its pixels may name the patient")
         if max(rows, columns) > LARGEST_MATRIX:
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"a matrix of {rows} by {columns}")
         if allocated not in (8, 16, 32):
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"Bits Allocated is {allocated}")
         if not 0 < bits <= allocated or representation not in (0, 1):
-            detail = f"Bits Stored is {bits} of {allocated}, Pixel Representation {representation}"
+            detail = f"Bits StoredFeatures is {bits} of {allocated}, Pixel Representation {representation}"
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
         encoded = self._encoded(frame)
-        if not self._syntax.is_encapsulated and allocated == 16:
-            kind = f"{'>' if self._big_endian else '<'}{'ui'[representation]}2"
+        if not header.is_encapsulated and allocated == 16:
+            kind = f"{'>' if header.big_endian else '<'}{'ui'[representation]}2"
             values = np.frombuffer(encoded, kind).reshape(rows, columns)
-        elif not self._syntax.is_encapsulated:
-            options = self._options | {"number_of_frames": 1, "correct_unused_bits": False}
-            values, _ = get_decoder(self._syntax).as_array(encoded, index=0, raw=True, **options)
-        elif self._syntax == RLELossless:
+        elif not header.is_encapsulated:
+            options = self._options | {"correct_unused_bits": False}
+            values, _ = self._decoder.as_array(encoded, index=0, raw=True, **options)
+        elif header.syntax == RLELossless:
             values = rle.decode(encoded, rows, columns, allocated)
             values = values.view(f"<{'ui'[representation]}{values.itemsize}")
         else:
@@ -154,14 +109,14 @@ class ImageFile:
 
     def _decoded(self, encoded: bytes) -> np.ndarray:
         """The values of a JPEG (2000) codestream, which start at bit 0."""
-        rows, columns, allocated, bits, representation = (self._numbers[name] for name in _NEEDED)
-        if self._data.get("PhotometricInterpretation") not in _INTERPRETATIONS:
+        rows, columns, allocated, bits, representation = (self._numbers[name] for name in NEEDED)
+        if self._header.interpretation not in _INTERPRETATIONS:
             detail = "Photometric Interpretation (0028,0004) is missing or not in the standard"
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
         samples = read_whole(encoded, rows, columns)
-        if samples is not None and self._syntax in _JPEG:
+        if samples is not None and self._header.is_jpeg:
             # Samples of JPEG-LS may be narrower than pixels and give the width of a signed value.
-            exact = self._syntax in JPEGLSTransferSyntaxes
+            exact = self._header.is_jpeg_ls
             width = 8 * samples.values.itemsize
             if width != allocated and not (exact and width < allocated):
                 detail = f"samples of {samples.precision} bits in pixels of {allocated}"
@@ -170,10 +125,10 @@ class ImageFile:
             values = unsigned.view(f"{'ui'[representation]}{allocated // 8}")
             unused = allocated - (samples.precision if exact and representation else bits)
             return values if _fits(values, allocated - unused) else (values << unused) >> unused
-        options = self._options | {"number_of_frames": 1, "correct_unused_bits": True}
+        options = self._options | {"correct_unused_bits": True}
         try:
             # The decoder receives the width of the values.
-            values, _ = get_decoder(self._syntax).as_array(
+            values, _ = self._decoder.as_array(
                 encapsulate([encoded], has_bot=False), index=0, raw=True, **options
             )
         except RuntimeError:  # pydicom's error for any exception of its plugins, also MemoryError
@@ -184,23 +139,19 @@ class ImageFile:
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values under an unsigned header")
         return values
 
-    @cached_property
+    @property
     def _options(self) -> dict[str, Any]:
-        """Options of pydicom's decoders; numbers by the standard's VR, regardless of the stated one."""
-        for name, value in self._numbers.items():
-            self._data[name] = DataElement(Tag(name), "US", value)
-        return as_pixel_options(
-            self._data, transfer_syntax_uid=self._syntax, pixel_keyword="PixelData", pixel_vr=self._vr
-        )
+        return self._header.options | {"pixel_vr": self._vr, "number_of_frames": 1}
 
     def _encoded(self, frame: int) -> bytes:
         """The bytes of one frame, uncompressed or a codestream."""
         self._file.seek(self._start)
         count = math.prod(self._numbers[name] for name in ("Rows", "Columns", "BitsAllocated")) // 8
-        if self._syntax.is_encapsulated:
-            offsets = self._options.get("extended_offsets") if _OFFSETS in self._data else None
+        if self._header.is_encapsulated:
             bounded: Any = Bounded(self._file, self._size, MAX_EXPANSION * count + _TABLE_BYTES)
-            return get_frame(bounded, frame, extended_offsets=offsets, number_of_frames=self._frames)
+            return get_frame(
+                bounded, frame, extended_offsets=self._header.offsets, number_of_frames=self._frames
+            )
         self._require_plain(count)
         if self._unread_end:
             found = read_to_end(self._file, self._length, frame * count, count)
@@ -230,33 +181,6 @@ def _fits(values: np.ndarray, bits: int) -> bool:
     if values.dtype.kind == "u":
         return bool(values.max() < 2**bits)
     return bool(-(2 ** (bits - 1)) <= values.min() and values.max() < 2 ** (bits - 1))
-
-
-def _whole_numbers(data: FileDataset) -> dict[str, int]:
-    """The existing attributes of `_WHOLE`, regardless of the stated VR.
-
-    Raises Rejection(undecodable_pixel_data) if one is not a number, or one of `_NEEDED` is missing.
-    """
-    found = {}
-    for name, tag in _WHOLE.items():
-        value = integer(data, name)
-        if value is not None and value >= 0:
-            found[name] = value
-        elif tag in data:
-            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{name} is not a whole number")
-    if missing := [name for name in _NEEDED if name not in found]:
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{missing[0]} is missing")
-    return found
-
-
-def _require_decoder(syntax: UID) -> None:
-    """Raise Rejection(undecodable_pixel_data), naming the transfer syntax if it is the standard's."""
-    try:
-        get_decoder(syntax)
-    except NotImplementedError:
-        of_dicom = syntax.is_valid and syntax.startswith("1.2.840.10008.")
-        name = f"transfer syntax {syntax}" if of_dicom else "a transfer syntax outside DICOM"
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"no decoder for {name}") from None
 
 
 def _enter_pixel_data(file: BinaryIO, implicit: bool, little: bool) -> tuple[str, int]:

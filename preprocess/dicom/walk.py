@@ -1,12 +1,14 @@
 """A fast header reader for Explicit VR Little Endian (PS3.5 sections 7.1 and 7.5), from tag to tag.
 
-Nearly all images of archives have this encoding. It accepts only unambiguous headers and returns the same
-elements as pydicom; otherwise it returns nothing, and pydicom reads the file.
+Nearly all images of archives have this encoding, some deflated. It accepts only unambiguous headers and
+returns the same elements as pydicom; otherwise it returns nothing, and pydicom reads the file.
 """
 
+import io
 import re
 import struct
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from functools import cache
 from struct import Struct
 from typing import Any, BinaryIO, NamedTuple
@@ -17,6 +19,8 @@ from pydicom.dataelem import RawDataElement, empty_value_for_VR
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
+
+from preprocess.dicom.inflate import MOST_UNPACKED, Inflated
 
 WINDOW = 2**14
 """Bytes of the first read: most headers, with the start of the pixels."""
@@ -48,9 +52,13 @@ _MEDIA_DIRECTORY = b"1.2.840.10008.1.3.10"
 _PLAIN_UID = re.compile(rb"[0-9.]{1,64}\0?")
 _OTHERWISE = (ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 """Transfer syntaxes with another encoding (PS3.5 annex A)."""
+_DEFLATED = DeflatedExplicitVRLittleEndian.encode()
+_META_BYTES = 1024
+"""Bytes of a file that are searched for `_DEFLATED`: the transfer syntax is near the start."""
 
 
-_Elements = dict[BaseTag, Any]
+Elements = dict[BaseTag, Any]
+"""Raw elements by tag."""
 
 
 class _OddError(Exception):
@@ -60,42 +68,76 @@ class _OddError(Exception):
 class Walked(NamedTuple):
     """The result of the walk."""
 
-    data: Dataset
-    """The wanted elements, raw, as returned by pydicom.dcmread with these `specific_tags`."""
+    elements: Elements
+    """The wanted elements and the character set's, raw, as pydicom.dcmread with `specific_tags`."""
     sop_uid: str
     """Media Storage SOP Instance UID (0002,0003), empty if missing."""
     transfer_syntax: str
+    file: BinaryIO
+    """The walked file; if the object is deflated, its inflated data set."""
+    pixels: int
+    """Offset in `file` of the first element of pixels, or of the end if there are none."""
+
+
+def wanting(tags: Iterable[BaseTag]) -> Mapping[int, BaseTag]:
+    """What `walked` returns if these `tags` are wanted."""
+    return {**_META, _CHARACTER_SET: _CHARACTER_SET, **{int(tag): tag for tag in tags}}
 
 
 def walked(file: BinaryIO, start: bytes, size: int, wanted: Mapping[int, BaseTag]) -> Walked | None:
-    """The elements with `wanted` tags before the pixels of a file of `size` bytes that starts with `start`.
+    """The elements that are `wanted`, of `wanting`, before the pixels of a file.
 
-    None if it may have another encoding, be damaged, not be an image, or be unusual.
+    The file has `size` bytes and starts with `start`. None if it may have another encoding, be damaged, not
+    be an image, or be unusual.
     """
     if start[128:140] != _BEGINNING:
         return None
     try:
-        kept = _elements(file, start, size, wanted)
-        _, sop_uid, syntax = [_uid(kept.pop(tag, None)) for tag in _META.values()]
-        if not syntax or syntax in _OTHERWISE:
+        if _DEFLATED in start[:_META_BYTES]:
+            return _walked_deflated(file, start, size, wanted)
+        found, pixels, _ = _elements(file, start, size, wanted, 132)
+        meta = [_uid(found.pop(tag, None)) for tag in _META.values()]
+        if not meta[2] or meta[2] in _OTHERWISE:
             return None
-        charset = kept.get(_CHARACTER_SET)
-        encoding = _encoding(charset.VR, charset.value or b"") if charset else default_encoding
-    except (_OddError, struct.error):  # struct.error: a truncated head
+        _encoding_of(found)
+        return Walked(found, *meta[1:], file, pixels)
+    except (_OddError, struct.error, zlib.error):  # struct.error: a truncated head
         return None
-    data = Dataset(kept)
-    data.set_original_encoding(False, True, encoding)
-    return Walked(data, sop_uid, syntax)
 
 
-def _elements(file: BinaryIO, window: bytes, size: int, wanted: Mapping[int, BaseTag]) -> _Elements:
-    """The wanted elements, with those of the file's meta information and the character set.
+def _walked_deflated(file: BinaryIO, start: bytes, size: int, wanted: Mapping[int, BaseTag]) -> Walked:
+    """As `walked`, for a file whose data set is deflated behind its meta information (PS3.5 section A.5)."""
+    end = 144 + _LONG(start, 140)[0]
+    if len(start) < end + 2 or start[end : end + 2] in (b"\2\0", b"\0\0"):
+        raise _OddError  # pydicom reads all elements of groups 2 and 0, whatever length the group states
+    stated, _, last = _elements(file, start[:end], end, _META, 132)
+    meta = [_uid(stated.get(tag)) for tag in _META.values()]
+    if last >> 16 != 2 or meta[2] != DeflatedExplicitVRLittleEndian:
+        raise _OddError
+    inflated: Any = io.BufferedReader(Inflated(file, end, size - end), WINDOW)
+    found, pixels, _ = _elements(inflated, inflated.peek(WINDOW), MOST_UNPACKED, wanted, 0)
+    if any(tag in found for tag in _META.values()):
+        raise _OddError
+    _encoding_of(found)
+    return Walked(found, *meta[1:], inflated, pixels)
+
+
+def dataset(elements: Elements) -> Dataset:
+    """The data set of a walked header's elements."""
+    data = Dataset(elements)
+    data.set_original_encoding(False, True, _encoding_of(elements))
+    return data
+
+
+def _elements(
+    file: BinaryIO, window: bytes, size: int, wanted: Mapping[int, BaseTag], at: int
+) -> tuple[Elements, int, int]:
+    """The wanted elements from `at` on, the offset of the pixels, and the last tag before them.
 
     Tags ascend (PS3.5 section 7.1), so each occurs once; lengths are checked against the file's size.
     """
-    wanted = {**_META, _CHARACTER_SET: _CHARACTER_SET, **wanted}
     found: Any = {}
-    base, at, previous, count = 0, 132, -1, 0
+    base, previous, count = 0, -1, 0
     while base + at < size:
         if at > len(window) - AHEAD and base + len(window) < size:
             base, at = base + at, 0
@@ -111,7 +153,7 @@ def _elements(file: BinaryIO, window: bytes, size: int, wanted: Mapping[int, Bas
             (length,) = _LONG(window, at)
             at += 4
         if tag >= _PIXELS[0] and tag in _PIXELS:
-            return found
+            return found, base + at - (12 if long else 8), previous
         previous = tag
         count += 1
         if length == _UNDEFINED:
@@ -129,7 +171,7 @@ def _elements(file: BinaryIO, window: bytes, size: int, wanted: Mapping[int, Bas
             at += length
         if base + at > size or count > MAX_ELEMENTS:
             raise _OddError
-    return found
+    return found, base + at, previous
 
 
 def _behind_sequence(window: bytes, at: int, depth: int, count: int) -> tuple[int, int]:
@@ -187,6 +229,11 @@ def _uid(element: RawDataElement | None) -> str:
     if element.VR != "UI" or not _PLAIN_UID.fullmatch(element.value) or element.value == _MEDIA_DIRECTORY:
         raise _OddError
     return element.value.rstrip(b"\0").decode()
+
+
+def _encoding_of(found: Elements) -> str | list[str]:
+    charset = found.get(_CHARACTER_SET)
+    return _encoding(charset.VR, charset.value or b"") if charset else default_encoding
 
 
 @cache
