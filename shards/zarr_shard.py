@@ -70,10 +70,11 @@ def encode(voxels: np.ndarray, codec: Codec = "zstd") -> bytes:
     parts: list[bytes] = []
     end = 0
     for cell in np.ndindex(*grid):
-        chunk = np.full((CHUNK,) * 3, FILL, VOXEL)
-        inside = voxels[tuple(slice(c * CHUNK, (c + 1) * CHUNK) for c in cell)]
-        chunk[tuple(slice(0, size) for size in inside.shape)] = inside
-        if (chunk == FILL).all():
+        chunk = np.ascontiguousarray(voxels[tuple(slice(c * CHUNK, (c + 1) * CHUNK) for c in cell)])
+        if chunk.shape != (CHUNK,) * 3:
+            inside, chunk = chunk, np.full((CHUNK,) * 3, FILL, VOXEL)
+            chunk[tuple(slice(0, size) for size in inside.shape)] = inside
+        if chunk[0, 0, 0] == FILL and (chunk == FILL).all():
             continue
         parts.append(_with_checksum(encoder.encode(chunk)))
         index[cell] = end, len(parts[-1])

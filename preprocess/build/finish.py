@@ -20,7 +20,9 @@ def make_volume(
     failures of the machine.
     """
     try:
-        return finish_volume(build_volume(candidate.series, config.grid, config.select), config, whole)
+        selected = None if candidate.parts else candidate.selected
+        volume = build_volume(candidate.series, config.grid, config.select, selected)
+        return finish_volume(volume, config, whole)
     except Exception as error:
         return BuildResult(rejection=as_rejection(error, name))
 

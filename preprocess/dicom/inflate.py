@@ -15,8 +15,8 @@ MAX_RATIO, RATIO_FROM = 200, 2**26
 on, the bytes are treated as a decompression bomb."""
 INDEX_SPACING = 2**23
 """Unpacked bytes between restart points of a deflated stream: at most 40 ms of inflating are repeated, and a
-point takes about 50 KiB, so that 4 GiB need 25 MiB."""
-_READ_BYTES = 2**14
+point takes 40 to 100 KiB, so that 4 GiB need at most 50 MiB."""
+_READ_BYTES = 2**16
 _unpacked = attrgetter("unpacked")
 
 

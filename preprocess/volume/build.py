@@ -48,18 +48,19 @@ class Volume:
     """Findings of the checks (preprocess.qc.check), once they have run."""
 
 
-def build_volume(series: Series, grid: GridConfig, select: SelectConfig) -> Volume:
+def build_volume(
+    series: Series, grid: GridConfig, select: SelectConfig, selected: Selected | None = None
+) -> Volume:
     """Select, decode, order by position, rescale to HU, resample to `grid` and crop to the head.
 
     Slices that cannot be decoded, copies, and retaken slices are left out and counted, if the remaining ones
     still pass `select`. Gaps of missing slices up to `select.max_slice_gap_mm` are interpolated and counted
     as missing_slices.
 
-    Raises Rejection if the series is damaged or is not a head CT that `select` accepts, and FmctError if a
-    file cannot be read.
+    selected: what `select` keeps of it, if that is known. Raises Rejection if the series is damaged or is not
+    a head CT that `select` accepts, and FmctError if a file cannot be read.
     """
-    selected = select_series(series, select)
-    decoded = _decode(selected)
+    decoded = _decode(selected or select_series(series, select))
     slices = _require_whole(decoded, select)
     missing = int(missing_slices(slices.gaps).sum())
     if missing:

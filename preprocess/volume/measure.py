@@ -171,11 +171,12 @@ def _jumps(hu: np.ndarray, slices: Stack, steady_mm: float) -> tuple[float | Non
     )
     large = (weights > weights.max() / 2) & _in_vault(slices, weights, steady_mm)
     r, c = thin.shape[1] // 3, thin.shape[2] // 3
-    inner = thin[:, r : thin.shape[1] - r, c : thin.shape[2] - c].reshape(len(thin), -1).astype(np.float32)
-    inner[inner <= AIR_BELOW_HU] = np.nan
-    tissue = large & np.isfinite(inner).any(axis=1)
+    inner = thin[:, r : thin.shape[1] - r, c : thin.shape[2] - c].reshape(len(thin), -1)
+    dense = inner > AIR_BELOW_HU
+    tissue = large & dense.any(axis=1)
     medians = np.full((len(thin), 1), np.nan)
-    medians[tissue, 0] = np.nanmedian(inner[tissue], axis=1)
+    for k in np.flatnonzero(tissue):
+        medians[k, 0] = np.median(inner[k, dense[k]])
     return _largest_jump(places, large, slices.gaps), _largest_jump(medians, tissue, slices.gaps)
 
 

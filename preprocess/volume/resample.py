@@ -130,11 +130,19 @@ def resample(hu: np.ndarray, slices: Stack, grid: Grid, outside: int, smooth: bo
     reach = slices.heights[0] - below, slices.heights[-1] + above
     boxes = box_weights(widths[0]), box_weights(widths[1])
     if lines:
-        _sample_lines(hu, starts, origin, steps, reach, boxes, first, weights, out)
+        room = _slices_of_a_plane(slices.heights, abs(steps[2, 1]) * grid.shape[1], weights)
+        _sample_lines(hu, starts, origin, steps, reach, boxes, first, weights, room, out)
     else:
         image = _averaged(hu, *boxes) if max(map(len, boxes)) > 1 else hu
         _sample_points(image, starts, origin, steps, reach, first, weights, out)
     return out
+
+
+def _slices_of_a_plane(heights: np.ndarray, extent: float, weights: np.ndarray) -> int:
+    """The most slices, of any heights, that a plane of the grid takes which extends over `extent` of them."""
+    last = np.searchsorted(heights, heights + extent, "right")
+    most = int((last - np.arange(len(heights))).max())
+    return min(most + weights.shape[1] + 2, len(heights))
 
 
 @njit(inline="always")
@@ -270,16 +278,21 @@ def _sample_lines(
     boxes: tuple[np.ndarray, np.ndarray],
     first: np.ndarray,
     weights: np.ndarray,
+    room: int,
     out: np.ndarray,
 ) -> None:
-    """`_averaged` and `_sample_points` for rows along w: a slice's row is resampled to columns once."""
+    """`_averaged` and `_sample_points` for rows along w: a slice's row is resampled to columns once.
+
+    room: slices whose rows are kept, at least those of one plane of `out`; the next ones take their places.
+    """
     count, rows, columns = hu.shape
     depth, height, width = out.shape
     left, right, share_right, valid = _columns_of_lines(starts, origin, steps, columns, width)
     padded = np.empty(columns + len(boxes[1]) - 1, np.float32)
     row = np.empty(columns, np.float32)
-    lines = np.empty((count, rows, width), np.float32)
-    done = np.zeros((count, rows), np.bool_)
+    lines = np.empty((room, rows, width), np.float32)
+    done = np.zeros((room, rows), np.bool_)
+    kept = np.full(room, -1, np.int64)
     line = np.empty(width, np.float32)
     for d in range(depth):
         k = 0
@@ -298,15 +311,19 @@ def _sample_lines(
                 if not share:
                     continue
                 upper, lower, v = _between(r - starts[j, 0], rows)
+                at = j % room
+                if kept[at] != j:
+                    kept[at] = j
+                    done[at] = False
                 for i in (upper, lower):
-                    if not done[j, i]:
-                        done[j, i] = True
+                    if not done[at, i]:
+                        done[at, i] = True
                         _average_row(hu[j], i, boxes[0], boxes[1], padded, row)
                         for w in range(width):
                             value = row[left[j, w]]
-                            lines[j, i, w] = value + share_right[j, w] * (row[right[j, w]] - value)
+                            lines[at, i, w] = value + share_right[j, w] * (row[right[j, w]] - value)
                 over, under = np.float32(share * (1 - v)), np.float32(share * v)
-                upper_line, lower_line = lines[j, upper], lines[j, lower]
+                upper_line, lower_line = lines[at, upper], lines[at, lower]
                 for w in range(width):
                     line[w] += over * upper_line[w] + under * lower_line[w]
             target = out[d, h]
