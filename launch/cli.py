@@ -9,7 +9,12 @@ from typing import Any
 import typer
 
 from launch.commands.console import set_up_logging
-from launch.program import keep_plugins_out, keep_working_folder_off_path, require_docstrings
+from launch.program import (
+    end_without_collecting,
+    keep_plugins_out,
+    keep_working_folder_off_path,
+    require_docstrings,
+)
 from launch.screen import echo
 from shards import caches
 from shards.errors import FmctError, refusal
@@ -108,6 +113,7 @@ def main() -> None:
     """Run the command line; an error that the user can fix is printed as one line, with exit code 2."""
     keep_working_folder_off_path()
     keep_plugins_out()
+    end_without_collecting()
     try:
         _run()
     except SystemExit as ended:

@@ -5,6 +5,8 @@ be imported instead of ours. -P, and PYTHONSAFEPATH for child processes, prevent
 and environment"); unlike with -I, PYTHONPATH and editable installs still work.
 """
 
+import atexit
+import gc
 import os
 import sys
 
@@ -45,3 +47,12 @@ def keep_working_folder_off_path() -> None:
     if "PYTHONPATH" in os.environ:
         entries = os.environ["PYTHONPATH"].split(os.pathsep)
         os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry)
+
+
+def end_without_collecting() -> None:
+    """Have this process end without a search for unreachable objects, which takes a fifth of a short command.
+
+    The interpreter searches all objects several times while it ends (`gc.freeze`: those that exist are left out).
+    What no cycle holds is still freed, and exit functions run; memory goes back to the system with the process.
+    """
+    atexit.register(gc.freeze)

@@ -54,8 +54,8 @@ def build_pipeline(
     def members(iteration: int) -> tuple[list[np.ndarray], ...]:
         return tuple(map(list, zip(*source(iteration), strict=True)))
 
-    # With conditionals DALI rewrites each `if` (0.7 s of CPU time), so that `_augmented` smooths or contrasts only
-    # the samples that draw it.
+    # With conditionals DALI rewrites each `if` (0.7 s of CPU time), so that `_augmented` smooths or contrasts
+    # only the samples that draw it.
     pipeline = _pipeline(
         members,
         lambda iteration: list(places(iteration)),

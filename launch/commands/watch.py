@@ -26,12 +26,10 @@ Watched = Annotated[Path, typer.Argument(help="A run folder, or the --out folder
 @watch_app.command()
 def status(folder: Watched) -> None:
     """Show the state of a folder's jobs: nodes, step, loss, newest checkpoint, restarts and their causes."""
-    from rich.console import Console
-
     from launch.jobs.status import status
     from launch.schedulers import scheduler
 
-    status(folder, Console(), scheduler())
+    status(folder, scheduler())
 
 
 @watch_app.command()

@@ -1,11 +1,10 @@
 """The output of `fmct launch status`: tables on a terminal, plain lines elsewhere."""
 
+import sys
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-
-from rich.console import Console
 
 from fmct_hpc.train.attempts import Attempt, last_figures
 from fmct_hpc.train.checkpoint import newest_step
@@ -14,35 +13,35 @@ from launch.jobs.requeue import Ending
 from launch.jobs.stage_table import stage_rows
 from launch.jobs.watch import Overview, overviews_of, state_of
 from launch.scheduler import Scheduler
-from launch.tables import PlainTable, cell
+from launch.screen import echo
 
 SILENT_SECONDS = 60.0
 """After this long without a step, the time since the last one is shown."""
 
 
-def status(folder: Path, console: Console, scheduler: Scheduler) -> None:
+def status(folder: Path, scheduler: Scheduler) -> None:
     """Print a table of the stages in `folder`, then each one's details; raises as `overviews_of` does."""
     overviews = overviews_of(folder, scheduler)
     shown = [overview for overview in overviews if not overview.empty] or overviews[:1]
     if rows := stage_rows(overviews):
-        _show(console, ["stage", "state", "done", "waits for", "time left", "job"], rows)
+        _show(["stage", "state", "done", "waits for", "time left", "job"], rows)
     for overview in shown:
-        _show_overview(overview, console)
+        _show_overview(overview)
 
 
-def _show_overview(overview: Overview, console: Console) -> None:
+def _show_overview(overview: Overview) -> None:
     for line in _head(overview):
-        console.print(cell(line), soft_wrap=True)
+        echo(line)
     if overview.attempts:
         rows = [_attempt_row(attempt, overview) for attempt in overview.attempts]
         columns = ["attempt", "job", "started", "duration", "nodes", "ranks", "steps", "lost", "state"]
-        _show(console, columns, rows)
+        _show(columns, rows)
     jobs = [
         (job.job, job.name, job.state, str(job.restarts), job.nodes, _why(job.reason, job.start))
         for job in overview.alive
     ]
     if jobs:
-        _show(console, ["job", "name", "state", "restarts", "nodes", "pending reason"], jobs)
+        _show(["job", "name", "state", "restarts", "nodes", "pending reason"], jobs)
     endings = [
         (job, str(e.start), e.cause, e.detail)
         for job, found in overview.endings.items()
@@ -50,9 +49,9 @@ def _show_overview(overview: Overview, console: Console) -> None:
         for e in found
     ]
     if endings and not overview.attempts:
-        _show(console, ["job", "start", "cause", "detail"], endings)
+        _show(["job", "start", "cause", "detail"], endings)
     for what in overview.unknown:
-        console.print(cell(f"unknown: {what}"), soft_wrap=True)
+        echo(f"unknown: {what}")
 
 
 def _head(overview: Overview) -> Iterable[str]:
@@ -115,14 +114,17 @@ def _why(reason: str, start: datetime | None) -> str:
     return f"{reason}, not before {start:%H:%M:%S}" if reason == "BeginTime" and start else reason
 
 
-def _show(console: Console, columns: list[str], rows: Iterable[tuple[str, ...]]) -> None:
+def _show(columns: list[str], rows: Iterable[tuple[str, ...]]) -> None:
     """Print a table, or one line per row with named columns."""
-    if console.is_terminal:
-        table = PlainTable(*columns)
+    if not sys.stdout.isatty():
         for row in rows:
-            table.add_row(*row)
-        console.print(table)
+            echo(", ".join(f"{name} {value}" for name, value in zip(columns, row, strict=True) if value))
         return
+    from rich.console import Console
+
+    from launch.tables import PlainTable
+
+    table = PlainTable(*columns)
     for row in rows:
-        named = [f"{name} {value}" for name, value in zip(columns, row, strict=True) if value]
-        console.print(cell(", ".join(named)), soft_wrap=True)
+        table.add_row(*row)
+    Console().print(table)

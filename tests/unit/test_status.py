@@ -6,12 +6,12 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from small_training import small_config
 from typer.testing import CliRunner
 
@@ -88,10 +88,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def said(folder: Path) -> list[str]:
     """What follows the table of stages (test_stage_table.py)."""
-    written = StringIO()
-    console = Console(file=written, width=80)
-    status(folder, console, Answering())
-    return [line for line in written.getvalue().splitlines() if not line.startswith("stage ")]
+    with redirect_stdout(StringIO()) as shown:
+        status(folder, Answering())
+    return [line for line in shown.getvalue().splitlines() if not line.startswith("stage ")]
 
 
 def test_a_running_job_tells_node_step_loss_and_checkpoint(run: Path, slurm: Slurm) -> None:
@@ -197,12 +196,14 @@ def test_a_pipelines_folder_tells_its_stages(tmp_path: Path, run: Path, slurm: S
     assert head == f"{run}: running, step 9 of 20, loss 1.25, newest checkpoint at step 6"
 
 
-def test_a_terminal_gets_tables(run: Path, slurm: Slurm) -> None:
+def test_a_terminal_gets_tables(run: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     slurm.job("RUNNING")
-    written = StringIO()
-    console = Console(file=written, width=160, force_terminal=True)
-    status(run, console, Answering())
-    text = re.sub(r"\x1b\[[0-9;]*m", "", written.getvalue())
+    monkeypatch.setenv("COLUMNS", "160")
+    terminal = StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    with redirect_stdout(terminal):
+        status(run, Answering())
+    text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
     assert re.search(r"│ 1 +│ 12\.0 +│ .*│ n\[1-2\] +│ 2 +│ 1-9 +│ +│ running +│", text)
 
 
