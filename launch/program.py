@@ -52,7 +52,7 @@ def keep_working_folder_off_path() -> None:
 def end_without_collecting() -> None:
     """Have this process end without a search for unreachable objects, which takes a fifth of a short command.
 
-    The interpreter searches all objects several times while it ends (`gc.freeze`: those that exist are left out).
-    What no cycle holds is still freed, and exit functions run; memory goes back to the system with the process.
+    At its end the interpreter searches all objects several times; `gc.freeze` excludes those that exist.
+    Objects outside cycles are still freed, and exit functions run; the system takes back the rest.
     """
     atexit.register(gc.freeze)

@@ -23,7 +23,7 @@ from shards.schema import VolumeRecord
 from shards.voxels import DamagedError, Extent, Index3, crc32, read_bytes, require_shape
 
 if TYPE_CHECKING:
-    from shards.formats import Format
+    from shards.format import Format
 
 
 class Dataset:

@@ -240,7 +240,7 @@ def _of_kinds(encoder: str) -> list[dict[str, object]]:
         "seed": 0,
     }
     shared |= {"n_train": 100, "n": VOLUMES, "split": "id"}
-    probability = {"predicted": [0.1, 0.5, 0.8], "observed": [0.2, 0.4, 0.9]}
+    probability: dict[str, object] = {"predicted": [0.1, 0.5, 0.8], "observed": [0.2, 0.4, 0.9]}
     probability |= {"low": [0.0, 0.3, 0.7], "high": [0.3, 0.6, 1.0], "volumes": [8, 8, 8], "at": None}
     value = {"predicted": [20.0, 55.0], "observed": [25.0, 50.0], "low": [15.0, 35.0], "high": [33.0, 70.0]}
     curves = {

@@ -17,7 +17,7 @@ from shards import Dataset, ShardWriter, finish_dataset
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fmct_hpc.train.checkpoint import Beginning
+    from fmct_hpc.train.checkpoint import InitialWeights
     from fmct_hpc.train.loop import Training
 
 STEPS = int(os.environ.get("FMCT_STEPS", "20"))
@@ -79,7 +79,7 @@ def write_checkpoint(
     config: TrainConfig,
     data: Path,
     ranks: int = 1,
-    beginning: "Beginning | None" = None,
+    beginning: "InitialWeights | None" = None,
 ) -> Path:
     """A run's checkpoint of step 3 with these entries, by kind and name, cut as `ranks` ranks do."""
     from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest, file_facts, part_name

@@ -35,10 +35,15 @@ class Asked:
 class Ranks(Protocol):
     """Interface: ranks volumes for queries."""
 
-    volumes: int
-    """Number of volumes."""
-    at_once: int
-    """Queries per call, to limit memory."""
+    @property
+    def volumes(self) -> int:
+        """Number of volumes."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """Queries per call, to limit memory."""
+        ...
 
     def ranked(self, rows: IntArray) -> IntArray:
         """Numbers of the volumes nearest to each of `rows`, the nearest first: (B, depth); -1 for none."""

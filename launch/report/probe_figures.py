@@ -102,7 +102,7 @@ def reliability(results: Sequence[Result]) -> tuple[Picture, ...]:
 def reliability_of_kinds(results: Sequence[KindCurve], level: str) -> tuple[Picture, ...]:
     """Reliability curves of non-binary labels, one panel per class, grade, value or horizon."""
     styles = _styles(results)
-    pictures = []
+    pictures: list[Picture] = []
     for place, name in list(_names(results).items())[:MAX_CURVES]:
         here = [one for one in results if one.place == place]
         words = _CURVES[here[0].kind]

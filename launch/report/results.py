@@ -227,8 +227,9 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 def with_most_labels(results: Iterable[Placed]) -> list[Placed]:
     """For each encoder and place, the result with the most training volumes."""
     chosen: dict[tuple[str, ...], Placed] = {}
-    for result in results:
-        key = (result.encoder, *result.place)
-        if key not in chosen or result.n_train > chosen[key].n_train:
-            chosen[key] = result
+    one: Placed
+    for one in results:
+        key = (one.encoder, *one.place)
+        if key not in chosen or one.n_train > chosen[key].n_train:
+            chosen[key] = one
     return list(chosen.values())

@@ -20,7 +20,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
-from preprocess.dicom.inflate import MOST_UNPACKED, Inflated
+from preprocess.dicom.inflate import MAX_UNPACKED, Inflated
 
 WINDOW = 2**14
 """Bytes of the first read: most headers, with the start of the pixels."""
@@ -100,7 +100,7 @@ def walked(file: BinaryIO, start: bytes, size: int, wanted: Mapping[int, BaseTag
         if not meta[2] or meta[2] in _OTHERWISE:
             return None
         _encoding_of(found)
-        return Walked(found, *meta[1:], file, pixels)
+        return Walked(found, meta[1], meta[2], file, pixels)
     except (_OddError, struct.error, zlib.error):  # struct.error: a truncated head
         return None
 
@@ -115,11 +115,11 @@ def _walked_deflated(file: BinaryIO, start: bytes, size: int, wanted: Mapping[in
     if last >> 16 != 2 or meta[2] != DeflatedExplicitVRLittleEndian:
         raise _OddError
     inflated: Any = io.BufferedReader(Inflated(file, end, size - end), WINDOW)
-    found, pixels, _ = _elements(inflated, inflated.peek(WINDOW), MOST_UNPACKED, wanted, 0)
+    found, pixels, _ = _elements(inflated, inflated.peek(WINDOW), MAX_UNPACKED, wanted, 0)
     if any(tag in found for tag in _META.values()):
         raise _OddError
     _encoding_of(found)
-    return Walked(found, *meta[1:], inflated, pixels)
+    return Walked(found, meta[1], meta[2], inflated, pixels)
 
 
 def dataset(elements: Elements) -> Dataset:

@@ -350,7 +350,7 @@ def test_maps_of_an_array_are_those_of_one_process(
     monkeypatch.chdir(tmp_path)
     write_classifier(fit(bright_sweep(tmp_path), method="logistic"), tmp_path / "kept")
     words = ["relevance", "data", "--classifier", "kept", "--method", "rollout"]
-    given = ["--site", SITE, "--tasks", "2", "--", *words, "--out", "launched"]
+    given = ["--site", str(SITE), "--tasks", "2", "--", *words, "--out", "launched"]
     lines = run("fmct", "launch", "array", *given).splitlines()
     array, joined = (line.split("job ")[1].split(",")[0] for line in lines)
     assert cluster.wait(joined, 300) == "COMPLETED", logs(tmp_path)

@@ -236,8 +236,8 @@ def test_reliability_curves_are_means_of_bins_and_lifelines_shares_on_resamples(
     assert curve.at == at
     for row, counts in zip(curve.observed(COUNTS), COUNTS, strict=True):
         for share, members in zip(row, bins_of(chances), strict=True):
-            drawn = np.repeat(members, counts[PATIENTS][members])
-            fitted = KaplanMeierFitter().fit(TIME[drawn], EVENTS[drawn])
+            rows = np.repeat(members, counts[PATIENTS][members])
+            fitted = KaplanMeierFitter().fit(TIME[rows], EVENTS[rows])
             np.testing.assert_allclose(share, 1 - fitted.survival_function_at_times(at).item(), rtol=1e-9)
 
 

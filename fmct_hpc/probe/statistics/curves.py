@@ -73,7 +73,11 @@ class _EventShares:
             self._bins.append((patients[rows], events[rows], starts, ends <= at))
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
-        return np.stack([_share(counts[:, patients], *other) for patients, *other in self._bins], axis=1)
+        shares = [
+            _share(counts[:, patients], events, starts, counted)
+            for patients, events, starts, counted in self._bins
+        ]
+        return np.stack(shares, axis=1)
 
 
 def _share(drawn: NDArray[np.uint16], events: BoolArray, starts: IntArray, counted: BoolArray) -> FloatArray:
