@@ -42,6 +42,12 @@ def progress(out: Path, share: Share = WHOLE) -> Progress:
     return Progress(sum((out / name).is_file() for name in own), len(own))
 
 
+def finished(out: Path) -> list[Path]:
+    """The files of the units that are done; empty without a list."""
+    listed = _read(out)
+    return [out / name for name in listed.files if (out / name).is_file()] if listed else []
+
+
 def _read(out: Path) -> Listed | None:
     try:
         return Listed.model_validate_json((out / LIST).read_bytes())

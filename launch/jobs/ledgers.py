@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from shards import listed
 from shards.progress import Progress
 from shards.share import Share
 
@@ -21,7 +22,13 @@ class Kind(NamedTuple):
     stages: tuple[str, ...] = ()
     """Stages (names of jobs without fmct-) that are counted by the ledger of their output folder."""
     markers: str = ""
-    """Pattern of its units' last files in the output folder, whose times give the rate; empty: not known."""
+    """Pattern of its units' last files in the output folder; empty if it lists them, or has none."""
+
+    def finished(self, folder: Path) -> list[Path]:
+        """The last files of a folder's finished units, whose times give the rate; empty if not known."""
+        if self.markers:
+            return list(folder.glob(self.markers))
+        return listed.finished(folder) if self.module == listed.__name__ else []
 
 
 LEDGERS: dict[str, Kind] = {
@@ -34,9 +41,7 @@ LEDGERS: dict[str, Kind] = {
     "features": Kind("fmct_hpc.probe.features", "features.json"),
     "sweep": Kind("fmct_hpc.probe.sweep.ledger", "plan.json", ("sweep", "probe"), markers="units/*.json"),
     "predict": Kind("fmct_hpc.classifier.table", "predictions.parquet"),
-    "files": Kind(
-        "shards.listed", "units.json", ("segment-array", "robustness-array"), markers="units/*.parquet"
-    ),
+    "files": Kind(listed.__name__, listed.LIST, ("segment-array", "robustness-array", "relevance-array")),
 }
 """By the name that a stage registers (shards.progress.register)."""
 

@@ -58,8 +58,8 @@ def seconds_left(overview: Overview, stage: str, jobs: list[JobFacts], done: Pro
         newest = overview.attempts[-1]
         began, made = newest.began.timestamp(), done.done - newest.first_step + 1
         now = _changed(overview.folder / "metrics.jsonl") or now
-    elif began is not None and (kind := of_stage(stage)) and kind.markers:
-        made = sum((_changed(path) or 0) >= began for path in overview.folder.glob(kind.markers))
+    elif began is not None and (kind := of_stage(stage)):
+        made = sum((_changed(path) or 0) >= began for path in kind.finished(overview.folder))
     elif began is not None:
         made = done.done
     rest = done.total - done.done

@@ -19,6 +19,7 @@ from launch.jobs.watch import overviews_of
 from launch.scheduler import Accounted, Job, JobFacts, Scheduler
 from launch.slurm.scheduler import dependencies
 from preprocess.tasks.plan import Plan, Task
+from shards.listed import register_files
 
 NOW = datetime.now(UTC)
 
@@ -130,6 +131,22 @@ def test_a_training_has_its_steps_and_a_failed_array_its_cause(
     assert rows(other, *tasks) == [Row("x", "failed (crash)", "1 of 2 tasks", "", "", "7, queued again 1x")]
     [running] = rows(other, *tasks, JobFacts("7_[3,5-6]", "fmct-x", "PENDING"))
     assert running[:3] == ("x", "pending, 1 of its tasks failed (crash)", "1 of 5 tasks")
+
+
+@pytest.mark.parametrize("stage", ["segment-array", "robustness-array", "relevance-array"])
+def test_an_array_of_listed_files_has_the_time_left_at_its_own_rate(tmp_path: Path, stage: str) -> None:
+    files = [tmp_path / f"units/{number}.json" for number in range(6)]
+    register_files(tmp_path, files)
+    now = time.time()
+    for file, seconds in zip(files, (5000, 600, 300), strict=False):  # one was made by an earlier job
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+        os.utime(file, (now - seconds,) * 2)
+    submitted(tmp_path, "12", f"fmct-{stage}")
+    began = datetime.fromtimestamp(now - 1000, UTC)
+    [row] = rows(tmp_path, JobFacts("12_0", f"fmct-{stage}", "RUNNING", start=began))
+    assert row.done == "3 of 6 units"
+    assert 25 <= int(row.left.removesuffix(" min")) < 35
 
 
 def test_every_stage_has_its_place() -> None:
