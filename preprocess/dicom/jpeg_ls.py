@@ -6,6 +6,16 @@ from functools import lru_cache
 
 import numpy as np
 
+from preprocess.dicom.jpeg_ls_steps import (
+    end_of_run,
+    filled_run,
+    golomb,
+    golomb_order,
+    predict,
+    reduced,
+    regular_error,
+    sizes,
+)
 from shards.compiled import njit
 
 _RUN_LENGTHS = np.array([*np.repeat(range(4), 4), *np.repeat(range(4, 8), 2), *range(8, 16)], np.int64)
@@ -137,19 +147,12 @@ def _decode(
 ) -> tuple[int, int]:
     """Decode bits into `out`; return the number of samples, in complete lines, and their bits (A.8).
 
-    Written as one loop, so that the state of the reader and of a line stays in registers.
+    One loop over inlined steps, so that the state of the reader and of a line stays in registers.
     """
     rows, columns = out.shape
     near, max_value, reset = parameters[0], parameters[1], parameters[5]
     step = 2 * near + 1
-    # RANGE, qbpp and LIMIT (A.2.1).
-    span = (max_value + 2 * near) // step + 1
-    wide = bpp = 0
-    while (1 << wide) < span:
-        wide += 1
-    while (1 << bpp) < max_value + 1:
-        bpp += 1
-    limit = 2 * (max(bpp, 2) + max(8, bpp))
+    span, wide, limit = sizes(near, max_value)
     # A, B, C and N of a context, and the Golomb parameter k from its last A and N.
     state = np.zeros((_CONTEXTS, 8), np.int32)
     state[:, 0] = max(2, (span + 32) >> 6)
@@ -171,24 +174,9 @@ def _decode(
             context += levels[corner - left + max_value]
             run_samples = 0
             if context == 0:
-                ended = False
-                while x <= columns and not ended:
-                    if count < 32:
-                        held = (held << 32) | int(data[word] if word < len(data) else 0)
-                        count += 32
-                        word += 1
-                    count -= 1
-                    length = 1 << lengths[run]
-                    ended = not (held >> count) & 1
-                    if ended:
-                        count -= lengths[run]  # at most 15 of the 31 remaining bits
-                        length = (held >> count) & (length - 1)
-                        run_samples = lengths[run] + 1
-                    elif x + length <= columns + 1:
-                        run = min(run + 1, 31)
-                    stop = min(x + length, columns + 1)
-                    line[x:stop] = left
-                    x = stop
+                x, ended, run_samples, run, held, count, word = filled_run(
+                    data, held, count, word, lengths, run, x, line
+                )
                 if x > columns:
                     if ended:
                         return y * columns, 32 * word - count  # a run must not extend beyond its line
@@ -196,99 +184,24 @@ def _decode(
                 corner, up = above[x - 1], above[x]
                 same = 1 if abs(left - up) <= near else 0
                 own = state[365 + same]
-                a, b, n = own[0], own[1], own[3]
-                total = a + (n >> 1) if same else a
+                total = own[0] + (own[3] >> 1) if same else own[0]
                 run = max(run - 1, 0)
             else:
                 own = state[abs(context)]
-                a, b, n = own[0], own[1], own[3]
-                total = a
-            order = own[4]
-            while (n << order) < total:
-                order += 1
-            while order > 0 and (n << (order - 1)) >= total:
-                order -= 1
-            own[4] = order
-            # A length-limited Golomb code (A.5.3).
-            if count < 32:
-                held = (held << 32) | int(data[word] if word < len(data) else 0)
-                count += 32
-                word += 1
+                total = own[0]
+            own[4] = order = golomb_order(own[4], own[3], total)
             max_zeros = limit - run_samples - wide - 1
-            ahead_bits = (held >> (count - 8)) & 255
-            zeros = zeros_of[ahead_bits]
-            if ahead_bits != 0 and zeros < max_zeros and zeros + 1 + order <= 32:
-                count -= zeros + 1 + order
-                mapped = (zeros << order) | ((held >> count) & ((1 << order) - 1))
-            else:
-                zeros = 0
-                while zeros < max_zeros:
-                    if count == 0:
-                        held = int(data[word] if word < len(data) else 0)
-                        count += 32
-                        word += 1
-                    count -= 1
-                    if (held >> count) & 1:
-                        break
-                    zeros += 1
-                extra = order
-                if count < 32:
-                    held = (held << 32) | int(data[word] if word < len(data) else 0)
-                    count += 32
-                    word += 1
-                if zeros == max_zeros:
-                    extra = wide
-                    count -= 1  # the 1 after the zeros
-                count -= extra
-                mapped = (held >> count) & ((1 << extra) - 1)
-                mapped = mapped + 1 if zeros == max_zeros else (zeros << order) | mapped
+            mapped, held, count, word = golomb(data, held, count, word, zeros_of, order, max_zeros, wide)
             if context == 0:
-                # The sample that ends a run (A.7.2).
-                odd = (mapped + same) & 1
-                error = (mapped + same + odd) >> 1
-                if (order != 0 or 2 * b >= n) == (odd == 1):
-                    error = -error
-                if error < 0:
-                    b += 1
-                a += (mapped + 1 - same) >> 1
-                if n == reset:
-                    a, b, n = a >> 1, b >> 1, n >> 1
-                n += 1
+                error = end_of_run(own, mapped, same, order, reset)
                 predicted = left if same else up
                 if not same and left > up:
                     error = -error
             else:
-                # A sample in regular mode (A.4 to A.6), predicted by the median of three.
-                c = own[2]
-                low, high = min(left, up), max(left, up)
-                predicted = max(low, min(high, left + up - corner))
-                predicted += c if context > 0 else -c
-                predicted = min(max(predicted, 0), max_value)
-                error = (mapped >> 1) ^ -(mapped & 1)
-                if near == 0 and order == 0 and 2 * b <= -n:
-                    error = ~error
-                b += error * step
-                a += abs(error)
-                if n == reset:
-                    a, b, n = a >> 1, b >> 1, n >> 1
-                n += 1
-                if b <= -n:
-                    b = max(b + n, 1 - n)
-                    c = max(c - 1, -128)
-                elif b > 0:
-                    b = min(b - n, 0)
-                    c = min(c + 1, 127)
-                own[2] = c
-                if context < 0:
-                    error = -error
-            own[0], own[1], own[3] = a, b, n
-            # Modulo RANGE (A.4.4, A.4.5).
-            value = predicted + error * step
-            if value < -near:
-                value += span * step
-            elif value > max_value + near:
-                value -= span * step
-            left = min(max(value, 0), max_value)
+                sign = 1 if context > 0 else -1
+                predicted = predict(left, up, corner, sign * own[2], max_value)
+                error = sign * regular_error(own, mapped, order, near, reset)
+            left = reduced(predicted + error * step, near, max_value, span)
             line[x] = left
             corner, up = up, above[x + 1]
             x += 1
