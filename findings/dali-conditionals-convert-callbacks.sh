@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # nvidia-dali-cuda130 2.4.0 on a CPU, @pipeline_def(enable_conditionals=True) and fn.external_source
 #
-# One would guess: `enable_conditionals` is about `if` statements on DataNodes in the graph's function. A Python callback
-# that is defined in it and given to `fn.external_source` runs as plain Python, as it does without the flag.
-# What happens: the callback is converted too (AutoGraph follows nested functions), and within it `zip` is AutoGraph's own,
-# which has no `strict`. The same pipeline that runs without the flag ends, when it is run, in
-# "TypeError: zip_() got an unexpected keyword argument 'strict'". Defined outside of the function, it works.
+# Expected: `enable_conditionals` applies to `if` statements on DataNodes in the graph's function. A Python callback that is
+# defined in it and passed to `fn.external_source` runs as plain Python, as without the flag.
+# Observed: the callback is converted too (AutoGraph converts nested functions), and `zip` in it is AutoGraph's, which has no
+# `strict`. A pipeline that works without the flag fails at run time with
+# "TypeError: zip_() got an unexpected keyword argument 'strict'". Defined outside of the function, the callback works.
 #
-# Exits 1 if the callback is left alone now.
+# Exits 1 if the callback is no longer converted.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # nvidia-dali-cuda130 2.4.0 on a CPU, fn.readers.webdataset
 #
-# One would guess: a component that no sample of a WebDataset tar has is an error, as sample["vol"] is a KeyError in
-# webdataset itself; and a tar that Python's tarfile wrote with its default settings reads like any other.
-# What happens: `ext` names all that follows a file name's first dot. Of a tar with KEY.vol.blosc and KEY.json,
-# ext=["vol", "json"] gives the records and, for every sample, no bytes at all, without an error or a warning
-# (missing_component_behavior is "empty" by default; "error" refuses it). And names in PAX headers, in which tarfile's
-# default format puts those of more than 100 bytes, are not read: the same members, right by their whole extension, are
-# empty too, while webdataset reads them, and DALI those of a GNU tar.
+# Expected: a component that no sample of a WebDataset tar has is an error, as sample["vol"] is a KeyError in webdataset;
+# and a tar written by Python's tarfile with default settings can be read like any other.
+# Observed: `ext` is everything after a file name's first dot. For a tar with KEY.vol.blosc and KEY.json,
+# ext=["vol", "json"] returns the records and, for every sample, an empty buffer, without an error or a warning
+# (missing_component_behavior is "empty" by default; "error" rejects it). Names in PAX headers, which tarfile's
+# default format uses for names of more than 100 bytes, are not read: these members are empty too, even with their correct
+# extension, while webdataset reads them, and DALI reads those of a GNU tar.
 #
-# Exits 1 if either is refused or read.
+# Exits 1 if either is rejected or read.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

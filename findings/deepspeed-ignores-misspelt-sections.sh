@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # deepspeed 0.19.8, DeepSpeedConfig (what deepspeed.initialize(config=...) reads)
 #
-# One would guess: a key that DeepSpeed does not know is refused, or warned of, as it is inside `zero_optimization`,
-# whose model forbids extra keys.
-# What happens: at the top level, keys are looked up one by one and all others are ignored without a word. With
-# `zero_optimisation: {stage: 3}` (British spelling) a run trains at stage 0, each rank with the whole model. One level
-# deeper the same slip ends in a ValidationError.
+# Expected: a key that DeepSpeed does not know is rejected, or causes a warning, as inside `zero_optimization`, whose
+# model forbids extra keys.
+# Observed: top-level keys are looked up one by one, and all others are silently ignored. With
+# `zero_optimisation: {stage: 3}` (British spelling) a run trains at stage 0, with the whole model on each rank. One level
+# deeper the same mistake is a ValidationError.
 #
-# Exits 1 if a misspelt section is refused or has an effect, or a misspelt key in a section is accepted.
+# Exits 1 if a misspelt section is rejected or has an effect, or a misspelt key in a section is accepted.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# dicom2nifti 2.6.2 and dcm2niix 1.0.20260724, a CT whose Instance Numbers do not follow the slices' places
+# dicom2nifti 2.6.2 and dcm2niix 1.0.20260724, a CT whose Instance Numbers do not follow the slice positions
 #
-# One would guess: slices are placed by Image Position (Patient); Instance Number only identifies an image (PS3.3 C.7.6.1),
-# and may follow the acquisition (every other slice first). Six even slices are one volume of six.
-# What happens: dicom2nifti orders by Instance Number, takes the step back for the start of a second time point, and
-# ends in "AttributeError: 'FileDataset' object has no attribute 'RepetitionTime'", which no CT has. dcm2niix skips each
-# slice that runs backwards, writes a volume of three of the six, of twice the slice distance, and exits with 0 (one line
-# of its output says that slices were skipped).
+# Expected: slices are ordered by Image Position (Patient); Instance Number only identifies an image (PS3.3 C.7.6.1) and
+# may follow the acquisition (every other slice first). Six equidistant slices are one volume of six.
+# Observed: dicom2nifti orders by Instance Number, interprets the step back as the start of a second time point, and
+# fails with "AttributeError: 'FileDataset' object has no attribute 'RepetitionTime'", which no CT has. dcm2niix skips each
+# slice that goes backwards, writes a volume of three of the six slices with twice the slice distance, and exits with 0 (one
+# line of its output reports skipped slices).
 #
 # Exits 1 if either makes a volume of six slices.
 set -euo pipefail

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # MONAI 1.6.1, surface-distance 0.1 and MedPy 0.5.2, the 95th percentile of the Hausdorff distance
 #
-# One would guess: "HD95" of two masks is one number, to rounding, whichever of the field's three common packages gives it.
-# What happens: MONAI and surface-distance take the 95th percentile of the distances from each surface to the other, and
-# the greater of the two; MedPy (`hd95`) takes one percentile of both lists together. A prediction that has the bleed
-# exactly and 6 % of its surface in a false second one far away is 30 mm off for the two, and 0 mm for MedPy. So a
-# table of HD95 has to name the package; ours is the greater of the directed ones (docs/probes.md).
+# Expected: "HD95" of two masks is the same number, except for rounding, in the field's three common packages.
+# Observed: MONAI and surface-distance compute the 95th percentile of the distances from each surface to the other, and
+# take the greater of the two; MedPy (`hd95`) takes one percentile of both lists combined. For a prediction that matches the
+# bleed exactly but has 6 % of its surface in a distant false positive, the first two give 30 mm and MedPy gives 0 mm. So a
+# table of HD95 must name the package; ours is the greater of the directed ones (docs/probes.md).
 #
 # Exits 1 if MedPy agrees with the others.
 set -euo pipefail

@@ -2,12 +2,12 @@
 # pylibjpeg-libjpeg 2.5.0 and imagecodecs 2026.3.6 (liblj92, jpegsof3, libjpeg-turbo), JPEG Lossless (process 14,
 # transfer syntaxes 1.2.840.10008.1.2.4.57 and .70) whose scan header has a point transform Pt above 0
 #
-# One would guess: all of them give one image. ISO/IEC 10918-1 has the first sample predicted as 2^(P - Pt - 1)
-# (section H.1.2.1) and the decoded samples shifted left by Pt (section H.1.2.2), where P is the precision.
-# What happens, for 12 bits and Pt = 1: libjpeg-turbo gives that; jpegsof3 leaves out the shift; liblj92 predicts the
-# first sample as 2^(P - 1) and leaves out the shift; libjpeg, which pydicom takes for these syntaxes where
-# pylibjpeg-libjpeg is installed, predicts it as 2^(P - 1) too, so that every sample is 2,048 too high. None warns.
-# With Pt = 0, as nearly all encoders of CT write, the four agree.
+# Expected: all of them decode the same image. In ISO/IEC 10918-1 the first sample is predicted as 2^(P - Pt - 1)
+# (section H.1.2.1) and the decoded samples are shifted left by Pt (section H.1.2.2), where P is the precision.
+# Observed, for 12 bits and Pt = 1: libjpeg-turbo does this; jpegsof3 omits the shift; liblj92 predicts the
+# first sample as 2^(P - 1) and omits the shift; libjpeg, which pydicom uses for these syntaxes if
+# pylibjpeg-libjpeg is installed, also predicts it as 2^(P - 1), so every sample is 2,048 too high. None warns.
+# With Pt = 0, as written by nearly all CT encoders, the four agree.
 #
 # Exits 1 if the four agree, or disagree in another way.
 set -euo pipefail

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # MONAI 1.6.1 with pydicom 3.0.2, LoadImage of a folder that holds a CT series
 #
-# One would guess: slices are stacked by Image Position (Patient) (0020,0032), as ITK does; Instance Number (0020,0013)
-# says nothing of place (PS3.3 C.7.6.1), and what contradicts the positions is refused or warned of.
-# What happens: PydicomReader, which LoadImage takes for a folder where `itk` is not installed, sorts by Instance Number
-# alone. A series that was acquired interleaved, and is numbered in that order, becomes a volume with its slices in that
-# order, whose affine claims even steps: of 12 slices of 5 mm some lie 25 mm from their positions. Nothing is said.
-# Where `itk` is installed, the same line reads the same folder right.
+# Expected: slices are stacked by Image Position (Patient) (0020,0032), as in ITK; Instance Number (0020,0013)
+# does not define a position (PS3.3 C.7.6.1), and if it contradicts the positions there is an error or a warning.
+# Observed: PydicomReader, which LoadImage uses for a folder if `itk` is not installed, sorts only by Instance Number.
+# A series that was acquired interleaved and numbered in that order becomes a volume with its slices in that
+# order, whose affine claims equal steps: of 12 slices of 5 mm some are 25 mm from their positions, without a warning.
+# If `itk` is installed, the same call reads the same folder correctly.
 #
 # Exits 1 if the slices are in the order of their positions, or if there is a warning about them.
 set -euo pipefail

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # nibabel 5.4.2 and SimpleITK 2.5.7, a NIfTI whose xyzt_units are metres or micrometres
 #
-# One would guess: the units that a NIfTI header declares (`xyzt_units`, nifti1.h) mean the same to all readers, so that
-# voxels of 2 mm are 2 mm whether the header holds 0.002 metres or 2,000 micrometres.
-# What happens: SimpleITK converts spacing and origin to millimetres. nibabel gives affine and zooms in the file's own unit
-# without a word, and what is built on its affine takes those numbers for millimetres: a resampler to 1 mm sees voxels of
+# Expected: all readers respect the units that a NIfTI header declares (`xyzt_units`, nifti1.h), so that voxels of 2 mm are
+# 2 mm whether the header has 0.002 metres or 2,000 micrometres.
+# Observed: SimpleITK converts spacing and origin to millimetres. nibabel silently returns affine and zooms in the file's unit,
+# and code that uses its affine interprets them as millimetres: a resampler to 1 mm sees voxels of
 # 0.002 mm, or of 2 metres.
 #
 # Exits 1 if the two readers agree, or SimpleITK no longer converts.

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # pydicom 3.0.2, Deflated Explicit VR Little Endian (1.2.840.10008.1.2.1.99)
 #
-# One would guess: `dcmread(path, stop_before_pixels=True)` costs what the header costs, in every transfer syntax,
+# Expected: the cost of `dcmread(path, stop_before_pixels=True)` is that of the header, in every transfer syntax,
 # because it stops before Pixel Data (7FE0,0010).
-# What happens: of a deflated file the whole data set is inflated in memory first, pixels included, and only then
+# Observed: the whole data set of a deflated file, including the pixels, is first inflated in memory and then
 # parsed up to the pixels. Reading the header of one CT slice of 2048 x 2048 takes about 10 MiB and the time to inflate
-# them; of the same slice uncompressed it takes some kB. `specific_tags` and `defer_size` change nothing.
-# So a scan of headers over an archive pays for every pixel that is stored deflated, in memory too.
+# them; for the same slice uncompressed it takes a few kB. `specific_tags` and `defer_size` have no effect.
+# So a scan of an archive's headers inflates all deflated pixels, in memory too.
 #
 # Exits 1 if a header-only read of the deflated file no longer needs as much memory as its pixels have bytes.
 set -euo pipefail

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # safetensors 0.8.0, load_file and safe_open
 #
-# One would guess: a weights file that is there but that the user has no right to read gives PermissionError, as open()
-# does, with errno and filename set.
-# What happens: both raise FileNotFoundError "No such file or directory" with errno None, as for a file that is absent.
-# On a shared cluster, where checkpoints of colleagues are 0600, "not there" leads to a search for a file that is there,
-# or to a program that takes a checkpoint for missing and begins anew.
+# Expected: for an existing weights file that the user may not read they raise PermissionError, like open(),
+# with errno and filename set.
+# Observed: both raise FileNotFoundError "No such file or directory" with errno None, as for a missing file.
+# On a shared cluster, where colleagues' checkpoints are 0600, users then search for a file that exists,
+# or a program treats a checkpoint as missing and starts over.
 #
 # Exits 1 if the exception is another one.
 set -euo pipefail

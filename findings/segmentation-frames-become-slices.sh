@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # SimpleITK 2.5.7 and dcm2niix 1.0.20260724, a DICOM segmentation of two findings (made with highdicom 0.28.2)
 #
-# One would guess: a binary Segmentation (PS3.3 A.51) of two segments on a CT of five slices, the first on slices 1 and 2,
+# Expected: a binary Segmentation (PS3.3 A.51) of two segments on a CT of five slices, the first on slices 1 and 2,
 # the second on slices 1 to 3, is read as masks on those slices: each frame has its segment and its position.
-# What happens: both programs stack the five frames as five slices, SimpleITK one segment after the other, dcm2niix by
-# position, so that the slices that have both segments occur twice, and both segments lie on other slices than they were
-# drawn on. Neither says a word; dcm2niix exits with 0. SimpleITK gives 255 for inside, dcm2niix 1, and SimpleITK a
-# spacing of 1 x 1 x 1 mm where the file's is 3 x 0.5 x 0.5 mm.
-# highdicom's `get_volume` gives the three slices from the first to the last with any segment, by segment.
+# Observed: both programs stack the five frames as five slices, SimpleITK one segment after the other, dcm2niix by
+# position, so that slices with both segments occur twice, and both segments are on other slices than they were
+# drawn on. Neither warns; dcm2niix exits with 0. Inside voxels are 255 in SimpleITK and 1 in dcm2niix, and SimpleITK has a
+# spacing of 1 x 1 x 1 mm although the file's is 3 x 0.5 x 0.5 mm.
+# highdicom's `get_volume` returns the three slices from the first to the last with any segment, by segment.
 #
 # Exits 1 if either makes anything but five slices of it.
 set -euo pipefail

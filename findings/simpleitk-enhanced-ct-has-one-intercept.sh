@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # SimpleITK 2.5.7 (ITK 5.4, GDCM), Enhanced CT Image Storage (1.2.840.10008.5.1.4.1.1.2.1)
 #
-# One would guess: the Rescale Intercept that a frame's Pixel Value Transformation Sequence (0028,9145) gives, in
+# Expected: the Rescale Intercept in a frame's Pixel Value Transformation Sequence (0028,9145), in
 # Per-Frame Functional Groups (PS3.3 section C.7.6.16.2.9), is applied to that frame.
-# What happens: the first frame's is applied to all of them. A frame stored with another intercept comes out in other
-# units than Hounsfield's: of four frames of 40, 50, 60 and 70 HU two are read as -964 and 46, without a warning.
-# Writers give a frame its own intercept where they fit each frame's range into the bits that are stored.
+# Observed: the first frame's intercept is applied to all of them. Frames stored with another intercept are not in
+# Hounsfield units: of four frames of 40, 50, 60 and 70 HU two are read as -964 and 46, without a warning.
+# Writers use an intercept per frame if they fit each frame's range to the stored bits.
 #
-# Exits 1 if all frames have the HU that their own intercepts give.
+# Exits 1 if all frames have the HU of their own intercepts.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

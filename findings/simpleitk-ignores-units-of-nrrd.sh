@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SimpleITK 2.5.7, an NRRD with `space units`
 #
-# One would guess: SimpleITK, which converts a NIfTI in metres to millimetres, does the same for an NRRD whose `space units`
-# (a field of the format's definition) are "cm" or "m", or refuses it.
-# What happens: the field is not looked at. A vector of 0.2 cm becomes a spacing of 0.2, which every filter and every other
-# format takes for millimetres; what is written from it as NIfTI says mm, and the header's unit is lost.
+# Expected: SimpleITK, which converts a NIfTI in metres to millimetres, does the same for an NRRD whose `space units`
+# (a field of the format's definition) are "cm" or "m", or rejects it.
+# Observed: the field is ignored. A vector of 0.2 cm becomes a spacing of 0.2, which every filter and every other
+# format interprets as millimetres; NIfTI files written from it declare mm, and the header's unit is lost.
 #
-# Exits 1 if the unit is honoured now.
+# Exits 1 if the unit is respected now.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# SimpleITK 2.5.7, a CT series whose slices have Rescale Slopes of their own
+# SimpleITK 2.5.7, a CT series with a separate Rescale Slope for each slice
 #
-# One would guess: ImageSeriesReader gives the same values for the same slices whichever is named first; slopes are of each
-# image (PS3.3 C.11.1), and where one of them is 0.5 the volume holds fractions.
-# What happens: the type of the volume is that of the first file after its rescale: int16 where its slope is 1. The
-# later slices' values are cut to it without a word: 200.5 becomes 200. With the same files in reverse order the volume is
-# float64 and holds 200.5.
+# Expected: ImageSeriesReader returns the same values for the same slices in any order; slopes are per
+# image (PS3.3 C.11.1), and if one of them is 0.5 the volume has fractional values.
+# Observed: the pixel type of the volume is that of the first file after its rescale: int16 if its slope is 1. The
+# later slices' values are silently truncated to it: 200.5 becomes 200. With the same files in reverse order the volume is
+# float64 and has 200.5.
 #
 # Exits 1 if both orders give the same values now.
 set -euo pipefail

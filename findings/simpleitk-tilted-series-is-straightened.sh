@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # SimpleITK 2.5.7 (ITK 5.4), a CT series from a tilted gantry
 #
-# One would guess: a series whose slices are not stacked along their normal, as those of a tilted gantry are, is read
-# with the place of every slice, or refused, or warned of; uneven distances are warned of, after all.
-# What happens: ImageSeriesReader takes the normal of the first slice for the third axis and the length of the step for
-# its spacing. An image's geometry can hold no shear, and none is told of: the last of 20 slices, tilted by 18 degrees,
-# lies 29.7 mm from its Image Position (Patient) (0020,0032), and nothing is written to the screen.
-# Head CT was taken with a tilted gantry for decades, to spare the lenses.
+# Expected: a series whose slices are not stacked along their normal, as with a tilted gantry, is read
+# with the position of every slice, or rejected, or causes a warning, as uneven distances do.
+# Observed: ImageSeriesReader uses the normal of the first slice as the third axis and the length of the step as
+# its spacing. An image's geometry cannot represent shear, and there is no warning: the last of 20 slices, tilted by
+# 18 degrees, is 29.7 mm from its Image Position (Patient) (0020,0032).
+# Head CT was acquired with a tilted gantry for decades, to spare the lenses.
 #
-# Exits 1 if the last slice lies where its header says, or if there is a warning.
+# Exits 1 if the last slice is at the position in its header, or if there is a warning.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # webdataset 1.0.2, keys that are DICOM UIDs
 #
-# One would guess: samples whose `__key__` is a Series or SOP Instance UID (1.2.826...) are written by TarWriter and come
-# back from WebDataset as they were: three keys, three samples.
-# What happens: TarWriter writes names such as 1.2.826.0.1.3680043.8.498.11.json, without a word. WebDataset splits a name
-# at its first dot, so that every key becomes "1" and the rest of the UID part of the extension. As no two extensions are
-# equal, all samples of the tar come back as one, of key "1", without an error or a warning.
+# Expected: samples whose `__key__` is a Series or SOP Instance UID (1.2.826...), written by TarWriter, are read by
+# WebDataset as they were: three keys, three samples.
+# Observed: TarWriter writes names such as 1.2.826.0.1.3680043.8.498.11.json without a warning. WebDataset splits a name
+# at its first dot, so every key becomes "1" and the rest of the UID becomes part of the extension. As no two extensions are
+# equal, all samples of the tar are read as one, with key "1", without an error or a warning.
 #
-# Exits 1 if the samples come back apart, or an error says that they do not.
+# Exits 1 if the samples are read separately, or there is an error.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
