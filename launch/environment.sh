@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Makes the pinned virtual environment in DIR and installs this checkout into it, editable. A second run with
-# nothing changed ends in a moment; a changed pin or an install that broke off is made anew.
+# Creates the pinned virtual environment in DIR and installs this checkout into it, editable. A second run without
+# changes does nothing; after a changed pin or an interrupted installation the environment is created again.
 #   bash launch/environment.sh DIR [--test] [--gpu] [--import]
-#     --test   the test tools too
-#     --gpu    DALI's CUDA libraries too (without it, DALI runs its CPU operators)
-#     --import what `fmct import` reads NRRD and MetaImage with
-# pip runs with the settings it has (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name CPU wheels of PyTorch); what
-# it says goes to DIR/pip.log.
+#     --test   also the test tools
+#     --gpu    also DALI's CUDA libraries (without them, DALI runs its CPU operators)
+#     --import also SimpleITK, with which `fmct import` reads NRRD and MetaImage
+# pip uses its configuration (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS may name CPU wheels of PyTorch) and logs to
+# DIR/pip.log.
 # All layers are installed (pyproject.toml), in the versions of launch/constraints.txt; DALI without the CUDA libraries
-# that its wheel declares and its CPU operators never load, which --gpu adds.
+# that its wheel declares, which its CPU operators do not load, and which --gpu adds.
 set -euo pipefail
 
 fail() { echo "environment: $*" >&2; exit 2; }
@@ -23,7 +23,7 @@ for flag in "$@"; do
     --test) extras+=(test) ;;
     --gpu) extras+=(gpu) ;;
     --import) extras+=(import) ;;
-    *) fail "unknown option $flag; there are --test, --gpu and --import" ;;
+    *) fail "unknown option $flag; expected --test, --gpu or --import" ;;
   esac
 done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -43,27 +43,27 @@ if [ "$(cat "$stamp" 2> /dev/null)" = "$digest" ]; then
   exit 0
 fi
 if [ -e "$dir" ] && [ ! -e "$dir/pyvenv.cfg" ]; then
-  fail "$dir exists and is no virtual environment; name another folder"
+  fail "$dir exists and is not a virtual environment; name another folder"
 fi
 
-say "making $dir with $(python3 -V)"
+say "creating $dir with $(python3 -V)"
 python3 -m venv --clear "$dir"
 pip() {
   "$dir/bin/python" -m pip "$@" --disable-pip-version-check --progress-bar off >> "$dir/pip.log" 2>&1 \
-    || { tail -n 20 "$dir/pip.log" >&2; fail "pip could not install everything (all it said: $dir/pip.log)"; }
+    || { tail -n 20 "$dir/pip.log" >&2; fail "pip could not install everything (full log: $dir/pip.log)"; }
 }
 package=".[$(IFS=,; echo "${extras[*]}")]"
-say "installing the pinned packages (the first time downloads some hundred MB, in minutes)"
+say "installing the pinned packages (the first time this downloads some hundred MB, in minutes)"
 pip install --use-pep517 --constraint launch/constraints.txt --editable "$package"
 say "installing DALI"
 dali=$(grep -o 'nvidia-dali-cuda[0-9]*==[0-9.]*' pyproject.toml)
 pip install --no-deps "$dali"
 if [[ " ${extras[*]} " == *" test "* ]]; then
-  say "installing oracles of the tests"
+  say "installing the oracles of the tests"
   pip install --no-deps --target "$dir/oracles" --requirement tests/oracles.txt
 fi
-say "trying the imports"
+say "testing the imports"
 DS_ACCELERATOR=cpu "$dir/bin/python" -c 'import deepspeed, nvidia.dali.fn, torch' > "$dir/import.log" 2>&1 \
-  || { cat "$dir/import.log" >&2; fail "the installed packages do not import"; }
+  || { cat "$dir/import.log" >&2; fail "the installed packages cannot be imported"; }
 echo "$digest" > "$stamp"
 say "ready"

@@ -13,12 +13,12 @@ export PYTHONSAFEPATH=1 PYTHONPATH=$(sed "s/::*/:/g; s/^://; s/:$//" <<< "${PYTH
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 fmct_program=(fmct)
 
-# Rank 0 listens on the job's first node, at the address by which Slurm itself reaches that node (a node's name need
-# not resolve), on a port that no other job has, nor Linux gives out (launch/ranks.py).
+# Rank 0 listens on the job's first node, at the address that Slurm uses for that node (its name may not resolve), on a
+# port that no other job has and that Linux does not assign (launch/ranks.py).
 fmct_rendezvous() {
   local first pause
   first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-  for pause in 0 5 15 30; do # a busy slurmctld may not answer at once; the last resort is the node's name
+  for pause in 0 5 15 30; do # a busy slurmctld may not answer at once; the fallback is the node's name
     sleep "$pause"
     MASTER_ADDR=$(scontrol --oneliner show node "$first" | sed -n 's/.* NodeAddr=\([^ ]*\).*/\1/p') || true
     [ -z "$MASTER_ADDR" ] || break
@@ -26,8 +26,8 @@ fmct_rendezvous() {
   export MASTER_ADDR="${MASTER_ADDR:-$first}" MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000))
 }
 
-# The part of the work that this task of an array does, as options in the array `part`: a share of all tasks in an
-# array 0-N of any size, else, as in an array of unfinished numbers, the task of its own number.
+# The part of the work of this array task, as options in the array `part`: a share of all tasks in an
+# array 0-N of any size; otherwise, as in an array of unfinished numbers, the task with its number.
 fmct_part() {
   part=()
   [ -n "${SLURM_ARRAY_TASK_ID:-}" ] || return 0
@@ -43,7 +43,7 @@ fmct_begin() {
   FMCT_LOG=$(scontrol show job "$fmct_job" | sed -n 's/^ *StdOut=//p') || true
   export FMCT_LOG
   [ "${1:-}" != --folder ] || export FMCT_LEDGERS="$2/$fmct_job.ledgers.json"
-  # Where in the log this start begins.
+  # Marks in the log where this start begins.
   echo "fmct: job $fmct_job, start ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST"
   [ -z "${SLURM_RESTART_COUNT:-}" ] || "${fmct_program[@]}" launch before "$@" || exit 2
 }

@@ -40,7 +40,7 @@ fmct shards verify "$out/webdataset"
 
 recipe=(--config launch/recipes/quickstart-train.yaml --ranks 2)
 step "3. Train on 2 ranks: DINO and MAE under DeepSpeed ZeRO; this run is killed ..."
-set -m # the run gets a process group of its own, so that one signal kills every part of it
+set -m # the run gets its own process group, so that one signal kills all its processes
 fmct train --run "$out/run" "${recipe[@]}" data.path="$out/parts/pretraining" &
 run=$!
 set +m
