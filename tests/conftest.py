@@ -17,7 +17,7 @@ DURATIONS = Durations.read()
 
 
 class Rows(LoadFileScheduling):
-    """Tests run at a time: a file's stay in one process, with its fixtures; those on the cluster in one."""
+    """Scheduling: the tests of a file run in one process, with its fixtures; all cluster tests run in one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
@@ -29,7 +29,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Rows:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, help="what the fixtures seed and fixed_seed give")
+    parser.addoption("--seed", type=int, help="value of the fixtures seed and fixed_seed")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -39,7 +39,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests fast and slow, and begin with the cluster's, the longest row, and then with the slow files.
+    """Mark tests fast and slow; start with the cluster's tests, the longest group, then the slow files.
 
     At the end these would run alone.
     """
@@ -69,14 +69,14 @@ def _is_on_cluster(file: str | Path) -> bool:
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """Of what a test draws at random: a new one each time, printed where the test fails, or `--seed`."""
+    """Seed of a test's random values: a new one each time, printed if the test fails, or `--seed`."""
     given: int | None = request.config.getoption("seed")
     return _printed(secrets.randbits(32) if given is None else given)
 
 
 @pytest.fixture
 def fixed_seed(request: pytest.FixtureRequest) -> int:
-    """Of a sample of many cases, which is the same in each run of the suite: 0, or `--seed`."""
+    """Seed of a sample of many cases, the same in each run of the suite: 0, or `--seed`."""
     return _printed(request.config.getoption("seed") or 0)
 
 
@@ -87,7 +87,7 @@ def _printed(seed: int) -> int:
 
 @pytest.fixture
 def shared_dicom() -> Callable[[str], Path]:
-    """Real series kept beside the repository; without them tests skip, and fail in CI."""
+    """Real series in a folder next to the repository; without them tests are skipped, and fail in CI."""
 
     def find(name: str) -> Path:
         folder = REPOSITORY.parent / "shared" / "dicom" / name

@@ -17,7 +17,7 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 
 def ct_image(stored: np.ndarray, **attributes: object) -> FileDataset:
-    """A CT image of the given stored values; attributes by DICOM keyword override or (None) remove."""
+    """A CT image of the given stored values; attributes by DICOM keyword override others, None removes them."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = CTImageStorage
@@ -65,7 +65,7 @@ def save(data: FileDataset, path: Path) -> Path:
 
 
 def scanned(folder: Path, catalog: Path | None = None) -> list[Series]:
-    """The series that a scan of `folder` finds."""
+    """The series found by a scan of `folder`."""
     catalog = catalog or folder.parent / f"{folder.name}.parquet"
     scan(folder, catalog)
     return read_catalog(catalog)
@@ -73,7 +73,7 @@ def scanned(folder: Path, catalog: Path | None = None) -> list[Series]:
 
 @dataclass
 class Acquisition:
-    """Parallel slices: where they lie, and how they are stored."""
+    """Parallel slices: their positions, and how they are stored."""
 
     positions: np.ndarray
     column_step: np.ndarray = field(default_factory=lambda: np.array([1.0, 0, 0]))
@@ -95,7 +95,7 @@ class Acquisition:
         }
 
     def write(self, folder: Path, hu: Function, names: Iterable[str] | None = None) -> Path:
-        """One file a slice, named by `names` (default: by index)."""
+        """One file per slice, named by `names` (default: by index)."""
         names = names or (f"{index:04d}" for index in range(len(self.positions)))
         for name, position in zip(names, self.positions, strict=True):
             stored = np.rint(hu(self.points(position))).astype(np.int16)
@@ -110,7 +110,7 @@ class Acquisition:
         order: Iterable[int] | None = None,
         **attributes: object,
     ) -> FileDataset:
-        """All slices as frames of one file; an enhanced one's stand in `order`, with a rescale slope each."""
+        """All slices as frames of one file; those of an enhanced file in `order`, each with a rescale slope."""
         order = list(range(len(self.positions)) if order is None else order)
         images = [ct_image(np.rint(hu(self.points(self.positions[k]))).astype(np.int16)) for k in order]
         data = images[0]
@@ -129,7 +129,7 @@ class Acquisition:
 
 
 def _group_frames(data: FileDataset, places: list[dict[str, object]]) -> None:
-    """Move what functional groups hold (PS3.3 C.7.6.16, C.8.15.3) into them; plane and rescale a frame."""
+    """Move attributes to functional groups (PS3.3 C.7.6.16, C.8.15.3); plane and rescale are per frame."""
     data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
     data.SharedFunctionalGroupsSequence = [
         _dataset(
@@ -163,7 +163,7 @@ def _dataset(**attributes: object) -> Dataset:
 
 
 def voxel_points(volume: Volume) -> np.ndarray:
-    """(D, H, W, 3) LPS mm of the voxel centres, by the affine alone."""
+    """(D, H, W, 3) LPS mm of the voxel centres, by the affine."""
     index = np.stack([*np.indices(volume.voxels.shape)], axis=-1)
     return index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
 
@@ -176,11 +176,11 @@ def axial(
 
 
 def ramp(points: np.ndarray) -> np.ndarray:
-    """HU linear in patient coordinates, steep enough that 0.25 mm show: sampling it is exact."""
+    """HU linear in patient coordinates, steep enough to resolve 0.25 mm; linear sampling is exact."""
     return 700 + points @ np.array([3.0, -5.0, 4.0])
 
 
 def waves(points: np.ndarray) -> np.ndarray:
-    """Smooth HU whose pattern is unlike itself shifted, turned or mirrored."""
+    """Smooth HU without symmetry: the pattern differs from itself shifted, rotated or mirrored."""
     x, y, z = np.moveaxis(points, -1, 0)
     return 300 + 90 * np.sin(x / 23 + 0.4) + 70 * np.cos(y / 19 + x / 61) + 80 * np.sin(z / 27 - y / 83 + 1)

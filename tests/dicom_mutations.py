@@ -1,4 +1,4 @@
-"""Damaging DICOM files as disks, transfers and careless software do: a seeded choice of ways."""
+"""Damage of DICOM files as by disks, transfers and faulty software, chosen by a seed."""
 
 import struct
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _LONG_VRS = {b"OB", b"OW", b"OF", b"SQ", b"UT", b"UN", b"OD", b"OL", b"UC", b"UR
 
 
 class Element(NamedTuple):
-    """Where one data element of the top level lies in an explicit little-endian file."""
+    """The location of a top-level data element in an explicit little-endian file."""
 
     start: int
     length_at: int
@@ -28,7 +28,7 @@ class Element(NamedTuple):
 
 
 def elements(data: bytes | bytearray) -> list[Element]:
-    """The elements from the preamble to the pixel data, as far as the bytes make sense."""
+    """The elements from the preamble to the pixel data, as far as they can be parsed."""
     found = []
     at = _PREAMBLE
     while at + 8 <= len(data):
@@ -45,26 +45,26 @@ def elements(data: bytes | bytearray) -> list[Element]:
 
 
 def flip_bits(data: bytearray, random: np.random.Generator) -> bytearray:
-    """A few bits anywhere."""
+    """Flip a few bits anywhere."""
     for place in random.integers(len(data), size=random.integers(1, 20)):
         data[place] ^= 1 << int(random.integers(8))
     return data
 
 
 def flip_header_bits(data: bytearray, random: np.random.Generator) -> bytearray:
-    """A few bits before the pixel data."""
+    """Flip a few bits before the pixel data."""
     for place in random.integers(min(len(data), 1500), size=random.integers(1, 8)):
         data[place] ^= 1 << int(random.integers(8))
     return data
 
 
 def truncate(data: bytearray, random: np.random.Generator) -> bytearray:
-    """The end is gone."""
+    """Truncate the file."""
     return data[: random.integers(len(data))]
 
 
 def overwrite(data: bytearray, random: np.random.Generator) -> bytearray:
-    """A block of zeros or noise, as a bad sector or a lost packet leaves."""
+    """Overwrite a block with zeros or noise, as a bad sector or a lost packet does."""
     start = int(random.integers(len(data)))
     stop = min(len(data), start + int(random.integers(1, 4096)))
     data[start:stop] = bytes(stop - start) if random.random() < 0.5 else random.bytes(stop - start)
@@ -72,7 +72,7 @@ def overwrite(data: bytearray, random: np.random.Generator) -> bytearray:
 
 
 def swap_tags(data: bytearray, random: np.random.Generator) -> bytearray:
-    """Two elements bear each other's tag."""
+    """Swap the tags of two elements."""
     places = elements(data)
     if len(places) > 1:
         a, b = (places[i].start for i in random.choice(len(places), 2, replace=False))
@@ -81,7 +81,7 @@ def swap_tags(data: bytearray, random: np.random.Generator) -> bytearray:
 
 
 def declare_huge_length(data: bytearray, random: np.random.Generator) -> bytearray:
-    """An element claims more bytes than there are, or an undefined length."""
+    """Give an element a length beyond the file, or an undefined length."""
     places = elements(data)
     if places:
         element = places[random.integers(len(places))]
@@ -92,7 +92,7 @@ def declare_huge_length(data: bytearray, random: np.random.Generator) -> bytearr
 
 
 def change_vr(data: bytearray, random: np.random.Generator) -> bytearray:
-    """An element claims another kind of value."""
+    """Give an element another VR."""
     places = elements(data)
     if places:
         start = places[random.integers(len(places))].start
@@ -122,7 +122,7 @@ _ABSURD: dict[str, list[object]] = {
 
 
 def absurd_value(data: bytearray, random: np.random.Generator) -> bytearray:
-    """A number that no scanner writes."""
+    """Set a number to a value that no scanner writes."""
     read = dcmread(DicomBytesIO(bytes(data)), force=True)
     names = [name for name in sorted(_ABSURD)]
     name = names[random.integers(len(names))]
@@ -136,7 +136,7 @@ def absurd_value(data: bytearray, random: np.random.Generator) -> bytearray:
 
 
 def garble_text(data: bytearray, random: np.random.Generator) -> bytearray:
-    """A number's text is no number, or a text's bytes are of no character set."""
+    """Replace a number by text, or a text by bytes of no character set."""
     read = dcmread(DicomBytesIO(bytes(data)), force=True)
     names = ["PixelSpacing", "ImagePositionPatient", "KVP", "RescaleSlope", "ConvolutionKernel", "PatientID"]
     names += ["Modality", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "ImageType"]
@@ -148,7 +148,7 @@ def garble_text(data: bytearray, random: np.random.Generator) -> bytearray:
 
 
 def nest_sequences(data: bytearray, random: np.random.Generator) -> bytearray:
-    """A sequence in a sequence in a sequence, thousands deep."""
+    """Insert sequences nested thousands deep."""
     depth = int(random.integers(100, 20_000))
     header = b"\x08\x00\x40\x11SQ\0\0" + struct.pack("<I", 0xFFFFFFFF)
     item = b"\xfe\xff\x00\xe0" + struct.pack("<I", 0xFFFFFFFF)
@@ -172,7 +172,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 
 def mutate(data: bytes, seed: int, number: int) -> tuple[bytes, str]:
-    """File number `number` of a run: the damaged bytes and the name of what was done to them."""
+    """File number `number` of a run: the damaged bytes and the name of the mutation."""
     random = np.random.Generator(np.random.Philox(key=[seed, number]))
     mutation = MUTATIONS[random.integers(len(MUTATIONS))]
     try:

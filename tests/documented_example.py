@@ -1,4 +1,4 @@
-"""A "How to add ..." section of docs/architecture.md, followed to the letter on a copy of the packages."""
+"""Applies a "How to add ..." section of docs/architecture.md literally to a copy of the packages."""
 
 import os
 import shutil
@@ -13,14 +13,14 @@ PACKAGES = ("shards", "preprocess", "fmct_hpc", "launch")
 
 
 def _shown(heading: str, language: str) -> list[tuple[str, str]]:
-    """Of each of the section's blocks of a language: the path in its first line, and what follows."""
+    """The section's blocks of a language: for each the path in its first line, and the rest."""
     found = blocks(REPOSITORY / "docs/architecture.md", language, heading)
     split = [block.split("\n", 1) for block in found]
     return [(first.removeprefix("# "), rest) for first, rest in split]
 
 
 def apply(diff: str, text: str) -> str:
-    """The text after a diff whose hunks have no numbers: each must fit in one place."""
+    """Apply a diff whose hunks have no line numbers; each must match exactly once."""
     hunks = [hunk.splitlines(keepends=True) for hunk in diff.split("@@\n") if hunk]
     for hunk in hunks:
         before, after = ("".join(line[1:] for line in hunk if line[0] in kept) for kept in (" -", " +"))
@@ -30,15 +30,15 @@ def apply(diff: str, text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Followed:
-    """The packages with the file that a section adds, and the files that it changes."""
+class AppliedExample:
+    """The copied packages with the file that a section adds, and the files that it changes."""
 
     folder: Path
     added: Path
     changed: tuple[Path, ...]
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Python with the copy in place of this repository."""
+        """Run Python with the copy instead of this repository."""
         environment = {
             **os.environ,
             **{"PYTHONPATH": os.pathsep.join([str(self.folder), *filter(None, sys.path)])},
@@ -48,13 +48,13 @@ class Followed:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
     def run(self, *arguments: str) -> str:
-        """What it printed."""
+        """Run Python as `call`; returns its output, and requires exit code 0."""
         done = self.call(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def lint(self) -> None:
-        """The added file is short, and it and the changed ones are as ruff wants them."""
+        """Check that the added file is short, and that it and the changed files pass ruff."""
         assert len([line for line in self.added.read_text().splitlines() if line.strip()]) < 60
         settings = ("--config", str(REPOSITORY / "pyproject.toml"), *map(str, (self.added, *self.changed)))
         self.run("-m", "ruff", "check", *settings)
@@ -62,14 +62,14 @@ class Followed:
 
 
 def copy_packages(folder: Path) -> None:
-    """With what is compiled of them, which their times of modification, kept, make valid here too."""
+    """Copy the packages with their compiled files, which stay valid since modification times are kept."""
     for package in PACKAGES:
-        # Others may be compiling: Python renames `x.pyc.NUMBER` to `x.pyc`.
+        # Other processes may be compiling: Python renames `x.pyc.NUMBER` to `x.pyc`.
         shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("*.pyc.*"))
 
 
-def follow(heading: str, folder: Path) -> Followed:
-    """Copy the packages to `folder` and do what the section shows."""
+def follow(heading: str, folder: Path) -> AppliedExample:
+    """Copy the packages to `folder` and apply the section."""
     copy_packages(folder)
     [(path, code)] = _shown(heading, "python")
     assert not (folder / path).exists()
@@ -77,4 +77,4 @@ def follow(heading: str, folder: Path) -> Followed:
     changed = [(folder / name, diff) for name, diff in _shown(heading, "diff")]
     for file, diff in changed:
         file.write_text(apply(diff, file.read_text()))
-    return Followed(folder, folder / path, tuple(file for file, _ in changed))
+    return AppliedExample(folder, folder / path, tuple(file for file, _ in changed))

@@ -1,4 +1,4 @@
-"""The commands in README.md and docs/, taken apart for the tests that hold them to the code."""
+"""Parsing of the commands in README.md and docs/, for the tests that check them against the code."""
 
 import os
 import re
@@ -18,7 +18,7 @@ _SETTING = re.compile(r"[A-Za-z_]+=")
 
 
 class Command(NamedTuple):
-    """One command of a document, without its variables in front."""
+    """One command of a document, without leading variable assignments."""
 
     place: str
     words: tuple[str, ...]
@@ -28,7 +28,7 @@ class Command(NamedTuple):
 
 
 def blocks(document: Path, language: str, heading: str = "") -> list[str]:
-    """The fenced blocks of a language, of the section under a heading where one is given."""
+    """The fenced blocks of a language, in the whole document or in the section under a heading."""
     text = document.read_text()
     if heading:
         text = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
@@ -36,7 +36,7 @@ def blocks(document: Path, language: str, heading: str = "") -> list[str]:
 
 
 def commands(document: Path) -> Iterator[Command]:
-    """Every command line of the bash blocks."""
+    """All command lines of the bash blocks."""
     for block in blocks(document, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r"&&|\||;|\$\(", re.sub(r"(^|\s)#.*", "", line)):
@@ -48,7 +48,7 @@ def commands(document: Path) -> Iterator[Command]:
 
 
 def spans(document: Path) -> list[str]:
-    """What stands between backticks in the text, each on one line."""
+    """The inline code of the text, each on one line."""
     text = _BLOCK.sub("", document.read_text())
     return [" ".join(span.split()) for span in _SPAN.findall(text)]
 
@@ -60,7 +60,7 @@ def substituted(text: str, *tables: dict[str, str]) -> str:
 
 
 def bash(script: str, folder: Path) -> str:
-    """Run a script with `fmct` of this tree; stops at the first command that fails."""
+    """Run a script with this tree's `fmct`; stops at the first command that fails."""
     programs = folder / "programs"
     programs.mkdir(exist_ok=True)
     fmct = programs / "fmct"

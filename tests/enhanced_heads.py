@@ -1,4 +1,4 @@
-"""Heads of the generator in voxels of 2 mm, with enhanced vessels and with what may be taken for them."""
+"""Generated heads with 2 mm voxels, with enhanced vessels and with structures similar to them."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ AXES = np.arange(-40, 105, STEP), np.arange(-108, 109, STEP), np.arange(-94, 95,
 
 
 def scanned(number: int, enhanced: bool) -> np.ndarray:
-    """int16 HU (D, H, W) of patient `number`, turned and shifted at random, of whom nothing else is random.
+    """int16 HU (D, H, W) of patient `number`, rotated and shifted at random, without other randomness.
 
     Two of three bleed once or twice; all have calcified plexus, and up to three calcifications of 2 to 8 mm
     radius; one of five has a clip of metal. Slices are of 2 mm, of 6 mm, or of 6 mm with a sharp kernel, in

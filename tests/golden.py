@@ -1,4 +1,4 @@
-"""Fixed inputs, and the volumes that are made of them: tests/numerics/test_golden_voxels.py has the digests.
+"""Fixed inputs, and the volumes made from them; tests/numerics/test_golden_voxels.py has the digests.
 
     python tests/golden.py    prints the digests that the code makes now
 
@@ -44,22 +44,22 @@ CODESTREAMS = {
 }
 """Images of 48 × 64 pixels by their transfer syntax (PS3.5, annex A.4)."""
 SPACING = (1.87, 1.93, 2.03)
-"""Where no voxel's centre lies on the very edge of a scanned slab."""
+"""Chosen so that no voxel's centre is exactly on the edge of a scanned slab."""
 TURNED = np.diag([-1.0, 1.0, 1.0, 1.0])
-"""Of an array's index whose slices are stored the other way round."""
+"""Affine of an array whose slices are stored in reverse order."""
 
 
 class Golden(NamedTuple):
-    """What is known of a volume."""
+    """The expected properties of a volume."""
 
     sha256: str
-    """Head of the SHA-256 of its shape and voxels."""
+    """Start of the SHA-256 of its shape and voxels."""
     origin_mm: tuple[float, ...]
-    """Where its voxel (0, 0, 0) lies, LPS, to a micrometre."""
+    """Position of its voxel (0, 0, 0), LPS, to a micrometre."""
 
 
 def made(folder: Path) -> Iterator[tuple[str, Golden]]:
-    """Every fixed input by name, and what today's code makes of it; `folder` is an empty one to work in."""
+    """The volume that the current code makes of each fixed input, by name; `folder`: an empty work folder."""
     with zipfile.ZipFile(SERIES) as archive:
         archive.extractall(folder / "series")
     for path in [*sorted((folder / "series").iterdir()), DATA / "ge_head_tilt18"]:

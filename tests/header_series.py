@@ -1,4 +1,4 @@
-"""Series of the catalog made up for tests: header facts without files."""
+"""Synthetic series of a catalog for tests: header facts without files."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -53,5 +53,5 @@ def series(instances: tuple[Instance, ...], **change: str) -> Series:
 
 
 def with_texts(instances: Iterable[Instance], **change: Any) -> Iterator[Instance]:
-    """The images with these texts of theirs (`Texts`) changed."""
+    """The images with some of their texts (`Texts`) replaced."""
     return (replace(i, texts=replace(i.texts, **change)) for i in instances)

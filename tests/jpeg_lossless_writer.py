@@ -1,4 +1,4 @@
-"""An encoder of JPEG Lossless (ISO/IEC 10918-1 annex H): all that the standard has for one component."""
+"""An encoder of JPEG Lossless (ISO/IEC 10918-1 annex H), complete for one component."""
 
 import heapq
 import struct
@@ -40,7 +40,7 @@ def written(
 
 
 def _differences(image: np.ndarray, predictor: int, initial: int) -> np.ndarray:
-    """To the prediction (table H.1), modulo 2^16, -32767 to 32768."""
+    """Differences from the prediction (table H.1), modulo 2^16, -32767 to 32768."""
     left, up = np.roll(image, 1, 1), np.roll(image, 1, 0)
     corner = np.roll(up, 1, 1)
     predicted = {
@@ -63,7 +63,7 @@ def _bit_lengths(values: np.ndarray) -> np.ndarray:
 
 
 def _code_lengths(counts: np.ndarray) -> dict[int, int]:
-    """Bits of each symbol's Huffman code; one more symbol takes the code of ones, which is not to be used."""
+    """Bits of each symbol's Huffman code; an extra symbol has the code of all ones, which must not be used."""
     heap = [(int(count), number, [number]) for number, count in enumerate(counts) if count]
     heap.append((0, 99, [99]))
     heapq.heapify(heap)
@@ -73,7 +73,7 @@ def _code_lengths(counts: np.ndarray) -> dict[int, int]:
         for symbol in first + second:
             lengths[symbol] += 1
         heapq.heappush(heap, (a + b, number, first + second))
-    # The code of ones is the last of the longest ones.
+    # The code of all ones is the last of the longest codes.
     longest = max(lengths.values())
     lengths.pop(99)
     assert longest <= 16
@@ -81,7 +81,7 @@ def _code_lengths(counts: np.ndarray) -> dict[int, int]:
 
 
 def _packed(values: np.ndarray, widths: np.ndarray) -> bytes:
-    """Values of so many bits each, one behind the other, filled up with ones."""
+    """Concatenated values of the given numbers of bits, padded with ones."""
     ends = np.cumsum(widths)
     place = np.repeat(ends, widths) - np.arange(ends[-1]) - 1
     bits = (np.repeat(values, widths) >> place) & 1

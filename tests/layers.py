@@ -1,4 +1,4 @@
-"""Which packages a layer of pyproject.toml brings, by what is installed, and a process that has no others."""
+"""The installed packages of a layer of pyproject.toml, and a process that can import no others."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def project() -> dict[str, list[str]]:
 
 
 def declared(layer: str) -> Iterator[Requirement]:
-    """What pyproject.toml names for a layer ("": the core), and for the layers that it names."""
+    """Requirements of a layer ("": the core) in pyproject.toml, including those of layers that it names."""
     for requirement in map(Requirement, project()[layer]):
         if requirement.name == "fmct-hpc":
             for inner in requirement.extras:
@@ -45,7 +45,7 @@ def declared(layer: str) -> Iterator[Requirement]:
 
 
 def closure(*layers: str) -> set[str]:
-    """Canonical names of the distributions of the core and of these layers, with all that they need."""
+    """Canonical names of the distributions of the core and of these layers, with their dependencies."""
     found: set[str] = set()
     todo = [requirement for layer in ("", *layers) for requirement in declared(layer)]
     while todo:
@@ -66,7 +66,7 @@ def closure(*layers: str) -> set[str]:
 
 
 def modules(distributions: set[str]) -> set[str]:
-    """The top names of what they bring."""
+    """Top-level module names of these distributions."""
     return {
         module
         for module, owners in packages_distributions().items()
@@ -75,13 +75,13 @@ def modules(distributions: set[str]) -> set[str]:
 
 
 def absent(*layers: str) -> set[str]:
-    """The top names of all that is installed here and belongs neither to the core nor to these layers."""
+    """Top-level module names of all installed distributions outside of the core and these layers."""
     there = modules(closure(*layers))
     return {m for m in packages_distributions() if m.isidentifier() and m not in {*there, *OURS}}
 
 
 def run(script: str, *arguments: object, layers: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Python with the core and these layers alone."""
+    """Run Python with only the core and these layers."""
     return subprocess.run(
         [sys.executable, "-c", BLOCK + script, ",".join(sorted(absent(*layers))), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},

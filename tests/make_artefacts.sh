@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One small artefact of each kind that lies on disk, made by the code of one version: tests/integration/test_artefacts.py
-# opens them with today's. Run it once for each release, from its checkout:
+# One small artefact of each kind of output, created by the code of one version; tests/integration/test_artefacts.py
+# opens them with the current code. Run it once for each release, from its checkout:
 #   bash tests/make_artefacts.sh CHECKOUT tests/data/artefacts/VERSION.zip
 set -euo pipefail
 checkout=$(realpath "$1") out=$(realpath -m "$2")
@@ -23,7 +23,7 @@ grid: {spacing_mm: [9, 9, 9]}
 output: {shard_mib: 1}
 YAML
 fmct preprocess catalog.parquet --out data --config preprocess.yaml
-# With a limit of a finding that only marks, and a date that stands beside the volumes.
+# With a limit of a finding that only flags, and a shifted date in the manifest.
 fmct demo export ../small --studies 2 --seed 3 --matrix 48
 fmct scan ../small/dicom --catalog small.parquet
 fmct preprocess small.parquet --out marked --config preprocess.yaml \
@@ -41,7 +41,7 @@ YAML
 train() { fmct train --config train.yaml "$@"; }
 train --run zero1 --ranks 1 engine.zero_stage=1 --until 2
 train --run zero3 --ranks 2 engine.zero_stage=3 --until 2
-# What that version makes of a further step.
+# The result of one more step with that version.
 cp -r zero1 zero3 ..
 train --run ../zero1 --ranks 1 engine.zero_stage=1 --until 3
 train --run ../zero3 --ranks 2 engine.zero_stage=3 --until 3

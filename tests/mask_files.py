@@ -15,7 +15,7 @@ from shards import ShardWriter, finish_dataset
 
 KEY = "0123456789abcdef" * 4
 STUDIES = ("1.2.3.1", "1.2.3.4", "1.2.3.5")
-"""Of volumes 0 and 1; 2; 3 and 4, of which the last two are of one study."""
+"""Of volumes 0 and 1; 2; 3 and 4; the last two volumes are of one study."""
 GRID = Grid(np.array([33.0, 41.0, -30.0]), (2.0, 1.5, 2.5), (30, 36, 28))
 """Of every volume: LPS x from 33 down, y from 41 down, z from -30 up."""
 SLICES = Acquisition(
@@ -24,11 +24,11 @@ SLICES = Acquisition(
     spacing=(2.2, 2.0),
     matrix=(30, 40),
 )
-"""Of every mask: tilted by 0.2 rad, sheared, and coarser than the grid in each direction but along a row."""
+"""Of every mask: tilted by 0.2 rad, sheared, and coarser than the grid except along rows."""
 
 
 def write_volumes(folder: Path) -> Path:
-    """`folder`/data, and `folder`/hmac.key that its keys are made with."""
+    """Write `folder`/data, and `folder`/hmac.key, the key of its pseudonyms."""
     (folder / "hmac.key").write_text(KEY + "\n")
     (folder / "hmac.key").chmod(0o600)
     names = Pseudonymizer(folder / "hmac.key")

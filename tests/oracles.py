@@ -1,4 +1,4 @@
-"""Programs that need pandas, from the folder that launch/environment.sh --test makes (tests/oracles.txt)."""
+"""Oracles that need pandas, in the folder that launch/environment.sh --test creates (tests/oracles.txt)."""
 
 import sys
 from pathlib import Path

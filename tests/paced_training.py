@@ -1,4 +1,4 @@
-"""`fmct train` that pauses after each step, so that a test can hit a run in its midst.
+"""`fmct train` with a pause after each step, so that a test can interrupt it during a run.
 
 `FMCT_TEST_PAUSE=SECONDS python tests/paced_training.py train ...`; rank 0 dies at step FMCT_TEST_CRASH_AT.
 """

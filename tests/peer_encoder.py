@@ -1,4 +1,4 @@
-"""An encoder that is not ours, as a configuration file names it: peer_encoder:tiny."""
+"""An external encoder, as named in a configuration file: peer_encoder:tiny."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from fmct_hpc.probe.encoders import Encoder, weights_digest
 
 
 class Tiny(Encoder):
-    """One vector a volume: a linear layer on an 8³ thumbnail in the brain window."""
+    """One vector per volume: a linear layer on an 8³ thumbnail in the brain window."""
 
     poolings = ("cls",)
 

@@ -1,4 +1,4 @@
-"""Folders of tiny DINOv2 and DINOv3 models, as Hugging Face's downloads are."""
+"""Folders of tiny DINOv2 and DINOv3 models, in the layout of Hugging Face downloads."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ from transformers import Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTMo
 
 
 def dinov2(folder: Path) -> torch.nn.Module:
-    """Of width 12, with patches of 14."""
+    """A DINOv2 of width 12 with patches of 14."""
     sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
     return _saved(Dinov2Model(Dinov2Config(**sizes, patch_size=14, image_size=28)), folder)
 
 
 def dinov3(folder: Path) -> torch.nn.Module:
-    """Of width 16, with patches of 16 and two registers."""
+    """A DINOv3 of width 16 with patches of 16 and two registers."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     return _saved(DINOv3ViTModel(DINOv3ViTConfig(**sizes, num_register_tokens=2)), folder)
 

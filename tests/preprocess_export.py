@@ -15,11 +15,11 @@ from shards.format_names import ShardFormat
 
 KEY = "0123456789abcdef" * 4
 ROOT = "1.2.276.0.7230010.3.99"
-"""Every UID of this export begins with it."""
+"""Prefix of all UIDs of this export."""
 CENTRE = np.array([2.0, 8.0, 60.0])
-"""Of every head, LPS mm, before a study moves its slices."""
+"""Centre of every head, LPS mm, before a study shifts its slices."""
 SERIES = 3
-"""Series a study: one that becomes a volume, one localizer, one that is too short or truncated."""
+"""Series per study: one that becomes a volume, a localizer, and one that is too short or truncated."""
 
 
 def head(points: np.ndarray) -> np.ndarray:
@@ -31,7 +31,7 @@ def head(points: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Export:
-    """A scanned export and the key file that goes with it."""
+    """A scanned export and its key file."""
 
     folder: Path
     catalog: Path
@@ -47,7 +47,7 @@ class Export:
         return PreprocessConfig(
             key_file=self.key_file,
             workers=workers,
-            select=SelectConfig(keep="all"),  # every series is tried, so that each has its own outcome
+            select=SelectConfig(keep="all"),  # builds every series, so that each has an outcome
             grid=GridConfig(spacing_mm=(spacing, spacing, spacing)),
             output=OutputConfig(formats=formats, shard_mib=shard_mib),
         )
@@ -84,7 +84,7 @@ def write_study(folder: Path, study: int) -> None:
 def write_series(
     folder: Path, study: int, series: int, acquisition: Acquisition, **attributes: object
 ) -> list[Path]:
-    """One file a slice; identifiers are made from the study's and the series' number."""
+    """One file per slice; identifiers are made from the numbers of study and series."""
     paths = []
     for number, position in enumerate(acquisition.positions):
         identity = {
@@ -101,14 +101,14 @@ def write_series(
 
 
 def run_inline(export: Export, out: Path, config: PreprocessConfig) -> run.Summary:
-    """The three parts of preprocessing one after another in this process, as a cluster runs them."""
+    """Plan, tasks and collection in this process, in the order in which a cluster runs them."""
     for index in range(run.plan(export.catalog, out, config)):
         run.run_task(export.catalog, out, index, config)
     return run.collect(out, config)
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Every output file by its path, but for those that hold times: task markers and summary."""
+    """All output files by path, except those with times: task markers and summary."""
     return {
         str(path.relative_to(out)): path.read_bytes()
         for path in sorted(out.rglob("*"))

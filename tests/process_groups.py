@@ -1,4 +1,4 @@
-"""Processes that a test has started: whether a group has ended, and who reads for whom."""
+"""Processes that a test has started: whether a group has ended, and the reader processes of a rank."""
 
 import os
 from contextlib import suppress
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def group_is_gone(group: int) -> bool:
-    """Whether a process group has no process left."""
+    """Whether all processes of a group have ended."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -15,7 +15,7 @@ def group_is_gone(group: int) -> bool:
 
 
 def children_of(process: int) -> list[int]:
-    """Processes that it, or any of its threads, has started."""
+    """Child processes of a process, started by any of its threads."""
     found: list[int] = []
     with suppress(OSError):
         for thread in Path(f"/proc/{process}/task").iterdir():

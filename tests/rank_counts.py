@@ -1,4 +1,4 @@
-"""A function on worlds of 1, 2 and 4 ranks: `python tests/rank_counts.py MODULE:FUNCTION FOLDER`.
+"""Runs a function on 1, 2 and 4 ranks: `python tests/rank_counts.py MODULE:FUNCTION FOLDER`.
 
 Ranks are forked from a process that has imported torch and computed nothing, so that it is imported once.
 """
@@ -19,7 +19,7 @@ Ranked = Callable[[int, int, Path], dict[str, torch.Tensor]]
 
 
 def on_rank_counts(function: Ranked, folder: Path) -> dict[int, list[dict[str, torch.Tensor]]]:
-    """What function(rank, world, folder), of a module's top level, gave to each rank of each world."""
+    """Results of function(rank, world, folder), of a module's top level, by world size and rank."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     name = f"{function.__module__}:{function.__qualname__}"
     command = [sys.executable, __file__, name, str(folder)]

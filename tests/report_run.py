@@ -1,4 +1,4 @@
-"""All that a report is made of, written by the project's own writers in seconds: no step is trained."""
+"""All inputs of a report, created in seconds by the project's own writers, without training."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,14 +35,14 @@ from shards.atomic import write_text
 
 VOLUMES = 24
 STEPS = 700
-"""More than a curve has points."""
+"""More than the points of a curve."""
 SCANNERS = ("GE LIGHTSPEED", "SIEMENS FORCE")
 HOSTILE = "<script>alert(1)</script>|`bleed` $x$ _y_"
-"""A label's name: the user's text."""
+"""A label's name, which is text of the user."""
 
 
 class Inputs(NamedTuple):
-    """Folders and files that `fmct report` takes."""
+    """Folders and files, the inputs of `fmct report`."""
 
     run: Path
     data: Path
@@ -178,7 +178,7 @@ def _write_run(run: Path, config: TrainConfig, dataset: Dataset) -> None:
 
 
 def _write_probe(folder: Path, run: Path) -> None:
-    """Two tasks by two methods, at two numbers of labels with two seeds each, of two encoders."""
+    """Two encoders, two tasks, two methods, two numbers of labels, two seeds each."""
     generator = np.random.default_rng(0)
     row: dict[str, object]
     results: list[dict[str, object]] = []

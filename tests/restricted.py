@@ -1,4 +1,4 @@
-"""Work on a machine that refuses: file systems that are read-only or full, no home, no rights of root's."""
+"""Running code with restrictions: read-only or full file systems, no home directory, no root privileges."""
 
 import ctypes
 import os
@@ -22,7 +22,7 @@ exec setpriv --bounding-set=-all --inh-caps=-all "$@"
 
 @cache
 def _mounts() -> bool:
-    """Whether mounts of our own can be made here."""
+    """Whether private mounts can be created here."""
     programs = all(map(shutil.which, ("unshare", "setpriv", "mount")))
     return programs and not subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode
 
@@ -38,16 +38,16 @@ def confined(
     known: bool = True,
     environment: Mapping[str, str | None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, without capabilities: it meets the modes of files as any user does.
+    """Run a command without capabilities, so that file modes apply to it as to any user.
 
-    The test is skipped where mounts cannot be made, but not by root in CI.
+    The test is skipped if mounts cannot be created; as root in CI it fails instead.
 
     Args:
-        command: of this environment.
+        command: the command line.
         cwd: its working folder.
-        read_only: folders that are read-only, with all that lies below, but for `writable`.
-        full: folders in whose place is a file system without room.
-        writable: folders that stay as they are.
+        read_only: folders that are read-only, with their contents, except `writable`.
+        full: folders that are replaced by a full file system.
+        writable: folders that stay writable.
         shared_memory_kib: size of /dev/shm.
         known: whether the user has an entry in /etc/passwd.
         environment: changes; None unsets.
@@ -78,14 +78,14 @@ def confined(
 
 
 def fmct(*arguments: str | Path) -> list[str | Path]:
-    """The command line of this environment."""
+    """The command line of this environment's `fmct`."""
     return [Path(sys.executable).with_name("fmct"), *arguments]
 
 
 def outcome(work: Callable[[], object], *, open_files: int | None = None) -> str:
-    """What `work` ends with in a process without root's rights: "done", or the class and text of its error.
+    """The outcome of `work` in a process without root privileges: "done", or the class and text of its error.
 
-    open_files: how many it may have open beyond those that it begins with.
+    open_files: how many more files it may open.
     """
     read, write = os.pipe()
     child = os.fork()
@@ -110,7 +110,7 @@ def outcome(work: Callable[[], object], *, open_files: int | None = None) -> str
 
 
 def _give_up_rights() -> None:
-    """Give up all capabilities (capset(2), version 3): root then meets the modes of files, as any user."""
+    """Drop all capabilities (capset(2), version 3), so that file modes apply to root as to any user."""
     header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     if ctypes.CDLL(None, use_errno=True).capset(header, nothing):
         raise OSError(ctypes.get_errno(), "capset")

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# All checks and tests, in an environment of their own (.venv-test), on a real Slurm cluster on this host.
+# All checks and tests, in a separate environment (.venv-test), on a real Slurm cluster on this host.
 #   bash tests/run.sh [PYTEST ARGUMENTS]      for example: bash tests/run.sh tests/unit -k shards
-# FMCT_COVERAGE=1 reports the share of lines that ran, by package.
-# As root it installs Slurm from Debian's packages and starts it. Otherwise it says which tests that leaves out;
-# with CI=true their absence is a failure.
+# FMCT_COVERAGE=1 reports the share of executed lines, by package.
+# As root it installs Slurm from Debian's packages and starts it. Otherwise it lists the tests that are skipped;
+# with CI=true they fail instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 step() { printf '\n=== %s\n' "$*"; }
 
-# What the tests need of the system: Slurm with accounting, dcm2niix as an oracle of geometry, a browser.
+# System packages for the tests: Slurm with accounting, dcm2niix as an oracle of geometry, a browser.
 packages=(slurm-wlm slurmdbd munge mariadb-server dcm2niix chromium chromium-driver)
 programs=(slurmctld slurmd slurmdbd munged mariadbd dcm2niix chromium chromedriver)
 missing() {
@@ -21,7 +21,7 @@ missing() {
 step "environment"
 if [ -n "$(missing)" ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
   echo "installing ${packages[*]}"
-  # RUNLEVEL=1: their services are not to start; the cluster starts its own.
+  # RUNLEVEL=1: do not start their services; the cluster starts its own.
   log=$(mktemp)
   (apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}") \
     > "$log" 2>&1 || { tail -n 30 "$log" >&2; exit 1; }
@@ -30,7 +30,7 @@ fi
 bash launch/environment.sh .venv-test --test
 export PATH="$PWD/.venv-test/bin:$PATH:/usr/sbin:/sbin"
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
-unset PYTHONDONTWRITEBYTECODE # the tests start hundreds of processes, each of which would compile our modules
+unset PYTHONDONTWRITEBYTECODE # the tests start hundreds of processes, which would all compile the modules
 
 step "style, types, import directions"
 ruff check .
@@ -48,7 +48,7 @@ else
   echo "no cluster (needs root and: ${packages[*]}): tests marked slurm, those against dcm2niix and those in a browser cannot run"
 fi
 
-# Three at a time on two cores: one waits for Slurm most of the time, and others for a killed run or for one process of many.
+# Three processes on two cores: tests often wait for Slurm, for a killed run or for one of several processes.
 step "tests"
 run=(pytest)
 [ "${FMCT_COVERAGE-}" != 1 ] || run=(bash tests/coverage.sh)

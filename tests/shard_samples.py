@@ -55,7 +55,7 @@ def make_key(number: int) -> str:
 
 
 def noise(shape: tuple[int, int, int], seed: int) -> np.ndarray:
-    """HU-like noise with a corner of plain air that covers whole chunks of a large volume."""
+    """HU-like noise with a corner of constant air that covers whole chunks of a large volume."""
     voxels = np.random.default_rng(seed).normal(30, 400, shape).astype(np.int16)
     voxels[: shape[0] // 2, : shape[1] // 2] = -1024
     return voxels
@@ -76,7 +76,7 @@ def write_dataset(
     shards: dict[str, dict[str, np.ndarray]],
     preprocessing: dict[str, object] | None = None,
 ) -> DatasetInfo:
-    """One of `preprocessing`, where that is given; it need not be kept beside the volumes."""
+    """A dataset of the configuration `preprocessing`, if given; it need not be stored with the volumes."""
     changes = {"config_digest": preprocessing_digest(preprocessing)} if preprocessing else {}
     for name, volumes in shards.items():
         write_shard(folder, name, format, volumes, **changes)
@@ -87,7 +87,7 @@ PREPROCESSING: dict[str, object] = {
     "select": {"pattern": "Schädel nativ", "kvp": [80.0, 150.0]},
     "grid": {"spacing_mm": [1.0, 1.0, 1.0]},
 }
-"""A configuration that datasets can be of."""
+"""A preprocessing configuration for datasets."""
 
 
 def damage_volume(folder: Path, number: int) -> None:

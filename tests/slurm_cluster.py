@@ -9,13 +9,13 @@ class Cluster:
     """The Slurm that tests/cluster/start.sh started."""
 
     def wait(self, job: str, seconds: float = 90) -> str:
-        """Wait until no task of `job` is queued or running; returns its state, of an array the worst."""
+        """Wait until no task of `job` is queued or running; returns its state, for an array the worst."""
         self.until(lambda: not self.queued(job), seconds, f"job {job}")
         states = self.states(job)
         return next((state for state in states if state != "COMPLETED"), states[0])
 
     def queued(self, job: str) -> bool:
-        """Whether a task of `job` waits or runs."""
+        """Whether a task of `job` is pending or running."""
         return bool(self.run("squeue", "--noheader", "--jobs", job))
 
     def states(self, job: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A sweep of all methods on an encoder of ours, small enough for tests."""
+"""A sweep of all methods on an encoder of this package, small enough for tests."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ AFFINE = (0, 0, -12, 90, 0, -12, 0, 90, 12, 0, 0, -90, 0, 0, 0, 1)
 
 
 def bright_sweep(tmp_path: Path, seed: int = 0) -> SweepConfig:
-    """A dataset whose label says which volumes are the brighter half, an untrained encoder, and the grid."""
+    """A dataset whose label marks the brighter half of the volumes, an untrained encoder, and the grid."""
     keys = [make_key(number) for number in range(60)]
     generator = np.random.default_rng(0)
     with ShardWriter(tmp_path / "data", "shard-00000", "zarr") as writer:

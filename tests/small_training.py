@@ -26,7 +26,7 @@ VOLUMES = 6
 
 
 def write_dataset(directory: Path, volumes: int = 6, spacing: float = 4.0) -> Path:
-    """Ellipsoids of tissue in air, each with a bright ball elsewhere."""
+    """Ellipsoids of tissue in air, each with a bright ball at another position."""
     grid = np.stack(np.meshgrid(*(3 * [np.linspace(-1, 1, 40)]), indexing="ij"))
     with ShardWriter(directory, "shard-00000", "zarr") as writer:
         for number in range(volumes):
@@ -60,7 +60,7 @@ def small_config(data: Path, /, **sections: Mapping[str, object]) -> TrainConfig
 
 
 def small_encoder(data: Path, folder: Path) -> Path:
-    """An encoder.safetensors of random weights, exported as a run on that dataset would."""
+    """An encoder.safetensors of random weights, exported as by a run on that dataset."""
     import torch
 
     from fmct_hpc.objective.student import Student
@@ -81,7 +81,7 @@ def write_checkpoint(
     ranks: int = 1,
     beginning: "InitialWeights | None" = None,
 ) -> Path:
-    """A run's checkpoint of step 3 with these entries, by kind and name, cut as `ranks` ranks do."""
+    """A run's checkpoint of step 3 with these entries, by kind and name, sliced as by `ranks` ranks."""
     from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, Manifest, file_facts, part_name
     from fmct_hpc.train.pieces import whole_piece, write_pieces
 
@@ -113,7 +113,7 @@ def write_recipe(config: TrainConfig, path: Path) -> Path:
 
 
 def start_training(recipe: Path, run: Path, ranks: int = 2, *arguments: str) -> subprocess.Popen[str]:
-    """`fmct train` in a process group of its own."""
+    """`fmct train` in a separate process group."""
     command = [sys.executable, "-m", "launch.cli", "train", "--config", str(recipe), "--run", str(run)]
     return subprocess.Popen(
         [*command, "--ranks", str(ranks), *arguments],
@@ -126,7 +126,7 @@ def start_training(recipe: Path, run: Path, ranks: int = 2, *arguments: str) -> 
 
 
 def after_a_step(config: TrainConfig) -> "Training":
-    """This rank's part of a training after its first step, in one micro-batch."""
+    """This rank's part of a training after its first step, with one micro-batch."""
     from fmct_hpc.train.process_group import join
 
     place = join("cpu")  # before DeepSpeed is imported

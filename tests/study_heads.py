@@ -1,4 +1,4 @@
-"""Heads of the study's generator, small enough that a few hundred steps learn from them."""
+"""Heads of the study's generator, small enough to learn from in a few hundred steps."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SPACING = 7.0
 
 
 def write_heads(directory: Path, heads: int, copies: bool = False) -> Path:
-    """Heads that differ; or one head again and again, of which nothing but its noise differs."""
+    """Different heads, or copies of one head that differ only in their noise."""
     config = CohortConfig(seed=77, edge=24, spacing_mm=SPACING)
     with ShardWriter(directory, "shard-00000", "zarr") as writer:
         for number in range(heads):

@@ -1,4 +1,4 @@
-"""A small dataset of studies with several series, of which the bone ones alone show what the label tells."""
+"""A small dataset of studies with several series; only the bone series show the finding of the label."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from shards import ShardWriter, finish_dataset
 
 STUDIES = 64
 TORN = (5, 6)
-"""Whose series bear two Patient IDs."""
+"""The study whose series have two Patient IDs."""
 
 
 def study_keys() -> list[str]:
@@ -24,7 +24,7 @@ def study_keys() -> list[str]:
 
 
 def study_sweep(folder: Path) -> SweepConfig:
-    """Each study has a soft thick volume, the best; three of four a bright or dark bone one; some a third."""
+    """Each study has a soft thick volume, the best; three of four a bright or dark bone volume; some a third."""
     generator = np.random.default_rng(0)
     positive = np.arange(STUDIES) // 4 % 2 == 1
     number = 0

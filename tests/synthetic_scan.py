@@ -1,4 +1,4 @@
-"""Scans of the demo's synthetic heads as arrays, without DICOM files between."""
+"""Scans of the demo's synthetic heads as arrays, without DICOM files."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from preprocess.volume.crop import Head, find_head
 from preprocess.volume.resample import Grid, resample
 
 MATRIX, PIXEL_MM = 128, 2.0
-"""A field of 256 mm."""
+"""For a field of view of 256 mm."""
 
 
 def stack_of(
@@ -50,7 +50,7 @@ def scan_of(slices: Stack, patient: int = 0, noise_hu: float = 4.0, head_rest: b
 def stored(
     hu: np.ndarray, slices: Stack, spacing_mm: float = 2.0, margin_mm: float = 5.0
 ) -> tuple[Head, np.ndarray, Grid]:
-    """The head that is found, the voxels as they would be stored, and their grid."""
+    """The located head, the voxels as they would be stored, and their grid."""
     spacing = (spacing_mm,) * 3
     head = find_head(hu, slices, threshold=-500, anatomy=HEAD)
     target = head.box(spacing, margin_mm)

@@ -1,4 +1,4 @@
-"""What one rank of tests/integration/test_train.py does: many runs in one process, whose start is slow.
+"""One rank of tests/integration/test_train.py: many runs in one process, because its start is slow.
 
 `python tests/training_ranks.py SCENARIO FOLDER`; FOLDER holds a configuration a run, as <name>.json.
 """
@@ -26,7 +26,7 @@ from fmct_hpc.train.signals import EXIT_SAVED
 from shards import FmctError
 
 BREAK = 8
-"""The step at which a resumed run was broken off."""
+"""The step at which a resumed run was interrupted."""
 COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")
 
 
@@ -39,8 +39,8 @@ def main(scenario: str, folder: Path) -> None:
         name, until = os.environ["ELASTIC"].split(":")
         assert train(configuration(folder, name), folder / "elastic", until=int(until)) == 0
         return
-    # Stage 3 comes last: it leaves torch's linear layer with a backward pass of DeepSpeed's, whose sums round
-    # in another order, and a run is compared to the bit with those before it.
+    # Stage 3 is last: it replaces the backward pass of torch's linear layer by DeepSpeed's, whose sums round
+    # in another order, and runs are compared bit by bit.
     for name in (
         *("skipping", "stage0", "bf16-0", "stage1", "smaller-1", "stage2", "smaller-2"),
         *("gram-0", "gram-1", "stage3", "bf16-3", "smaller-3", "gram-3"),
@@ -63,7 +63,7 @@ def main(scenario: str, folder: Path) -> None:
 
 
 def stopped_by_signals_and_time(config: TrainConfig, run: Path) -> None:
-    """Two signals to rank 1 alone, then the end of its Slurm job; each time all ranks save and leave."""
+    """Two signals to rank 1 only, then the end of its Slurm job; each time all ranks save and exit."""
     stops = {}
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         threading.Thread(target=signal_after_a_step, args=(run, number), daemon=True).start()
@@ -92,7 +92,7 @@ def rows(run: Path) -> int:
 
 
 def disk_full(config: TrainConfig, run: Path) -> None:
-    """Rank 1 can't write its file of the second checkpoint: all ranks end as for any mistake.
+    """Rank 1 can't write its file of the second checkpoint: all ranks end as for any error.
 
     First where its file system takes room beforehand, then where it can't.
     """
@@ -112,7 +112,7 @@ def disk_full(config: TrainConfig, run: Path) -> None:
 
 
 class Operators(TorchDispatchMode):
-    """The names of all operators that torch runs, collectives among them."""
+    """The names of all operators that torch runs, including collectives."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch annotates its methods in part
@@ -124,7 +124,7 @@ class Operators(TorchDispatchMode):
 
 
 def teacher_update(config: TrainConfig) -> dict[str, Any]:
-    """One update of the teacher: which collectives it runs, and how far it is from the formula."""
+    """One update of the teacher: its collectives, and its deviation from the formula."""
     training = after_a_step(config)
     from fmct_hpc.train.partition import own_part
 
@@ -149,7 +149,7 @@ def teacher_update(config: TrainConfig) -> dict[str, Any]:
 
 
 def whole(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
-    """Copies of whole parameters; gathered where stage 3 has cut them."""
+    """Copies of whole parameters, gathered if stage 3 has partitioned them."""
     import deepspeed
 
     with deepspeed.zero.GatheredParameters(list(parameters.values())):

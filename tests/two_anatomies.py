@@ -1,4 +1,4 @@
-"""Knees and heads, preprocessed by every anatomy: two_anatomies.py FOLDER prints what came of them as JSON.
+"""Knees and heads, preprocessed with every anatomy: two_anatomies.py FOLDER prints the results as JSON.
 
 tests/integration/test_new_anatomy.py runs it where `knee` is registered.
 """
@@ -28,7 +28,7 @@ HEAD = preprocess_export.head
 
 
 def knee(points: np.ndarray) -> np.ndarray:
-    """HU at patient points (..., 3): the ends of two bones in muscle and fat, all along the scan."""
+    """HU at patient points (..., 3): the ends of two bones in muscle and fat, along the whole scan."""
     x, y, z = (points[..., axis] - CENTRE[axis] for axis in range(3))
     from_axis = np.hypot(x, y)
     bone = (from_axis < 38) & (abs(z) > 3 + 3 * np.cos(x / 15))
@@ -37,7 +37,7 @@ def knee(points: np.ndarray) -> np.ndarray:
 
 
 def make_export(work: Path) -> Export:
-    """Four studies: two knees and two heads, one of each with a text that names it."""
+    """Four studies: two knees and two heads, one of each with a text that names the body part."""
     slices = axial(slices=22, gap=6.0, start=(-70, -60, 0))
     for study, (hu, text) in enumerate(((knee, "Knie links"), (knee, ""), (HEAD, "Kopf nativ"), (HEAD, ""))):
         preprocess_export.head = hu
@@ -50,13 +50,13 @@ def make_export(work: Path) -> Export:
 
 
 def config(key_file: Path, anatomy: str, **sections: dict[str, Any]) -> PreprocessConfig:
-    """In voxels of 4 mm."""
+    """Preprocessing with voxels of 4 mm."""
     values = {"key_file": key_file, "grid": {"spacing_mm": (4, 4, 4)}, "output": {"formats": ("zarr",)}}
     return PreprocessConfig.model_validate({**values, **sections, "select": {"anatomy": anatomy}})
 
 
 def result(export: Export, out: Path, name: str) -> dict[str, Any]:
-    """What becomes of the export by one anatomy."""
+    """The outcome of the export with one anatomy."""
     made = config(export.key_file, name)
     run_inline(export, out, made)
     volumes, rows = (pq.read_table(out / f"{part}.parquet") for part in ("manifest", "quarantine"))
@@ -75,7 +75,7 @@ def result(export: Export, out: Path, name: str) -> dict[str, Any]:
 
 
 def refusal(key_file: Path, anatomy: str, **sections: dict[str, Any]) -> str:
-    """Why a configuration is none."""
+    """Why a configuration is invalid."""
     try:
         config(key_file, anatomy, **sections)
     except ValidationError as error:

@@ -25,7 +25,7 @@ def as_array(acquisition: Acquisition) -> tuple[np.ndarray, np.ndarray]:
 def write_nifti(
     hu: np.ndarray, affine: np.ndarray, path: Path, dtype: type = np.int16, codes: tuple[int, int] = (1, 1)
 ) -> Path:
-    """The index (slice, row, column) and its affine to LPS, as NIfTI has it: (i, j, k), RAS."""
+    """The index (slice, row, column) and its affine to LPS in NIfTI's convention: (i, j, k), RAS."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nibabel.Nifti1Image(hu.transpose(2, 1, 0).astype(dtype), None)
     ras = _RAS_FROM_LPS @ affine[:, [2, 1, 0, 3]]
@@ -39,7 +39,7 @@ def write_nifti(
 
 
 def write_itk(hu: np.ndarray, affine: np.ndarray, path: Path, packed: bool = True) -> Path:
-    """By SimpleITK: .nrrd, .mha or .mhd, by the name."""
+    """Write .nrrd, .mha or .mhd, by the name, with SimpleITK."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(hu)
     own = affine[:3, [2, 1, 0]]
@@ -52,7 +52,7 @@ def write_itk(hu: np.ndarray, affine: np.ndarray, path: Path, packed: bool = Tru
 
 
 def write_nrrd_ras(hu: np.ndarray, affine: np.ndarray, path: Path) -> Path:
-    """By hand, uncompressed, in RAS as 3D Slicer's older versions and others write it."""
+    """Written directly, uncompressed, in RAS, as by older versions of 3D Slicer and other programs."""
     own = _RAS_FROM_LPS @ affine[:, [2, 1, 0, 3]]
     vectors = ["({})".format(",".join(map(repr, own[:3, axis].tolist()))) for axis in range(4)]
     lines = [

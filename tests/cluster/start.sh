@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Starts a real Slurm on this host, without systemd and outside /etc: munge, MariaDB, slurmdbd, slurmctld, and
-# four slurmds n[1-4] with two pretended GPUs each. Partition `low` (default) is preempted by `high`.
-#   FMCT_CLUSTER_DIR=DIR bash tests/cluster/start.sh     everything lies in DIR; a running cluster is left as it is
-# Then SLURM_CONF=DIR/slurm.conf is all that sbatch, squeue and sacct need. Needs root (munge, mknod, slurmd).
+# four slurmds n[1-4] with two simulated GPUs each. Partition `low` (default) is preempted by `high`.
+#   FMCT_CLUSTER_DIR=DIR bash tests/cluster/start.sh     all files are in DIR; a running cluster is not changed
+# Then sbatch, squeue and sacct only need SLURM_CONF=DIR/slurm.conf. Requires root (munge, mknod, slurmd).
 set -euo pipefail
 export LC_ALL=C
 dir=$(realpath -m "${FMCT_CLUSTER_DIR:?name a folder for the cluster}")
@@ -40,7 +40,7 @@ done
 mkdir -p "$dir"/{log,pid,db,state,spool,gpu}
 chmod 755 "$dir"
 
-# Seven free ports in a row: 0 MariaDB, 1 slurmdbd, 2 slurmctld, 3 to 6 the nodes.
+# Seven consecutive free ports: 0 MariaDB, 1 slurmdbd, 2 slurmctld, 3 to 6 the nodes.
 used() { (exec 3<> "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
 port=17900
 until ! (for p in $(seq $port $((port + 6))); do used "$p" && exit 0; done; exit 1); do port=$((port + 10)); done
@@ -78,7 +78,7 @@ chmod 600 "$dir/slurmdbd.conf"
 
 minor=200
 for gpu in "$dir"/gpu/{0,1}; do
-  # A character device that nothing opens: Slurm only wants to see one.
+  # A character device that nothing opens: Slurm only checks that it exists.
   mknod "$gpu" c 1 $((minor += 1)) || fail "mknod"
 done
 echo "Name=gpu File=$dir/gpu/[0-1]" > "$dir/gres.conf"

@@ -4,7 +4,7 @@ set -euo pipefail
 dir=$(realpath -m "${FMCT_CLUSTER_DIR:?name the folder of the cluster}")
 [ -d "$dir/pid" ] || { echo "cluster: none in $dir"; exit 0; }
 
-# Jobs first, so that no step outlives its daemon; then from the nodes down to what they rest on.
+# Jobs first, so that no step outlives its daemon; then the daemons, from the nodes to the database.
 SLURM_CONF=$dir/slurm.conf timeout 10 scancel --user "$(id -un)" 2> /dev/null || true
 for daemon in slurmd-n1 slurmd-n2 slurmd-n3 slurmd-n4 slurmctld slurmdbd mariadbd munged; do
   pid=$(cat "$dir/pid/$daemon.pid" 2> /dev/null) || continue

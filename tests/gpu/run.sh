@@ -2,9 +2,9 @@
 # All measurements that need a GPU, in one call: on a machine with one NVIDIA GPU, Python 3.11 or newer and PyTorch
 # 2.11 or newer, without network, with or without DALI and DeepSpeed.
 #   bash tests/gpu/run.sh OUT [--dry] [PART...]
-# OUT gets PART.json, PART.log, and gpu.json and gpu.md of all parts. Each part has a process of its own, at most ten
-# minutes; all together stop beginning new measurements after 25. --dry runs everything at toy size on the CPU.
-# What a part needs and is not installed is named in the table, and the other parts go on. PYTHON names the interpreter.
+# OUT gets PART.json, PART.log, and gpu.json and gpu.md of all parts. Each part runs in a separate process, for at most
+# ten minutes; no new measurement starts after 25 minutes in total. --dry runs everything at a tiny size on the CPU.
+# Missing packages of a part are listed in the table, and the other parts continue. PYTHON: the interpreter.
 set -euo pipefail
 if [ $# -lt 1 ]; then
   echo "usage: bash tests/gpu/run.sh OUT [--dry] [PART...]" >&2

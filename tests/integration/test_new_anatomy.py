@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
-from documented_example import Followed, follow
+from documented_example import AppliedExample, follow
 from documents import REPOSITORY
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Followed:
+def copy(tmp_path_factory: pytest.TempPathFactory) -> AppliedExample:
     """The packages with the document's anatomy."""
     return follow("How to add an anatomy", tmp_path_factory.mktemp("copy"))
 
 
-def test_the_documented_anatomy_takes_what_the_head_refuses(copy: Followed, tmp_path: Path) -> None:
+def test_the_documented_anatomy_takes_what_the_head_refuses(copy: AppliedExample, tmp_path: Path) -> None:
     """Two knees and two heads, one of each without a text that names it."""
     copy.lint()
     script = str(REPOSITORY / "tests/two_anatomies.py")

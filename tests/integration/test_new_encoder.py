@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from documented_example import Followed, follow
+from documented_example import AppliedExample, follow
 from safetensors.numpy import load_file
 from small_training import small_config, write_dataset, write_recipe
 
@@ -86,12 +86,12 @@ found["refused"] = {
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Followed:
+def copy(tmp_path_factory: pytest.TempPathFactory) -> AppliedExample:
     return follow("How to add an encoder", tmp_path_factory.mktemp("copy"))
 
 
 def test_the_documented_encoder_is_pretrained_exported_and_gives_features(
-    copy: Followed, tmp_path: Path
+    copy: AppliedExample, tmp_path: Path
 ) -> None:
     copy.lint()
     data, run = write_dataset(tmp_path / "data"), tmp_path / "run"

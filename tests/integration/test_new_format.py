@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from documented_example import Followed, follow
+from documented_example import AppliedExample, follow
 from shard_samples import noise, write_dataset
 
 USE = """
@@ -35,11 +35,11 @@ print("missed", missed)
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
+def followed(tmp_path_factory: pytest.TempPathFactory) -> AppliedExample:
     return follow("How to add a storage format", tmp_path_factory.mktemp("copy"))
 
 
-def test_the_documented_format_stores_the_same_volumes(followed: Followed, tmp_path: Path) -> None:
+def test_the_documented_format_stores_the_same_volumes(followed: AppliedExample, tmp_path: Path) -> None:
     volumes = {f"{n:032x}": noise((5, 6 + n, 7), n) for n in range(3)}
     write_dataset(tmp_path / "zarr", "zarr", {"shard-00000": volumes})
     for source, out, to in (("zarr", "plain", "plain"), ("plain", "back", "zarr")):
@@ -51,5 +51,5 @@ def test_the_documented_format_stores_the_same_volumes(followed: Followed, tmp_p
     assert followed.run("-c", USE, str(tmp_path)) == "missed 0\n"
 
 
-def test_the_documented_format_is_short_and_formatted(followed: Followed) -> None:
+def test_the_documented_format_is_short_and_formatted(followed: AppliedExample) -> None:
     followed.lint()

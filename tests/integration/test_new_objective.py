@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from documented_example import Followed, follow
+from documented_example import AppliedExample, follow
 from documents import REPOSITORY
 from small_training import small_config, write_dataset, write_recipe
 
@@ -12,12 +12,12 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Followed:
+def copy(tmp_path_factory: pytest.TempPathFactory) -> AppliedExample:
     return follow("How to add an objective", tmp_path_factory.mktemp("copy"))
 
 
 def test_the_documented_part_trains_on_two_ranks_and_is_counted_and_shown(
-    copy: Followed, tmp_path: Path
+    copy: AppliedExample, tmp_path: Path
 ) -> None:
     config = small_config(write_dataset(tmp_path / "data"), run={"steps": 2})
     recipe, folder = write_recipe(config, tmp_path / "recipe.yaml"), tmp_path / "run"
@@ -35,7 +35,7 @@ def test_the_documented_part_trains_on_two_ranks_and_is_counted_and_shown(
     assert "VICReg&#39;s variance" in (tmp_path / "report.html").read_text()
 
 
-def test_the_documented_part_passes_what_every_part_must(copy: Followed) -> None:
+def test_the_documented_part_passes_what_every_part_must(copy: AppliedExample) -> None:
     copy.lint()
     tests = (
         "-m",
