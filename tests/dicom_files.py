@@ -17,7 +17,7 @@ Function = Callable[[np.ndarray], np.ndarray]
 
 
 def ct_image(stored: np.ndarray, **attributes: object) -> FileDataset:
-    """A CT image of the given stored values; attributes by DICOM keyword override others, None removes them."""
+    """A CT image of the given stored values; attributes by DICOM keyword override others, None removes."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = CTImageStorage
@@ -110,7 +110,7 @@ class Acquisition:
         order: Iterable[int] | None = None,
         **attributes: object,
     ) -> FileDataset:
-        """All slices as frames of one file; those of an enhanced file in `order`, each with a rescale slope."""
+        """All slices as frames of one file; in an enhanced file in `order`, each with a rescale slope."""
         order = list(range(len(self.positions)) if order is None else order)
         images = [ct_image(np.rint(hu(self.points(self.positions[k]))).astype(np.int16)) for k in order]
         data = images[0]

@@ -63,7 +63,7 @@ def _bit_lengths(values: np.ndarray) -> np.ndarray:
 
 
 def _code_lengths(counts: np.ndarray) -> dict[int, int]:
-    """Bits of each symbol's Huffman code; an extra symbol has the code of all ones, which must not be used."""
+    """Bits of each symbol's Huffman code; an extra symbol has the unused code of all ones."""
     heap = [(int(count), number, [number]) for number, count in enumerate(counts) if count]
     heap.append((0, 99, [99]))
     heapq.heapify(heap)

@@ -24,7 +24,7 @@ def study_keys() -> list[str]:
 
 
 def study_sweep(folder: Path) -> SweepConfig:
-    """Each study has a soft thick volume, the best; three of four a bright or dark bone volume; some a third."""
+    """Each study has a soft thick volume, the best; three of four a bright or dark bone one, some a third."""
     generator = np.random.default_rng(0)
     positive = np.arange(STUDIES) // 4 % 2 == 1
     number = 0
