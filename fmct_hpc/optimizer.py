@@ -1,4 +1,4 @@
-"""AdamW without torch's compiler, whose import takes longer than all other work of a short command."""
+"""AdamW without torch's compiler, whose import takes longer than the rest of a short command."""
 
 import inspect
 from typing import Any

@@ -1,7 +1,7 @@
-"""The names of shard formats and of their codecs, without imports: the help of commands lists them."""
+"""The names of shard formats and of their codecs, in a module without imports for the commands' help."""
 
 from typing import Literal
 
 ShardFormat = Literal["zarr", "webdataset"]
 Codec = Literal["zstd", "lz4"]
-"""What voxels are compressed with: zstd in archives; lz4 on request in copies for training."""
+"""Compression of voxels: zstd in archives; lz4 on request in copies for training."""

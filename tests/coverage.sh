@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# pytest, and then the share of each package's lines that ran. Processes that tests start are measured too.
+# Runs pytest and reports the share of executed lines of each package, including processes that tests start.
 #   bash tests/coverage.sh [PYTEST ARGUMENTS]       afterwards `coverage report` and `coverage html` show each file
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export COVERAGE_FILE=$PWD/.coverage
-# From Python 3.12 on the interpreter itself can report lines, which costs a few per cent instead of half the time.
+# From Python 3.12 on the interpreter can report lines, at a cost of a few per cent instead of half the time.
 if python -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then export COVERAGE_CORE=sysmon; fi
 coverage erase
 code=0

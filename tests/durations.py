@@ -1,6 +1,6 @@
-"""How long tests take, of which the markers `fast` and `slow` and the order of the files are made.
+"""Durations of tests, which determine the markers `fast` and `slow` and the order of the files.
 
-pytest --junitxml=junit.xml; python tests/durations.py junit.xml    # measures again what that run did
+pytest --junitxml=junit.xml; python tests/durations.py junit.xml    # updates the tests of that run
 """
 
 import sys
@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 TABLE = Path(__file__).with_name("durations.tsv")
 SLOW_TEST, SLOW_FILE = 20.0, 60.0
-"""Seconds from which a test is slow, or a whole file: its tests share what takes that long."""
+"""Seconds from which a test, or all tests of a file, are slow: in a slow file they share fixtures."""
 FAST_FILES = 75.0
-"""Seconds of the fast files together; with their imports that is under two minutes."""
+"""Total seconds of the fast files; with their imports under two minutes."""
 
 
 class Durations:
@@ -22,7 +22,7 @@ class Durations:
     def __init__(self, seconds: Mapping[str, float]) -> None:
         self.seconds = dict(seconds)
         self.fast: set[str] = set()
-        """The shortest files of tests/unit and tests/numerics, but none that was not measured."""
+        """The shortest measured files of tests/unit and tests/numerics."""
         total = 0.0
         for file, took in sorted(self.seconds.items(), key=lambda row: (row[1], row[0])):
             if file.endswith(".py") and not file.startswith("integration/"):
@@ -36,11 +36,11 @@ class Durations:
         return cls({name: float(took) for name, took in rows})
 
     def is_slow(self, file: str, function: str) -> bool:
-        """Whether the test takes `SLOW_TEST` by itself, or its file `SLOW_FILE`."""
+        """Whether the test takes `SLOW_TEST`, or its file `SLOW_FILE`."""
         return f"{file}::{function}" in self.seconds or self.seconds.get(file, 0) >= SLOW_FILE
 
     def with_report(self, report: ElementTree.Element) -> "Durations":
-        """These, and of the files in a JUnit report what that says."""
+        """These durations, updated for the files in a JUnit report."""
         files: dict[str, float] = defaultdict(float)
         tests: dict[str, float] = defaultdict(float)
         for case in report.iter("testcase"):

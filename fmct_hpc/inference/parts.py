@@ -1,4 +1,4 @@
-"""Paths of new scans, cut into parts: the units of the commands that read them as job arrays."""
+"""Paths of new scans, divided into parts: the units of commands that run as job arrays."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def parts_of(paths: Sequence[Path], volumes: int, others: int, by_study: bool) -
 
 
 def inputs_of(part: Part) -> list[tuple[int, Sequence[int] | None, str]]:
-    """What the results of a part depend on, for digests: all but the location of datasets."""
+    """What the results of a part depend on, for digests: everything except the location of datasets."""
     return [(piece.number, piece.rows, piece.digest) for piece in part]
 
 

@@ -9,16 +9,16 @@ from fmct_hpc.probe.statistics.scored import IntArray
 
 
 def nearest_of(
-    batches: Iterable[tuple[int, NDArray[np.float32]]], asked: NDArray[np.float32], count: int
+    batches: Iterable[tuple[int, NDArray[np.float32]]], queries: NDArray[np.float32], count: int
 ) -> tuple[IntArray, NDArray[np.float32]]:
-    """The `count` nearest volumes of asked (B, width), of length 1, and their cosines: (B, count) each.
+    """The `count` nearest volumes of queries (B, width), of unit length, and their cosines: (B, count) each.
 
-    batches: as of `StoredFeatures.batches`. Of equal cosines the first volume comes first.
+    batches: of `StoredFeatures.batches`. Volumes with equal cosines are in their order.
     """
-    numbers = np.zeros((len(asked), 0), np.int64)
-    cosines = np.zeros((len(asked), 0), np.float32)
+    numbers = np.zeros((len(queries), 0), np.int64)
+    cosines = np.zeros((len(queries), 0), np.float32)
     for first, batch in batches:
-        own = asked @ batch.T
+        own = queries @ batch.T
         of_batch = np.broadcast_to(np.arange(first, first + len(batch)), own.shape)
         numbers = np.concatenate([numbers, of_batch], axis=1)
         cosines = np.concatenate([cosines, own], axis=1)

@@ -1,4 +1,4 @@
-"""DeepSpeed's Muon optimizer, which its ZeRO optimizers import, without loading torch's compiler for it."""
+"""DeepSpeed's Muon optimizer, which its ZeRO optimizers import, without loading torch's compiler."""
 
 import importlib
 from contextlib import suppress
@@ -7,7 +7,7 @@ _MODULE = "deepspeed.runtime.zero.muon.muon_optimizer"
 
 
 def import_muon() -> None:
-    """Import Muon with its functions uncompiled, where this DeepSpeed has it.
+    """Import Muon with its functions uncompiled, if this version of DeepSpeed has it.
 
     DeepSpeed 0.19 imports it to compare its type with the optimizer's, which for us is always AdamW. Muon's
     functions, which no run calls then, are decorated with `deepspeed.runtime.compiler.compile`, so that torch

@@ -29,10 +29,10 @@ _OF_PAIRS: dict[str, Callable[[Mapping[str, Any]], Cell]] = {
 
 
 def of_results(results: Sequence[Averaged], without: Iterable[str] = ()) -> dict[str, list[Cell]]:
-    """The columns that say which result a row is, by name; without: names of those to leave out."""
+    """The columns that identify a result, by name; without: names of columns to omit."""
     return {name: [make(one) for one in results] for name, make in _OF_RESULTS.items() if name not in without}
 
 
 def of_pairs(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Cell]]:
-    """The columns that say which comparison a row is, by name."""
+    """The columns that identify a comparison, by name."""
     return {name: [make(row) for row in rows] for name, make in _OF_PAIRS.items()}

@@ -1,4 +1,4 @@
-"""What an object's header says of its pixels, read once for all images of a series that say the same."""
+"""The header attributes of an object's pixels, read once for all images of a series with equal ones."""
 
 from collections.abc import Callable
 from functools import cached_property, lru_cache
@@ -138,7 +138,7 @@ def read_pixel_header(file: BinaryIO, size: int) -> tuple[PixelHeader, BinaryIO]
     """
     if found := walked(file, file.read(WINDOW), size, _WANTED):
         found.file.seek(found.pixels)
-        # At the same place, so that they are equal in all files.
+        # At the same position, so that they are equal in all files.
         elements = tuple(one._replace(value_tell=0) for one in found.elements.values())
         return _same(elements, found.transfer_syntax), found.file
     file.seek(0)

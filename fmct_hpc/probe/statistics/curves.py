@@ -20,9 +20,9 @@ class Curve:
     volumes: IntArray
     """(bins,)"""
     observed: Measure
-    """The outcome of each bin, (R, patients) -> (R, bins); NaN where a resample has none of its volumes."""
+    """The outcome of each bin, (R, patients) -> (R, bins); NaN if a resample has none of its volumes."""
     at: float | None = None
-    """The time by which outcomes are counted, for a time to event."""
+    """For times to event, the time by which events are counted."""
 
 
 def curve_of_means(name: str, predicted: FloatArray, truth: FloatArray, patients: IntArray) -> Curve:
@@ -45,7 +45,7 @@ def curve_of_events(
 
 
 def _binned(predicted: FloatArray) -> tuple[BoolArray, FloatArray]:
-    """Which volumes are in which bin, (N, bins), and the bins' mean predictions."""
+    """Membership of volumes in bins, (N, bins), and the bins' mean predictions."""
     numbers = bin_numbers(predicted)
     own = numbers[:, None] == np.arange(numbers.max() + 1)
     return own, predicted @ own / own.sum(axis=0)
@@ -81,7 +81,7 @@ class _EventShares:
 
 
 def _share(drawn: NDArray[np.uint16], events: BoolArray, starts: IntArray, counted: BoolArray) -> FloatArray:
-    """1 minus the Kaplan-Meier estimate of volumes, each drawn some times: (R, n) -> (R,).
+    """1 minus the Kaplan-Meier estimate of volumes, given how often each was drawn: (R, n) -> (R,).
 
     The volumes are sorted by time; starts: the first of each time; counted: the times up to the horizon.
     """
