@@ -1,8 +1,8 @@
-"""What a checkpoint of ViT-B costs: `python tests/bench/bench_checkpoint.py [--folder FOLDER]`.
+"""The cost of a checkpoint of ViT-B: `python tests/bench/bench_checkpoint.py [--folder FOLDER]`.
 
 The reference recipe's whole state (student, AdamW's moments, teacher, centre) on one rank, saved to FOLDER
-(default: the temporary directory) by the trainer's own code and checked as a resume checks it. More ranks
-write equal shares at once, and their steps are shorter in the same measure, so the share of training time
+(default: the temporary directory) by the trainer's own code and verified as for a resume. More ranks
+write equal shares in parallel, and their steps are shorter by the same factor, so the share of training time
 is about the same. The step time is that of `fmct train --dry-run`: one H100 at 40 % of its peak.
 """
 

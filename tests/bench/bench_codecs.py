@@ -1,12 +1,12 @@
-"""What each transfer syntax costs a preprocessing task, in this version of the code and in another.
+"""The cost of each transfer syntax in a preprocessing task, in this version of the code and in another.
 
     git worktree add /tmp/other 872b9ad
     OMP_NUM_THREADS=1 python tests/bench/bench_codecs.py --against /tmp/other
 
-needs imagecodecs (the extra `bench`) for JPEG-LS and HTJ2K. Each version works in a process of its own, and
-they take turns with the rows; CPU time, the least of several rounds. The voxels' CRC-32 and the source digest
-must be those of the uncompressed series in every row, or the run fails. What a task costs beside its bare
-parts and other programs is for `bench_preprocess.py`.
+needs imagecodecs (the extra `bench`) for JPEG-LS and HTJ2K. Each version runs in a separate process, with
+interleaved rows; CPU time, minimum of several rounds. The run fails unless the voxels' CRC-32 and the source
+digest of every row are those of the uncompressed series. `bench_preprocess.py` compares a task with its
+unavoidable steps and with other programs.
 """
 
 import argparse
@@ -52,7 +52,7 @@ SYNTAXES = {
 
 
 def encoder(syntax: str) -> Callable[[np.ndarray], bytes]:
-    """What makes a codestream of uint16 pixels."""
+    """Encoders from uint16 pixels to a codestream."""
     if syntax == JPEGLosslessSV1:
         return lambda pixels: written(pixels, BITS)
     import imagecodecs  # the others need it
@@ -85,7 +85,7 @@ def save_deflated(data: pydicom.FileDataset, path: Path) -> None:
 
 
 def write_series(folder: Path, syntax: str | None, slices: int, size: int) -> None:
-    """A synthetic head as a modern scanner writes it, 160 mm in `slices` of `size`², 12 bits unsigned.
+    """A synthetic head as from a modern scanner, 160 mm in `slices` of `size`², 12 bits unsigned.
 
     syntax: a compressed transfer syntax's UID; None: Explicit VR Little Endian.
     """
@@ -110,7 +110,7 @@ def write_series(folder: Path, syntax: str | None, slices: int, size: int) -> No
 
 
 class Side:
-    """One version of the code, in a process that measures tasks as it is told to."""
+    """One version of the code, in a process that measures tasks on request."""
 
     def __init__(self, tree: Path, work: Path) -> None:
         work.mkdir()
@@ -123,7 +123,7 @@ class Side:
         )
 
     def task(self, series: Path) -> tuple[float, str]:
-        """CPU seconds of a task, and the first time what it made: CRC-32 and source digest."""
+        """CPU seconds of a task, and on the first call CRC-32 and source digest of its result."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f"{series}\n")

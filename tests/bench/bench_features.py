@@ -1,7 +1,7 @@
-"""What extracting features costs beside the encoder alone: `python tests/bench/bench_features.py`.
+"""The cost of extracting features compared with the encoder alone: `python tests/bench/bench_features.py`.
 
-ViT-S on 96³ reads heads of the size of real ones at 1 mm from a zarr dataset, on one thread; process time, so
-that other work on the machine counts little. The encoder alone gets views that are ready in memory.
+ViT-S on 96³ reads heads of realistic size at 1 mm from a zarr dataset, on one thread; process time, so
+that other work on the machine has little effect. The encoder alone reads views from memory.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""What a record costs as an archive grows: `python tests/bench/bench_growth.py [--counts N...]`.
+"""The cost per record as an archive grows: `python tests/bench/bench_growth.py [--counts N...]`.
 
-The commands that work on records and not on voxels, over as many volumes of 2³ voxels, so that their rows are
-all there is: catalog rows (5 images a volume), tasks' tables and shards, index, features, labels. Every step
-runs in a forked process, for its peak memory, which begins at that of the imports; CPU time. The last column
-is the cost of a record beside that at the first count. What collecting compares pair by pair
-(`preprocess.qc.similar`) is a row of its own.
+Commands that process records rather than voxels, on the given numbers of volumes of 2³ voxels, so that the
+cost is that of the records: catalog rows (5 images per volume), tasks' tables and shards, index, features,
+labels. Every step runs in a forked process, for its peak memory, which starts at that of the imports; CPU
+time. The last column is the cost per record relative to the first count. The comparison of pairs in
+collecting (`preprocess.qc.similar`) has a separate row.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def plan(folder: Path) -> None:
 
 
 def do_tasks(folder: Path) -> None:
-    """What the plan's tasks leave, of volumes of 2³ voxels."""
+    """Write the outputs of the plan's tasks, with volumes of 2³ voxels."""
     config = configuration(folder)
     out, digest = folder / "out", preprocessing_digest(config.shaping())
     voxels, random = np.zeros((2, 2, 2), np.int16), np.random.default_rng(0)
@@ -104,7 +104,7 @@ def do_tasks(folder: Path) -> None:
 
 
 def collect(folder: Path) -> None:
-    """All but the comparison of pairs."""
+    """Collect without the comparison of pairs."""
     with patch("preprocess.qc.sketches.similar_pairs", return_value=iter(())):
         run.collect(folder / "out", configuration(folder))
 

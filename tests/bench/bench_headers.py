@@ -1,9 +1,10 @@
-"""Headers, a scan and a selection beside those of another commit, as docs/benchmarks.md says.
+"""Headers, a scan and a selection compared with another commit (docs/benchmarks.md).
 
     python tests/bench/bench_headers.py --against TREE
 
 The files are those of bench_scan.py, with the header of a real CT (../shared). TREE is a work tree (`git
-worktree add`), whose code runs in turn with ours under the same interpreter; CPU time, the least of rounds.
+worktree add`), whose code runs alternately with this one under the same interpreter; CPU time, minimum of
+rounds.
 """
 
 import argparse

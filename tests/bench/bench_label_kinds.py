@@ -1,4 +1,4 @@
-"""Seconds of one core that the bootstrap of each kind of label takes, with its reliability curves.
+"""Seconds of the bootstrap of each kind of label, with its reliability curves, on one core.
 
 python tests/bench/bench_label_kinds.py
 """

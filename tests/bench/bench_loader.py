@@ -1,12 +1,12 @@
-"""The loader from shards beside another version of this code and the reference's cached files.
+"""The loader from shards, compared with another version of this code and the reference's cached files.
 
     git worktree add /tmp/other 872b9ad
     OMP_NUM_THREADS=1 python tests/bench/bench_loader.py --against /tmp/other --reference
 
-CPU ms a volume of 2 global and 2 local views of 96³ (the recipe of the reference) of one real head of
-176×220×220 (`bench_shards.head`), from its shard and from copies for training of either codec. Each row works
-in a process of its own and they take turns; all make the same volumes in a round. The ratio to the first row
-is the median over the rounds. --reference: MONAI's chain from the file that it caches (the extra `test`). The
+CPU ms per volume for 2 global and 2 local views of 96³ (the reference's recipe) of one real head of
+176×220×220 (`bench_shards.head`), from its shard and from training copies with either codec. Each row runs
+in a separate process, interleaved, with the same volumes in each round. The ratio to the first row
+is the median over the rounds. --reference: MONAI's chain from its cached file (the extra `test`). The
 run fails unless the views of all rows are equal.
 """
 
@@ -40,7 +40,7 @@ REFERENCE_VOLUMES = 3
 
 
 class Side:
-    """A process that makes views as one row does."""
+    """The process of one row, which makes views."""
 
     def __init__(self, tree: Path, dataset: Path, keys: dict[str, object]) -> None:
         command = [sys.executable, str(HERE / "loader_side.py"), str(tree), str(dataset), json.dumps(keys)]
@@ -48,7 +48,7 @@ class Side:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=tree)
 
     def seconds(self, steps: int, check: bool) -> tuple[float, int]:
-        """CPU seconds a volume, and, if `check`, what tells the views apart."""
+        """CPU seconds per volume and, if `check`, the CRC-32 of the views."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f"{json.dumps([steps, check])}\n")
@@ -61,7 +61,7 @@ class Side:
 
 
 def rows(folder: Path, against: Path | None, shape: list[int]) -> dict[str, tuple[Path, Path]]:
-    """Tree and dataset of every row; the datasets are written here."""
+    """Tree and dataset of every row; writes the datasets."""
     volume = head()[tuple(slice(0, edge) for edge in shape)].copy()
     with ShardWriter(folder / "archive", "shard", "zarr") as shard:
         shard.add(make_record(volume, make_key(0)), volume)
@@ -73,7 +73,7 @@ def rows(folder: Path, against: Path | None, shape: list[int]) -> dict[str, tupl
 
 
 def cached_reference(folder: Path) -> Callable[[], object]:
-    """A volume's views by MONAI, from the float16 field in the file that its PersistentDataset keeps."""
+    """A volume's views by MONAI, from the float16 field in the cache file of its PersistentDataset."""
     import torch  # with MONAI, for this row alone
     from bench_views import reference, windowed_field
 

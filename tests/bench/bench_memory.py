@@ -1,8 +1,8 @@
-"""Bytes a rank holds under each ZeRO stage, against theory: `python tests/bench/bench_memory.py [STAGE...]`.
+"""Bytes per rank under each ZeRO stage, and in theory: `python tests/bench/bench_memory.py [STAGE...]`.
 
-Student, teacher and AdamW's state of a run in float32 (bf16 is autocast, so the same there), on 1, 2 and 4
-ranks over gloo, after a step, when gradients are freed. Measured is the size of the memory blocks behind the
-tensors, each counted once; "all" is every live tensor of the process, DeepSpeed's buffers among them.
+Student, teacher and AdamW's state of a run in float32 (the same with bf16, which is autocast), on 1, 2 and 4
+ranks over gloo, after a step, when gradients are freed. Measured is the size of the tensors' storages, each
+counted once; "all" is every live tensor of the process, including DeepSpeed's buffers.
 
 Theory is fmct_hpc.train.dry_run.held_bytes.
 """

@@ -1,8 +1,8 @@
-"""The order of samples and what it costs storage, simulated: `python tests/bench/bench_order.py`.
+"""The order of samples and its cost for the storage, simulated: `python tests/bench/bench_order.py`.
 
-361,663 volumes of about 7 MB in shards of about 2 GB, nodes of 8 ranks, one epoch. Beside the order by
-lanes, a plain permutation of all volumes. A node's cache holds a tenth of the shards, least recently
-used out, and counts a hit where a volume's shard is there.
+361,663 volumes of about 7 MB in shards of about 2 GB, nodes of 8 ranks, one epoch. The order by
+lanes is compared with a plain permutation of all volumes. A node's LRU cache holds a tenth of the shards; a
+hit is a volume whose shard is in it.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def figures(shard: np.ndarray, size: np.ndarray, rank: np.ndarray, batch: int, shards: int) -> list[str]:
-    """One row; arrays (volumes,) in the order of the epoch."""
+    """Print one row; arrays (volumes,) in the order of the epoch."""
     node = rank // RANKS_A_NODE
     fetched = len(np.unique(node * shards + shard))
     starts = range(0, len(shard) - 50 * batch, max(1, len(shard) // batch // 10) * batch)

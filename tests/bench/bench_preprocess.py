@@ -1,11 +1,10 @@
-"""A scan from DICOM to a shard, beside its unavoidable parts, and beside dcm2niix with MONAI.
+"""A scan from DICOM to a shard, compared with its unavoidable steps, and with dcm2niix and MONAI.
 
     OMP_NUM_THREADS=1 python tests/bench/bench_preprocess.py
 
-needs dcm2niix (Debian's package) and monai, unless `--no-peers` leaves their rows out. The slices are not
-compressed: what each transfer syntax costs, beside another version, is for `bench_codecs.py`. CPU time of one
-thread, the least of several rounds in which the rows take turns, so that other work on the machine counts
-little; read the ratios.
+needs dcm2niix (Debian's package) and monai, unless `--no-peers` omits their rows. The slices are not
+compressed; `bench_codecs.py` compares transfer syntaxes. CPU time of one thread, minimum of several rounds
+with interleaved rows, so that other work on the machine has little effect; compare ratios.
 """
 
 import argparse
@@ -41,7 +40,7 @@ ZSTD = blosc.Blosc(cname="zstd", clevel=1, shuffle=blosc.BITSHUFFLE)
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU time of this process and of the programs that it ran meanwhile."""
+    """CPU time of this process and of the programs that it has run."""
     before = time.process_time() + children()
     work()
     return time.process_time() + children() - before
@@ -53,7 +52,7 @@ def children() -> float:
 
 
 class Scan:
-    """One series, and everything that is measured on it."""
+    """One series, and all measurements on it."""
 
     def __init__(self, folder: Path, work: Path):
         self.folder, self.work = folder, work
@@ -81,7 +80,7 @@ class Scan:
         run.collect(self.out, self.config)
 
     def task(self) -> None:
-        """Plan and task alone: decode, resample, crop, check, de-identify, write the shard and its tables."""
+        """Only plan and task: decode, resample, crop, check, de-identify, write the shard and its tables."""
         self.rounds += 1
         catalog = self.work / "1.parquet"
         run.plan(catalog, self.out, self.config)
@@ -120,14 +119,14 @@ class Scan:
         crc32(self.voxels)
 
     def nifti(self) -> Path:
-        """dcm2niix, uncompressed: the quickest it can be."""
+        """dcm2niix without compression, its fastest mode."""
         folder = self.work / "nifti"
         folder.mkdir(exist_ok=True)
         for old in folder.iterdir():
             old.unlink()
         command = ["dcm2niix", "-z", "n", "-b", "n", "-f", "scan", "-o", str(folder), str(self.folder)]
         subprocess.run(command, check=True, capture_output=True)
-        # Of tilted or unevenly spaced series dcm2niix writes corrected copies too; the last is the most so.
+        # For tilted or unevenly spaced series dcm2niix adds corrected copies; the last has all corrections.
         return sorted(folder.glob("*.nii"), key=lambda path: len(path.name))[-1]
 
     def reference(self, until: int) -> None:
@@ -154,7 +153,7 @@ def windows(image: torch.Tensor) -> torch.Tensor:
 
 
 def measure(scan: Scan, rounds: int, peers: bool) -> dict[str, float]:
-    """Least CPU seconds of each row; peers: those of dcm2niix and MONAI too."""
+    """Minimum CPU seconds of each row; peers: also those of dcm2niix and MONAI."""
     rows: dict[str, Callable[[], object]] = {
         "decode": scan.decode,
         "torch": scan.resample_torch,

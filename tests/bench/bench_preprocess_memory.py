@@ -1,7 +1,7 @@
 """Peak memory of preprocessing as the archive grows: `python tests/bench/bench_preprocess_memory.py`.
 
-Series of 20 small slices, a study each, so that the number of files and not their pixels is what grows. The
-command's own process (plan, ledger, collect) and its worker are told apart.
+Series of 20 small slices, one per study, so that the number of files grows rather than their pixels. The
+command's process (plan, ledger, collect) and its worker are measured separately.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""An index's recall and time beside the exact search: python tests/bench/bench_retrieval.py.
+"""An index's recall and time compared with the exact search: python tests/bench/bench_retrieval.py.
 
-Features have the shape of an encoder's: 768 channels that follow 24 directions of falling variance, and
-noise. One core is used where OMP_NUM_THREADS=1.
+Features resemble an encoder's: 768 channels with 24 directions of decreasing variance, and noise. With
+OMP_NUM_THREADS=1 one core is used.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """A small and a large archive, simulated by the project's own functions: `python tests/bench/bench_scale.py`.
 
-The plan, the ledger's files, the order of samples, the needs of a node's cache, checkpoints and what
-failures cost. Assumed are 21 MB of pixels a series (40 slices of 512² pixels of 16 bits) and 6 MB stored;
-nothing is read or written but a few small files. docs/operations.md has the tables. It takes some minutes
+The plan, the ledger's files, the order of samples, the requirements of a node's cache, checkpoints and the
+cost of failures. Assumes 21 MB of pixels per series (40 slices of 512² pixels of 16 bits) and 6 MB stored;
+only a few small files are read or written. docs/operations.md has the tables. It takes some minutes
 and 2 GB.
 """
 
@@ -91,7 +91,7 @@ def print_ledger(archives: Archives) -> None:
 
 
 def status_of_one(count: int) -> tuple[int, float]:
-    """File-system calls and seconds that `ledger.result` takes for one done task, on this disk."""
+    """File-system calls and seconds of `ledger.result` for one finished task, on this disk."""
     with tempfile.TemporaryDirectory() as folder:
         place = ledger.files(Path(folder), count - 1, Task(digest="0" * 64, rows=(0,)))
         shard = ShardInfo(name=place.shard, volumes=1, bytes=0, sha256="0" * 64)
@@ -123,7 +123,7 @@ def status_of_one(count: int) -> tuple[int, float]:
 
 
 def _calls(look: Callable[[], object]) -> int:
-    """How often `look` opens or asks for a file by its name."""
+    """Number of times that `look` opens a file or queries one by name."""
     seen: list[str] = []
 
     def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

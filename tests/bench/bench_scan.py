@@ -1,8 +1,8 @@
 """Speed and memory of a scan and of a plan: `python tests/bench/bench_scan.py`.
 
-The files are made here: the header of a real CT (../shared) before an image of 64 pixels, 20 to a series.
-Speeds are against reading the same files bare, in the same run; CPU time, because the machine may be busy.
-Every measurement runs in a process of its own, for its peak memory.
+The files are created: the header of a real CT (../shared) and an image of 64 pixels, 20 per series.
+Speeds are relative to only reading the same files in the same run; CPU time, for busy machines.
+Every measurement runs in a separate process, for its peak memory.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def run_scan(folder: Path, catalog: Path, workers: int) -> None:
 
 
 def make_catalog(path: Path, series: int, images: int = SERIES_FILES) -> None:
-    """A catalog of `series` series of `images` instances, no file behind them."""
+    """A catalog of `series` series of `images` instances, without files."""
     strings = {f.name: "text" for f in INSTANCE_TABLE if f.type == pa.string()}
     with CatalogWriter(path) as writer:
         for start in range(0, series, 2000):
@@ -105,7 +105,7 @@ def make_catalog(path: Path, series: int, images: int = SERIES_FILES) -> None:
 
 
 def regroup(catalog: Path) -> None:
-    """The second half of a scan, with the images of `catalog` as what was found."""
+    """The second half of a scan, with the images of `catalog` as its findings."""
     rejected = rejected_path(catalog)
     with PrivateParquet(rejected, REJECTED_TABLE):
         pass

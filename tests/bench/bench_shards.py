@@ -1,8 +1,8 @@
 """Reading and writing shards: `OMP_NUM_THREADS=1 python tests/bench/bench_shards.py [reads|codecs|index]`.
 
 The volume is the real head of tests/data, its slices stacked and resized to 176×220×220. Times are CPU
-times of this process, one thread, warm: the same random crops in turn by every reader, the least of the
-rounds for each crop, their mean. blosc2 comes with the extra `bench`; `--no-blosc2` leaves its rows out.
+times of this process, one thread, warm cache: all readers read the same random crops, interleaved; shown is
+the mean over crops of the minimum over rounds. blosc2 is in the extra `bench`; `--no-blosc2` omits its rows.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def read_first(dataset: Dataset, box: Box) -> np.ndarray:
 def compare(
     readers: dict[str, ReadBox], voxels: np.ndarray, crop: int, rounds: int
 ) -> dict[str, tuple[float, float]]:
-    """CPU ms of a whole volume and of a crop³ for each reader, taken in turn; each must read the voxels."""
+    """CPU ms of a whole volume and of a crop³ for each reader, interleaved; checks the voxels of each."""
     places = [tuple(slice(0, size) for size in voxels.shape), *boxes(voxels.shape, crop)]
     least = {name: np.full(len(places), np.inf) for name in readers}
     for read in readers.values():
@@ -128,7 +128,7 @@ def add_blosc2(
     ratios: dict[str, float],
     writes: dict[str, float],
 ) -> None:
-    """Its rows, from a file and from memory."""
+    """The rows of blosc2, from a file and from memory."""
     import blosc2  # of the extra `bench`
 
     blosc2.set_nthreads(1)
@@ -155,7 +155,7 @@ def add_blosc2(
 
 
 def chunked(voxels: np.ndarray, edge: int, codec: blosc.Blosc) -> dict[tuple[int, ...], bytes]:
-    """Each chunk of the volume that is not plain air, as numcodecs' blosc encodes it."""
+    """Each chunk of the volume that is not constant air, encoded by numcodecs' blosc."""
     stored = {}
     for cell in np.ndindex(*(-(-size // edge) for size in voxels.shape)):
         chunk = np.full((edge,) * 3, -1024, np.int16)
@@ -167,7 +167,7 @@ def chunked(voxels: np.ndarray, edge: int, codec: blosc.Blosc) -> dict[tuple[int
 
 
 def box_of_chunks(stored: dict[tuple[int, ...], bytes], edge: int, box: Box) -> np.ndarray:
-    """The voxels of a box by a plain loop over the chunks it touches."""
+    """The voxels of a box by a plain loop over its chunks."""
     out = np.full([side.stop - side.start for side in box], -1024, np.int16)
     chunk = np.empty((edge,) * 3, np.int16)
     for cell in itertools.product(*(range(side.start // edge, -(-side.stop // edge)) for side in box)):

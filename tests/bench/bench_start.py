@@ -1,7 +1,7 @@
-"""What it costs to start `fmct`: `python tests/bench/bench_start.py [--against TREE]`.
+"""The time to start `fmct`: `python tests/bench/bench_start.py [--against TREE]`.
 
-CPU time (user and system) of whole processes, the least of rounds. TREE is a work tree of another commit
-(`git worktree add`), whose commands run in turn with ours under the same interpreter.
+CPU time (user and system) of whole processes, minimum of rounds. TREE is a work tree of another commit
+(`git worktree add`), whose commands run alternately with these under the same interpreter.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""A training step on one device: ours under DeepSpeed beside a plain torch loop, for growing batches.
+"""A training step on one device: the trainer under DeepSpeed and a plain torch loop, for growing batches.
 
     python tests/bench/bench_step.py --size B --batches 16 32 64 128          # on a GPU: bf16
-    python tests/bench/bench_step.py --tiny                                  # does the benchmark run at all?
+    python tests/bench/bench_step.py --tiny                                  # tests that the benchmark runs
 
-Views are drawn on the device once, so that no data is waited for. Each step is the whole objective (DINO and
-MAE, teacher, update, average); a batch that does not fit has a row that says so.
+Views are drawn on the device once, so that no step waits for data. Each step is the whole objective (DINO and
+MAE, teacher, update, average); a batch that does not fit into memory has a row that says so.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def plain(config: TrainConfig, rank_info: RankInfo) -> Callable[[int], None]:
 
 
 def measure(step: Callable[[int], None], rank_info: RankInfo, steps: int) -> float:
-    """Seconds a step, the median of `steps` after some that warm it up."""
+    """Seconds per step, the median of `steps` after some warm-up steps."""
     seconds = []
     for number in range(WARM_UP + steps):
         began = time.perf_counter()

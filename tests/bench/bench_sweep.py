@@ -1,10 +1,10 @@
-"""1,000 linear probes and their intervals, beside scikit-learn: `python tests/bench/bench_sweep.py`.
+"""1,000 linear probes and their intervals, compared with scikit-learn: `python tests/bench/bench_sweep.py`.
 
 10,000 volumes of 768 features with a spectrum like a vision transformer's (variances over six orders of
 magnitude, correlated channels), 10 labels × 5 folds × 20 strengths. scikit-learn fits the same problems one
-by one; by default a sample of them, spread evenly over strengths, folds and labels, whose mean time stands
-for the rest; `--all` fits all thousand. Both have as many threads as OMP_NUM_THREADS says. Then the
-bootstrap over patients of 10 labels.
+by one; by default only a sample, spread evenly over strengths, folds and labels, from whose mean the total
+is extrapolated; `--all` fits all thousand. Both use OMP_NUM_THREADS threads. Then the bootstrap over patients
+of 10 labels.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     cells = list(np.ndindex(len(STRENGTHS), FOLDS, LABELS))
     step = 1 if options.all else len(cells) // options.sample
-    # Moved on by one each time, so that all labels and folds come.
+    # Shifted by one each time, so that all labels and folds occur.
     chosen = [cells[n * step + n % step] for n in range(len(cells) // step)]
     scaled = {}
     differences = []

@@ -1,4 +1,4 @@
-"""How often the sign of enhanced vessels is right: `python tests/bench/bench_vessels.py`."""
+"""The accuracy of the detection of enhanced vessels: `python tests/bench/bench_vessels.py`."""
 
 import argparse
 import sys

@@ -1,10 +1,10 @@
-"""Views a second: `OMP_NUM_THREADS=1 python tests/bench/bench_views.py`.
+"""Views per second: `OMP_NUM_THREADS=1 python tests/bench/bench_views.py`.
 
 Every row makes the recipe's 2 global and 2 local views of 96³ of one real head of 176×220×220 at 1 mm
-(`bench_shards.head`), all rows in turn, the least of `--rounds`. CPU time is that of this process and its
-readers, all threads together: it compares work per core even on a busy machine. The reference is
-NYUMedML/headCT_foundation's MONAI chain, from its cached field in memory, from the file that MONAI's
-PersistentDataset keeps of it, and from NIfTI.
+(`bench_shards.head`), rows interleaved, minimum of `--rounds`. CPU time is that of this process and its
+readers, all threads together, which compares work per core even on a busy machine. The reference is
+NYUMedML/headCT_foundation's MONAI chain, from its cached field in memory, from the cache file of MONAI's
+PersistentDataset, and from NIfTI.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def table(folder: Path, volume: np.ndarray, data: DataConfig, rounds: int, samples: int) -> None:
-    """Work per core, in one process; `samples` volumes of each row in a round, a sixth of the slow ones."""
+    """Work per core, in one process; `samples` volumes per row and round, a sixth for slow rows."""
     zarr = data.model_copy(update={"path": folder / "zarr", "workers": 0, "prefetch": 1})
     tar = zarr.model_copy(update={"path": folder / "webdataset"})
     InMemory.volume = volume
@@ -130,7 +130,7 @@ def facts(path: Path) -> tuple[DatasetInfo, pa.Table]:
 
 
 def readers(folder: Path, data: DataConfig, counts: Sequence[int], samples: int) -> None:
-    """Readers beside the trainer's process: wall time, and CPU time of all of them."""
+    """Reader processes in addition to the trainer's: wall time, and CPU time of all of them."""
     heading("readers", "DALI threads", "CPU ms a volume", "views a second, wall")
     for workers in counts:
         config = data.model_copy(update={"path": folder / "zarr", "workers": workers})
@@ -165,7 +165,7 @@ def batches(loader: Loader) -> Row:
 
 
 def reads(loader: Loader, copied: DataConfig | None = None) -> Row:
-    """Reads what a sample needs and, if told, copies as many bytes as its views have."""
+    """Reads the voxels of a sample and, optionally, copies as many bytes as its views have."""
     source = loader._source
     size = copied.view_sizes[0] if copied else (0, 0, 0)
     views, to = (np.zeros((VIEWS, 3, *size), np.float32) for _ in range(2))
@@ -178,7 +178,7 @@ def reads(loader: Loader, copied: DataConfig | None = None) -> Row:
 
 
 def windowed_field(volume: np.ndarray, data: DataConfig) -> torch.Tensor:
-    """What the reference caches: (C, 224, 224, 224) float16 in [0, 1]."""
+    """The reference's cached field: (C, 224, 224, 224) float16 in [0, 1]."""
     pad = [((FIELD - n) // 2, FIELD - n - (FIELD - n) // 2) for n in volume.shape]
     hu = torch.from_numpy(np.pad(volume, pad, constant_values=-1000).astype(np.float32))
     return torch.stack([((hu - (lv - w / 2)) / w).clamp(0, 1) for lv, w in data.windows]).half()
@@ -235,7 +235,7 @@ def reference(data: DataConfig) -> Callable[[np.ndarray], object]:
 
 
 def from_nifti(path: Path) -> np.ndarray:
-    """`loading_transforms`: what it keeps of a file is the field, float16 (C, 224, 224, 224)."""
+    """`loading_transforms`, from a file to the field, float16 (C, 224, 224, 224)."""
     load = [mt.LoadImage(image_only=True), mt.EnsureChannelFirst(), mt.Orientation("RAS", labels=None)]
     load += [mt.Spacing((1.0, 1.0, 1.0), mode=3), mt.CropForeground(allow_smaller=False)]
     hu = mt.Compose(load)(path)

@@ -1,7 +1,7 @@
-"""Runs preprocessing tasks with the code of a folder, for `bench_codecs.py`: its arguments are TREE and WORK.
+"""Runs preprocessing tasks with the code of a folder, for `bench_codecs.py`; arguments: TREE and WORK.
 
-Reads a series' folder a line, and writes the task's CPU seconds, and the first time CRC-32 and source digest.
-What it calls is the same in every version since 872b9ad.
+Reads one folder of a series per line, and writes the task's CPU seconds, and the first time CRC-32 and source
+digest. It calls only functions that exist in every version since 872b9ad.
 """
 
 import json

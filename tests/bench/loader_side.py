@@ -1,7 +1,7 @@
 """Makes views with the code of a folder, for `bench_loader.py`: arguments TREE, DATASET and data keys.
 
-Reads the steps of a round a line, and writes the CPU seconds that its volumes took, all threads together, and
-on request the CRC-32 of the last batch's views.
+Reads the steps of a round per line, and writes the CPU seconds of its volumes, over all threads, and on
+request the CRC-32 of the last batch's views.
 """
 
 import json

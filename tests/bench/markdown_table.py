@@ -1,13 +1,13 @@
-"""Rows of a Markdown table on standard output, as docs/benchmarks.md holds them (`run.py`)."""
+"""Prints the rows of a Markdown table in the format of docs/benchmarks.md (`run.py`)."""
 
 
 def heading(*columns: str) -> None:
-    """Begin a table, apart from what was printed before."""
+    """Start a table, separated from earlier output."""
     print()
     row(*columns)
     row(*["---"] * len(columns))
 
 
 def row(*cells: object) -> None:
-    """One row, on the screen at once."""
+    """Print one row immediately."""
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)

@@ -1,15 +1,15 @@
 """Run benchmarks, and write their tables to docs/benchmarks.md: `python tests/bench/run.py [NAME...]`.
 
-A table of that file stands between two comments, of which the first says the command that prints it:
+A table of that file is between two comments; the first has the command that prints it:
 
     <!-- table 1 of: bench_scan.py --files 1000 -->
     ...
     <!-- end -->
 
-NAME is a benchmark without bench_ (none: all of the file). Each command of it runs once, here; its tables,
-numbered in the order of printing, take the place of what stood there, with date, commit, processor and
-versions. All other tables stay. `--against TREE` stands for the word TREE in a command: a work tree (`git
-worktree add`) of the version that it compares with.
+NAME is a benchmark without bench_ (none: all of the file). Each of its commands runs once; its tables,
+numbered in the order of printing, replace those in the document, with date, commit, processor and
+versions. Other tables are unchanged. `--against TREE` replaces the word TREE in a command: a work tree (`git
+worktree add`) of the version to compare with.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tables(words: list[str]) -> list[str]:
-    """The tables that a benchmark prints; ends the program where it fails."""
+    """The tables that a benchmark prints; exits if it fails."""
     paths = {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     command = [sys.executable, str(HERE / words[0]), *words[1:]]
     done = subprocess.run(command, env=os.environ | paths, stdout=subprocess.PIPE, text=True)
@@ -66,8 +66,8 @@ def tables(words: list[str]) -> list[str]:
 
 
 def replaced(text: str, command: str, printed: list[str]) -> str:
-    """The document with these tables in the place of those of `command`."""
-    told = f"\n{measured()}\n\n"
+    """The document with these tables instead of those of `command`."""
+    header = f"\n{measured()}\n\n"
 
     def block(found: re.Match[str]) -> str:
         number = int(found[2])
@@ -75,13 +75,13 @@ def replaced(text: str, command: str, printed: list[str]) -> str:
             return found[0]
         if number > len(printed):
             sys.exit(f"{command}: printed {len(printed)} tables, not {number}")
-        return f"{found[1]}{told}{printed[number - 1]}\n"
+        return f"{found[1]}{header}{printed[number - 1]}\n"
 
     return BLOCK.sub(block, text)
 
 
 def measured() -> str:
-    """When, of which commit, on what, and with what."""
+    """Date, commit, machine and versions of a measurement."""
     git = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown commit"
     day = f"{datetime.now(UTC):%-d %B %Y}"
@@ -98,7 +98,7 @@ def processor() -> str:
 
 
 def versions() -> list[str]:
-    """Of what is installed of `PACKAGES`."""
+    """Versions of the installed `PACKAGES`."""
     found = []
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""The command line that all benchmarks share: sizes are options, and `--tiny` is the least of them."""
+"""The common command line of all benchmarks: sizes are options, and `--tiny` sets the smallest."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ def parsed(
 ) -> argparse.Namespace:
     """The options of `arguments` (None: of this process), with `tiny` as their defaults under `--tiny`.
 
-    At those sizes a benchmark shows that it runs, within seconds; its figures mean nothing.
+    At those sizes a benchmark takes seconds and only tests that it runs; its figures are meaningless.
     """
     parser.add_argument("--tiny", action="store_true", help="sizes at which it is only seen to run")
     if parser.parse_known_args(arguments)[0].tiny:

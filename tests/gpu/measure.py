@@ -1,4 +1,4 @@
-"""One part of `tests/gpu/run.sh`, or the table of all: python measure.py PART --out OUT [--dry]."""
+"""Runs a part of `tests/gpu/run.sh`, or writes the table: python measure.py PART --out OUT [--dry]."""
 
 import argparse
 import json
@@ -17,11 +17,11 @@ import torch
 Row = dict[str, Any]
 PACKAGES = ("torch", "triton", "nvidia-dali-cuda130", "deepspeed", "numba", "numpy", "pydantic", "fmct-hpc")
 UNITS = {"ms": ".2f", "seconds": ".2f", "volumes_per_second": ".1f", "mfu": ".1%", "memory_gb": ".2f"}
-"""How columns are shown; others as they are, floats to four digits."""
+"""Formats of columns; other floats have four digits."""
 
 
 class Measurement:
-    """What a part measures with: the device, the time it has, and where rows go."""
+    """The device, the time limit and the rows of a part."""
 
     def __init__(self, dry: bool, seconds: float) -> None:
         self.dry = dry
@@ -30,13 +30,13 @@ class Measurement:
         self._end = time.monotonic() + seconds
 
     def add(self, **row: Any) -> None:
-        """Keep a row, and show it."""
+        """Add a row, and print it."""
         self.rows.append(row)
         print(json.dumps(row), flush=True)
 
     @property
     def over(self) -> bool:
-        """Whether no new measurement is to begin."""
+        """Whether the time is over, so that no new measurement may start."""
         return time.monotonic() > self._end
 
     def ms(self, work: Callable[[], object], repeats: int = 10, warm_up: int = 3) -> float:
@@ -66,14 +66,14 @@ class Measurement:
         found.append(first.elapsed_time(last))
 
     def forget(self) -> None:
-        """Free the device's cached memory and begin a new peak."""
+        """Free the device's cached memory and reset its peak."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
 
 def machine(dry: bool) -> Row:
-    """The device, and the versions of what runs on it."""
+    """The device, and the versions of the packages."""
     found: Row = {"device": platform.processor() or platform.machine(), "python": platform.python_version()}
     if not dry:
         properties = torch.cuda.get_device_properties(0)
@@ -88,7 +88,7 @@ def machine(dry: bool) -> Row:
 
 
 def run(part: str, out: Path, dry: bool, seconds: float) -> int:
-    """Run a part and write OUT/PART.json, with the rows so far where it ends early; its exit code."""
+    """Run a part and write OUT/PART.json, with the rows so far if it fails; returns its exit code."""
     measurement = Measurement(dry, seconds)
     error, code = None, 0
     try:
@@ -107,7 +107,7 @@ def run(part: str, out: Path, dry: bool, seconds: float) -> int:
 
 
 def table(parts: list[str], out: Path, dry: bool) -> int:
-    """Join the parts to gpu.json and gpu.md; 1 where one failed or is missing, packages aside."""
+    """Join the parts to gpu.json and gpu.md; returns 1 if one failed or is missing, except for packages."""
     found: list[dict[str, Any]] = []
     for part in parts:
         file = out / f"{part}.json"
@@ -126,7 +126,7 @@ def table(parts: list[str], out: Path, dry: bool) -> int:
 
 
 def _markdown(rows: list[Row]) -> list[str]:
-    """Rows of equal columns as one table each."""
+    """Markdown tables, one per sequence of rows with equal columns."""
     lines: list[str] = []
     columns: list[str] = []
     for row in rows:
@@ -149,7 +149,7 @@ def main() -> int:
     parser.add_argument("part")
     parser.add_argument("--parts", nargs="+", default=[], help="of the table")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=580.0, help="no new measurement begins after this")
+    parser.add_argument("--seconds", type=float, default=580.0, help="no new measurement starts after this")
     parser.add_argument("--dry", action="store_true")
     given = parser.parse_args()
     if not given.dry and not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Data wait with real shards beside ViT-B's step: by the product's loader, or by threads without DALI."""
+"""Data wait of ViT-B's step with real shards: by the package's loader, or by threads without DALI."""
 
 import tempfile
 import time
@@ -18,7 +18,7 @@ TOY_DATA = {"field_mm": 40, "global_crop_mm": [20, 40], "local_crop_mm": [10, 20
 
 
 def measure(m: Measurement) -> None:
-    """A row a number of reader processes: the share of a step that waits for data."""
+    """One row per number of reader processes: the share of a step that waits for data."""
     batch = 2 if m.dry else 64
     with tempfile.TemporaryDirectory() as folder:
         data = _written(Path(folder), 4 if m.dry else VOLUMES, (40, 48, 40) if m.dry else (170, 210, 170))
@@ -46,7 +46,7 @@ def _loader(config: TrainConfig, device: torch.device, workers: int) -> tuple[An
 
 
 def _stepped(training: PlainTraining, loader: Any, steps: int) -> tuple[float, float]:
-    """Mean seconds of a step and of those that it waited for its batch, behind three to warm up."""
+    """Mean seconds of a step and of its wait for a batch, after three warm-up steps."""
     taken = waited = 0.0
     for number, batch in zip(range(steps), loader, strict=False):
         began = time.perf_counter()
@@ -58,6 +58,6 @@ def _stepped(training: PlainTraining, loader: Any, steps: int) -> tuple[float, f
 
 
 def _written(folder: Path, volumes: int, shape: tuple[int, int, int]) -> Path:
-    """A dataset of noise in HU with plain air, in one Zarr shard."""
+    """A dataset of noise in HU with constant air, in one Zarr shard."""
     write_dataset(folder, "zarr", {"shard-00000": {make_key(n): noise(shape, n) for n in range(volumes)}})
     return folder

@@ -1,4 +1,4 @@
-"""ViT-L/12 with activation checkpointing, and without as far as it fits."""
+"""ViT-L/12 with activation checkpointing, and without as far as memory allows."""
 
 from measure import Measurement
 from part_step import timed
@@ -9,7 +9,7 @@ TOY_BATCHES = (2,)
 
 
 def measure(m: Measurement) -> None:
-    """A row a batch, with checkpointing and without."""
+    """One row per batch size, with and without checkpointing."""
     for checkpointing in (True, False):
         for batch in TOY_BATCHES if m.dry else BATCHES:
             config = configuration(m.dry, "L", batch, engine={"activation_checkpointing": checkpointing})

@@ -1,4 +1,4 @@
-"""Whether a training repeats itself on one GPU: the same again, and stopped and resumed."""
+"""Whether training on one GPU is reproducible: repeated, and stopped and resumed."""
 
 import copy
 
@@ -12,7 +12,7 @@ STEPS = 10
 
 
 def measure(m: Measurement) -> None:
-    """A row for each of the two, with deterministic kernels and without."""
+    """One row for each of the two, with and without deterministic kernels."""
     for deterministic in (False, True):
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
         config = configuration(m.dry, batch=2 if m.dry else 16)

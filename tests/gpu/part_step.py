@@ -1,4 +1,4 @@
-"""ViT-B/12's training step (DINO + MAE, bf16) at rising batch, eager and compiled: volumes/s, MFU, memory."""
+"""ViT-B/12's training step (DINO + MAE, bf16) by batch size, eager and compiled: volumes/s, MFU, memory."""
 
 import torch
 from measure import Measurement
@@ -13,7 +13,7 @@ TOY_BATCHES = (2, 4)
 
 
 def measure(m: Measurement) -> None:
-    """A row a batch and way of running."""
+    """One row per batch size and mode."""
     for compiled in (False,) if m.dry else (False, True):
         for batch in TOY_BATCHES if m.dry else BATCHES:
             if m.over or not timed(
@@ -23,7 +23,7 @@ def measure(m: Measurement) -> None:
 
 
 def timed(m: Measurement, config: TrainConfig, what: str) -> bool:
-    """Measure the step of a configuration; False where it does not fit into the device's memory."""
+    """Measure the step of a configuration; False if it does not fit into the device's memory."""
     m.forget()
     peak, batch = peak_flops(m.device), config.run.batch
     facts = {"what": what, "batch": batch}

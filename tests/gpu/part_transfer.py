@@ -1,4 +1,4 @@
-"""Host to device: the int16 box of a volume beside the float32 views that a CPU would send."""
+"""Host to device: the int16 box of a volume compared with the float32 views that a CPU would send."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ SHAPES = {
 
 
 def measure(m: Measurement) -> None:
-    """A row a kind, pinned and not."""
+    """One row per kind, with and without pinned memory."""
     for what, (shape, dtype) in SHAPES.items():
         for pinned in (False,) if m.dry else (False, True):
             host = torch.zeros(shape, dtype=dtype)

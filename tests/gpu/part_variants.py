@@ -13,7 +13,7 @@ BATCH, TOY_BATCH = 64, 2
 
 
 def measure(m: Measurement) -> None:
-    """Rows beside the same batch's float32 residual stream and local views of 96³."""
+    """Rows to compare with the same batch's float32 residual stream and local views of 96³."""
     batch, compile_it = TOY_BATCH if m.dry else BATCH, {"compile": not m.dry}
     timed(m, configuration(m.dry, batch=batch, engine=compile_it), "as the reference recipe")
     for edge in (12,) if m.dry else (60, 48):

@@ -1,4 +1,4 @@
-"""The Triton kernel that cuts views beside the CPU's: equal numbers, and milliseconds a volume."""
+"""The Triton kernel for views compared with the CPU's: equality, and milliseconds per volume."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ SPACING = (1.0, 1.0, 1.0)
 
 
 def measure(m: Measurement) -> None:
-    """A row for the difference and one a batch for the time."""
+    """One row for the difference, and one per batch size for the time."""
     data = DataConfig.model_validate({"path": "unused", **({"view_size": 24} if m.dry else {})})
     rng = np.random.default_rng(0)
     shape = (150, 200, 160)

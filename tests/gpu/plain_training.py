@@ -1,6 +1,6 @@
-"""A training step of the product's own parts by PyTorch alone: student, teacher, targets, schedules, AdamW.
+"""A training step with this package's student, teacher, targets and schedules and PyTorch's AdamW.
 
-DeepSpeed with one rank does the same but for its bookkeeping; without it a GPU's figures can still be taken.
+DeepSpeed with one rank does the same except for its bookkeeping; this allows measurements without it.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ TINY = {"width": 48, "depth": 2, "heads": 2, "prototypes": 64, "decoder_width": 
 
 
 def configuration(dry: bool, size: str = "B", batch: int = 16, **sections: Mapping[str, Any]) -> TrainConfig:
-    """The reference recipe's objective on views of 96³; with `dry` a toy of it, in float32."""
+    """The reference recipe's objective on views of 96³; with `dry` a tiny version, in float32."""
     values: dict[str, dict[str, Any]] = {
         "data": {"path": "unused", "view_size": 24 if dry else 96},
         "model": dict(TINY) if dry else {"size": size},
@@ -35,7 +35,7 @@ def configuration(dry: bool, size: str = "B", batch: int = 16, **sections: Mappi
 
 
 def drawn_views(config: TrainConfig, device: torch.device, seed: int = 0) -> Views:
-    """Random views of a batch, made on the device once."""
+    """Random views of a batch, created once on the device."""
     generator = torch.Generator(device).manual_seed(seed)
     made = [
         torch.rand(config.run.batch, len(config.data.windows), *size, device=device, generator=generator)
@@ -46,7 +46,7 @@ def drawn_views(config: TrainConfig, device: torch.device, seed: int = 0) -> Vie
 
 
 class PlainTraining:
-    """What a run updates, in one process."""
+    """Everything that a run updates, in one process."""
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         torch.manual_seed(config.run.seed)
@@ -68,7 +68,7 @@ class PlainTraining:
         self._pairs = [(mine, followed[name]) for name, mine in self.teacher.named_parameters()]
 
     def step(self, number: int, views: Views) -> Tensor:
-        """Step `number`, counted from 0; the loss, detached, on the device."""
+        """Run step `number`, from 0; returns the loss, detached, on the device."""
         config, now = self.config, settings(self.config, number)
         for group in self.optimizer.param_groups:
             group["lr"], group["weight_decay"] = now.lr, now.weight_decay
@@ -89,12 +89,12 @@ class PlainTraining:
         return loss.detach()
 
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint of it would hold, copied."""
+        """A copy of the state that a checkpoint would hold."""
         parts = (self.student, self.teacher, self.targets, self.optimizer)
         return {"parts": [_copied(part.state_dict()) for part in parts]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """What `state` gave."""
+        """Restore a result of `state`."""
         student, teacher, targets, optimizer = map(_copied, state["parts"])
         self.student.load_state_dict(student)
         self.teacher.load_state_dict(teacher)
@@ -111,6 +111,6 @@ def _copied(value: Any) -> Any:
 
 
 def stepping(training: PlainTraining) -> Callable[[], Tensor]:
-    """The next step of a training on views that are made once, at each call."""
+    """A function that runs the next step of a training, on views that are created once."""
     views, done = drawn_views(training.config, training.device), iter(range(10**6))
     return lambda: training.step(next(done), views)

@@ -1,6 +1,6 @@
-"""Views from shards where DALI is not installed: threads read boxes, the product's kernels cut them.
+"""Views from shards without DALI: threads read boxes, and this package's kernels cut the views.
 
-No smoothing and no gamma, which are DALI's operators: one view in ten lacks one of them.
+Without smoothing and gamma, which are DALI operators: one view in ten lacks one of them.
 """
 
 import time
@@ -27,14 +27,14 @@ Boxes = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Cut(NamedTuple):
-    """A batch, as the product's loader gives it."""
+    """A batch, as from the package's loader."""
 
     views: Views
     wait_seconds: float
 
 
 class ThreadedLoader:
-    """The batches of a run on one device, two of them read ahead."""
+    """The batches of a run on one device, two of them prefetched."""
 
     def __init__(self, config: TrainConfig, device: torch.device, workers: int) -> None:
         self.config, self.device = config, device
