@@ -51,7 +51,7 @@ def run_ranks(command: list[str], ranks: int) -> Ended:
     shared = {
         "WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
     }
     processes = [
@@ -110,7 +110,7 @@ def _ended(processes: list[subprocess.Popen[bytes]]) -> list[Ended]:
     return [Ended(code if code > 0 else 128 - code, rank) for rank, code in enumerate(codes) if code]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port for rank 0 to listen on once it has started."""
     for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as probe, suppress(OSError):

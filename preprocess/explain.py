@@ -94,7 +94,7 @@ def explain(
     tables = [schema.empty_table()]
     unread: Counter[tuple[str, str]] = Counter()
     done = 0
-    for whole in _whole_studies(groups):
+    for whole in whole_studies(groups):
         rows = [
             row
             for study in whole
@@ -108,7 +108,7 @@ def explain(
     return Explained(pa.concat_tables(tables).sort_by(order), unread)
 
 
-def _whole_studies(groups: Iterator[list[Series]]) -> Iterator[list[list[Series]]]:
+def whole_studies(groups: Iterator[list[Series]]) -> Iterator[list[list[Series]]]:
     """Complete studies after each row group: the last study of a group may continue in the next."""
     held: list[Series] = []
     for group in groups:

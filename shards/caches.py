@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 VARIABLE = "FMCT_CACHE_DIR"
 """Environment: the folder to try first."""
 
-_LIBRARIES = {
+LIBRARIES = {
     "MPLCONFIGDIR": "matplotlib",
     "TRITON_HOME": "triton",
     "TRITON_CACHE_DIR": "triton/cache",
@@ -103,12 +103,12 @@ def set_for_libraries() -> None:
     are replaced. Without a usable folder, a temporary one is used and removed at the end.
     """
     inherited = os.environ.pop(_CHOSEN, None)
-    for variable in _LIBRARIES:
+    for variable in LIBRARIES:
         if inherited and os.environ.get(variable, "").startswith(f"{inherited}/"):
             del os.environ[variable]
     if folder := place() or _passing():
         os.environ[_CHOSEN] = str(folder)
-        for variable, name in _LIBRARIES.items():
+        for variable, name in LIBRARIES.items():
             os.environ.setdefault(variable, str(folder / name))
 
 

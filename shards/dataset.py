@@ -166,7 +166,7 @@ class Dataset:
     @contextmanager
     def _opened(self, i: int) -> Iterator[int]:
         """The file that holds volume i, opened per read, so that a process does not keep thousands open."""
-        descriptor = self._open_shard(i)
+        descriptor = self.open_shard(i)
         try:
             if os.fstat(descriptor).st_size != self.info.shards[self._shards[i]].bytes:
                 raise DamagedError("the file size is wrong")
@@ -174,7 +174,7 @@ class Dataset:
         finally:
             os.close(descriptor)
 
-    def _open_shard(self, i: int) -> int:
+    def open_shard(self, i: int) -> int:
         """A new descriptor of the file that holds volume i; a cache overrides this to open its copy."""
         try:
             return os.open(self.shard_file(i), os.O_RDONLY)

@@ -83,7 +83,7 @@ class ShardCache:
                 if target.exists():
                     return
                 self._reserve(descriptor, shard.bytes, temporary)
-                digest = _copy(source, descriptor, stop)
+                digest = copy_file(source, descriptor, stop)
                 if digest == shard.sha256:
                     _mark_used(descriptor)
                     os.replace(temporary, target)
@@ -168,9 +168,10 @@ class CachedDataset(Dataset):
             log.warning("%s: the copy in data.cache was damaged: removed", self.shard_file(i).name)
         return Dataset(self.path, self.info, self.index)
 
-    def _open_shard(self, i: int) -> int:
+    def open_shard(self, i: int) -> int:
+        """A new descriptor of the copy, or of the dataset's file where there is none."""
         descriptor = self.cache.open(self._copy_name(self.shard_file(i)))
-        return super()._open_shard(i) if descriptor is None else descriptor
+        return super().open_shard(i) if descriptor is None else descriptor
 
     def _copy_name(self, file: Path) -> str:
         return f"{self.info.digest[:16]}-{file.name}"
@@ -215,7 +216,7 @@ def _is(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _copy(source: Path, descriptor: int, stop: Callable[[], bool]) -> str | None:
+def copy_file(source: Path, descriptor: int, stop: Callable[[], bool]) -> str | None:
     """Copy a file to the start of the open one; returns its SHA-256, or None if stopped."""
     digest = hashlib.sha256()
     with source.open("rb") as stream, os.fdopen(os.dup(descriptor), "wb") as out:

@@ -37,7 +37,7 @@ def cut_on_gpu(
         for size, same in groupby(sizes):
             first, count, channels = len(made), len(list(same)), len(window)
             views = torch.empty((count, channels, *size), device=box.device)
-            _cut_row[(size[0], size[1], count * channels)](
+            cut_row[(size[0], size[1], count * channels)](
                 *(box, where[first:], shift[first:], window, views, *box.shape, channels),
                 VIEW_D=size[0],
                 VIEW_H=size[1],
@@ -52,7 +52,7 @@ def cut_on_gpu(
 
 
 @triton.jit(do_not_specialize=["depth", "height", "width"])
-def _cut_row(  # type: ignore[no-untyped-def]
+def cut_row(  # type: ignore[no-untyped-def]
     box,
     geometry,
     shifts,

@@ -128,7 +128,7 @@ def _augmented(sample: Any, views: list[DataNode], data: DataConfig, device: Dev
     last = data.global_views - 1
     contrasted, gamma = views[last], sample.gammas[last]
     if gamma > 0:
-        contrasted = _adjust_contrast(contrasted, gamma.gpu() if device == "gpu" else gamma)
+        contrasted = adjust_contrast(contrasted, gamma.gpu() if device == "gpu" else gamma)
     views[last] = contrasted
     return views
 
@@ -170,7 +170,7 @@ def _in_torch(
     return tuple([dlpack.to_dlpack(view) for view in batch] for batch in views)
 
 
-def _adjust_contrast(view: DataNode, gamma: DataNode) -> DataNode:
+def adjust_contrast(view: DataNode, gamma: DataNode) -> DataNode:
     """((x - min) / (range + 1e-7))^gamma · range + min over all channels (MONAI AdjustContrast)."""
     low = fn.reductions.min(view)
     extent = fn.reductions.max(view) - low

@@ -47,7 +47,7 @@ class Prefetcher:
     def _run(self) -> None:
         step = self._step
         while True:
-            for number in self._shards(step):
+            for number in self.shards_at(step):
                 if self._closed:
                     return
                 if number not in self._failed:
@@ -61,7 +61,7 @@ class Prefetcher:
             self._moved.wait_for(lambda: self._closed or step <= self._step + steps)
             return max(step, self._step)
 
-    def _shards(self, step: int) -> list[int]:
+    def shards_at(self, step: int) -> list[int]:
         """Numbers of the shards that this rank reads in `step`."""
         share = self._share
         positions = np.concatenate([share.positions(step, a) for a in range(share.accumulate)])

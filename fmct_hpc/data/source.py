@@ -82,7 +82,7 @@ class ViewSource:
     def sample(self, epoch: int, index: int, skipped: Sequence[int] = ()) -> Sample:
         """Read volume `index` for `epoch`; raises as `Dataset.read` and `Dataset.read_box`."""
         drawn = self.draw(epoch, index)
-        cut = self._squeezed_box if self.data.field == "squeezed" else self._box
+        cut = self._squeezed_box if self.data.field == "squeezed" else self.isotropic_box
         box, starts = cut(index, drawn)
         geometry = [(start, view.edge, view.flip) for start, view in zip(starts, drawn, strict=True)]
         width = smoothing.radius(self.data.smooth_sigma[1])
@@ -105,7 +105,7 @@ class ViewSource:
         spacing = (1.0, 1.0, 1.0) if self.data.field == "squeezed" else self.dataset.info.spacing_mm
         return draw_views(self.data, spacing, self.share.order.seed, epoch, index)
 
-    def _box(self, index: int, drawn: list[ViewParameters]) -> tuple[np.ndarray, list[np.ndarray]]:
+    def isotropic_box(self, index: int, drawn: list[ViewParameters]) -> tuple[np.ndarray, list[np.ndarray]]:
         """The box that holds the voxels of all views, int16 HU, and each view's start in it."""
         shape = self.dataset.index["shape"][index].as_py()
         size = field.voxels(self.data.field_mm, self.dataset.info.spacing_mm)

@@ -92,7 +92,7 @@ def _write_all(
         try:
             read = features(path, loaded, batch=batch, device=device, key_file=key_file)
             for scan in of_path(number, path, read):
-                _write(scan, out)
+                write_scan(scan, out)
                 of_scan = {name: getattr(scan, name) for name in ("key", "cls", "mean", "flags")}
                 keys = {"study_key": scan.study_key, "patient_key": scan.patient_key}
                 rows.append({"path": number, **of_scan, **keys})
@@ -151,7 +151,8 @@ def _require_all(keys: set[str], out: Path, refused: list[str]) -> None:
         raise FmctError("\n".join([conflict, *refused]))
 
 
-def _write(scan: ScanFeatures, out: Path) -> None:
+def write_scan(scan: ScanFeatures, out: Path) -> None:
+    """Write the features of a scan to `out`, under its key. Raises OSError if the disk is full."""
     arrays = {"cls": scan.cls, "patches": scan.patches, "centres_mm": scan.centres_mm}
     # Not with save_file, which raises no OSError if the disk is full.
     write_bytes(inside(out, f"{scan.key}.safetensors"), save(arrays))

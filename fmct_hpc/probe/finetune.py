@@ -158,16 +158,16 @@ def finetune(
     layer = goal.layer(pooled_width(encoder, config))
     model = Classifier(copy.deepcopy(encoder), layer, config, members is not None).to(device)
     seen = _Views(views, members)
-    optimizer = AdamW(_groups(model, config), lr=config.lr, betas=(0.9, 0.999), fused=True)
+    optimizer = AdamW(parameter_groups(model, config), lr=config.lr, betas=(0.9, 0.999), fused=True)
     rates = [group["lr"] for group in optimizer.param_groups]
     best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
     checks: list[Check] = []
     losses: list[float] = []
-    order = shown(_batches(len(rows.train), config), config.steps, title)
+    order = shown(row_batches(len(rows.train), config), config.steps, title)
     for step, places in enumerate(order):
         batch = rows.train[places]
         numbers, of_studies = seen.of(batch)
-        changed = _changed(views[torch.from_numpy(numbers)], step, config).to(device)
+        changed = augmented(views[torch.from_numpy(numbers)], step, config).to(device)
         scales = path_scales(config.seed, step, numbers, 1, encoder.depth, drop_path)[0].to(device)
         model.train()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -209,7 +209,7 @@ class _Views:
         return some.volumes, padded(some.counts, some.roles)
 
 
-def _groups(model: Classifier, config: FinetuneConfig) -> list[dict[str, object]]:
+def parameter_groups(model: Classifier, config: FinetuneConfig) -> list[dict[str, object]]:
     """Parameter groups with lr · decay^(layers above); no weight decay for vectors, tokens and positions.
 
     Bao et al. 2022 (BEiT), appendix: embedding and tokens are the lowest layer, the head the highest.
@@ -238,7 +238,7 @@ def _schedule(config: FinetuneConfig, step: int) -> float:
     return cosine(1.0, 0.0, (step - warmup) / max(1.0, config.steps - warmup))
 
 
-def _batches(count: int, config: FinetuneConfig) -> Iterator[NDArray[np.int64]]:
+def row_batches(count: int, config: FinetuneConfig) -> Iterator[NDArray[np.int64]]:
     """Row numbers below `count` for each step."""
 
     def order(number: int) -> NDArray[np.int64]:
@@ -247,7 +247,7 @@ def _batches(count: int, config: FinetuneConfig) -> Iterator[NDArray[np.int64]]:
     return batches(count, config.batch, config.steps, order)
 
 
-def _changed(views: Tensor, step: int, config: FinetuneConfig) -> Tensor:
+def augmented(views: Tensor, step: int, config: FinetuneConfig) -> Tensor:
     """The batch (B, C, D, H, W) as float32, randomly flipped, translated (padded with 0) and brightened."""
     changed = torch.zeros(views.shape)
     sizes = np.array(views.shape[2:])

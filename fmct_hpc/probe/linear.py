@@ -51,7 +51,7 @@ def _train(scaling: Scaling, x: Tensor, problems: Sequence[Problem], config: Lin
     x_train, y = x[rows], labels.repeat(1, len(rates))
     w = torch.zeros(x.shape[1] + 1, y.shape[1])
     velocity = torch.zeros_like(w)
-    for step, places in enumerate(_batches(len(rows), batch, config.steps, seed)):
+    for step, places in enumerate(batches_of_steps(len(rows), batch, config.steps, seed)):
         inputs = x_train[places]
         residual = (torch.sigmoid(inputs @ w[:-1] + w[-1]) - y[places]) / batch
         velocity.mul_(config.momentum)
@@ -75,7 +75,7 @@ def _train(scaling: Scaling, x: Tensor, problems: Sequence[Problem], config: Lin
     return fitted
 
 
-def _batches(count: int, batch: int, steps: int, seed: int) -> list[Tensor]:
+def batches_of_steps(count: int, batch: int, steps: int, seed: int) -> list[Tensor]:
     """Row numbers below `count` for each step."""
 
     def order(number: int) -> NDArray[np.int64]:

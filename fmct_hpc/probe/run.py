@@ -122,7 +122,7 @@ def _probe(run: Path, config: ProbeConfig, out: Path, progress: Callable[[int, i
     checkpoint = run if (run / MANIFEST).exists() else None
     if not checkpoint:
         encoder_info(run / "encoder.safetensors")
-    Sweep(_as_sweep(run, config, out), out, run).run(progress)
+    Sweep(as_sweep(run, config, out), out, run).run(progress)
     if checkpoint:
         export_checkpoint(checkpoint, out)
     exported = (out if checkpoint else run) / "encoder.safetensors"
@@ -162,7 +162,8 @@ def _mark(checkpoint: Path, rows: list[Row]) -> None:
         log.info("%s: its folder is not writable; its score is not recorded for pruning", checkpoint)
 
 
-def _as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
+def as_sweep(run: Path, config: ProbeConfig, out: Path) -> SweepConfig:
+    """The sweep that probes one run with a probe's configuration, its features in `out`."""
     given = config.parts is not None or LabelTable.read(config.labels, config.kinds).gives_splits
     of_all = [for_kind(kind_class(spec).name) for spec in config.kinds.values()]
     return SweepConfig(

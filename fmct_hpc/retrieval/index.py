@@ -52,10 +52,19 @@ class Index:
         self._index: Any = faiss.IndexIVFScalarQuantizer(
             self._centres, width, lists, kind, faiss.METRIC_INNER_PRODUCT
         )
-        self._index.nprobe = min(config.probes, lists)
+        self.probes = min(config.probes, lists)
         self._index.train(stored.unit(_drawn(len(stored), 2 * PER_LIST * lists)))
         for _, batch in stored.batches():
             self._index.add(batch)
+
+    @property
+    def probes(self) -> int:
+        """Number of lists that are searched for each query."""
+        return int(self._index.nprobe)
+
+    @probes.setter
+    def probes(self, number: int) -> None:
+        self._index.nprobe = number
 
     def nearest(self, asked: NDArray[np.float32], count: int) -> tuple[IntArray, NDArray[np.float32]]:
         """For each query in asked (B, width), of length 1, up to `count` volumes, the nearest first.

@@ -145,7 +145,8 @@ def plot_schedules(config: TrainConfig, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
 
 
-def _students_and_teachers(config: TrainConfig) -> tuple[int, int]:
+def students_and_teachers(config: TrainConfig) -> tuple[int, int]:
+    """Number of parameters of the student, and of the teacher."""
     counts = parameter_counts(config)
     taught = [name for part in config.parts for name in part.taught if name in counts]
     teacher = counts["encoder"] + sum(counts[name] for name in taught) if config.objective.distils else 0
@@ -156,7 +157,7 @@ def _students_and_teachers(config: TrainConfig) -> tuple[int, int]:
 
 def _model_lines(config: TrainConfig) -> list[str]:
     parts = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parameter_counts(config).items())
-    student, teacher = _students_and_teachers(config)
+    student, teacher = students_and_teachers(config)
     return [
         f"{student / 1e6:.1f} M trained parameters: {parts}; teacher {teacher / 1e6:.1f} M",
         f"{encoder_flops(config) / 1e9:.1f} GFLOP a view forward, "
@@ -165,7 +166,7 @@ def _model_lines(config: TrainConfig) -> list[str]:
 
 
 def _memory_lines(config: TrainConfig, ranks: int, micro: int) -> list[str]:
-    student, teacher = _students_and_teachers(config)
+    student, teacher = students_and_teachers(config)
     stage = config.engine.zero_stage
     held = held_bytes(stage, ranks, student, teacher)
     gradients = gradient_bytes(stage, ranks, student)
@@ -187,7 +188,7 @@ def _memory_lines(config: TrainConfig, ranks: int, micro: int) -> list[str]:
 
 
 def _time_lines(config: TrainConfig, ranks: int, done: int) -> list[str]:
-    student, teacher = _students_and_teachers(config)
+    student, teacher = students_and_teachers(config)
     checkpoint = STATE_BYTES * student + TEACHER_BYTES * teacher
     save = checkpoint / SAVE_BYTES_PER_SECOND
     lines = [f"a checkpoint is {_gb(checkpoint)}: {save:.0f} s at {SAVE_BYTES_PER_SECOND / 1e9:.0f} GB/s"]

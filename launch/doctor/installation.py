@@ -30,6 +30,8 @@ MIN_SHARED_BYTES = 2**30
 """For NCCL's buffers between the GPUs of a node; a container's default of 64 MB is too small."""
 SECONDS = 300
 """First imports from a slow file system take minutes."""
+DRIVER = Path("/proc/driver/nvidia/version")
+"""Where NVIDIA's kernel driver says which one it is."""
 AGAIN = "bash launch/environment.sh .venv"
 
 _SYNTAXES = {
@@ -40,7 +42,7 @@ _SYNTAXES = {
     "JPEG 2000": "1.2.840.10008.1.2.4.90",
     "HTJ2K": "1.2.840.10008.1.2.4.201",
 }
-_JOIN = """
+JOIN = """
 import sys, torch, torch.distributed as dist
 from fmct_hpc.train.process_group import join
 place = join(sys.argv[1])
@@ -54,19 +56,26 @@ dist.destroy_process_group()
 
 def check_installation() -> Iterator[Finding]:
     """Check what training and preprocessing need of this machine; takes about ten seconds."""
-    yield run_check("Python", _python)
-    yield run_check("packages", _packages)
-    yield run_check("DICOM codecs", _of_layer("preprocess", _codecs))
-    yield run_check("GPU", _gpu)
-    device = "gpu" if _has_gpu() else "cpu"
-    yield run_check("DeepSpeed", _of_layer("train", lambda: _deepspeed(device)))
-    yield run_check("shards, DALI", _of_layer("gpu", lambda: _views(device)))
-    yield run_check("C++ compiler", _compiler)
-    yield run_check("shared memory", _shared_memory)
-    yield run_check("limits", _limits)
-    yield run_check("locale", _locale)
-    yield run_check("temporary files", _temporary)
+    for name, check in checks().items():
+        yield run_check(name, check)
     yield from check_environment()
+
+
+def checks() -> dict[str, Callable[[], str | Problem]]:
+    """The checks of this machine by name, in order."""
+    return {
+        "Python": _python,
+        "packages": _packages,
+        "DICOM codecs": _of_layer("preprocess", _codecs),
+        "GPU": _gpu,
+        "DeepSpeed": _of_layer("train", _deepspeed),
+        "shards, DALI": _of_layer("gpu", _views),
+        "C++ compiler": _compiler,
+        "shared memory": _shared_memory,
+        "limits": _limits,
+        "locale": _locale,
+        "temporary files": _temporary,
+    }
 
 
 def _python() -> str | Problem:
@@ -127,9 +136,13 @@ def _codecs() -> str | Problem:
 def _driver() -> str | None:
     """NVIDIA's kernel driver, if one is loaded."""
     try:
-        return Path("/proc/driver/nvidia/version").read_text().splitlines()[0].split("  ")[1].strip()
+        return DRIVER.read_text().splitlines()[0].split("  ")[1].strip()
     except (OSError, IndexError):
         return None
+
+
+def _device() -> str:
+    return "gpu" if _has_gpu() else "cpu"
 
 
 def _has_gpu() -> bool:
@@ -165,13 +178,14 @@ def _gpu() -> str | Problem:
     )
 
 
-def _deepspeed(device: str) -> str | Problem:
+def _deepspeed() -> str | Problem:
     """Join a process group of one rank as training does, and reduce a number."""
+    device = _device()
     kept = without_job(os.environ)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         kept.pop(name, None)
     done = subprocess.run(
-        [*PYTHON, "-c", _JOIN, device],
+        [*PYTHON, "-c", JOIN, device],
         capture_output=True,
         encoding="utf-8",
         errors="replace",
@@ -185,8 +199,9 @@ def _deepspeed(device: str) -> str | Problem:
     return f"DeepSpeed {version('deepspeed')}, a process group over {backend}"
 
 
-def _views(device: str) -> str | Problem:
+def _views() -> str | Problem:
     """A volume through both shard formats, a reader process, and the DALI graph."""
+    device = _device()
     from fmct_hpc.data.config import DataConfig
     from launch.doctor.dataset import one_batch
 

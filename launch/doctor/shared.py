@@ -12,7 +12,7 @@ from launch.program import PYTHON
 from shards import caches, sharing
 from shards.lock import WITHOUT, writing
 
-_IS_HELD = "import sys, pathlib, shards.lock as l; sys.exit(l.is_held(pathlib.Path(sys.argv[1])))"
+IS_HELD = "import sys, pathlib, shards.lock as l; sys.exit(l.is_held(pathlib.Path(sys.argv[1])))"
 
 
 def check_environment() -> Iterator[Finding]:
@@ -63,7 +63,7 @@ def locks(folder: Path) -> str | Problem:
         return note(f"{folder}: not writable, so locks were not tested")
     trial = tempfile.TemporaryDirectory(prefix=".fmct-doctor-", dir=folder)
     with trial as place, writing(Path(place), "fmct doctor"):
-        other = subprocess.run([*PYTHON, "-c", _IS_HELD, place]).returncode
+        other = subprocess.run([*PYTHON, "-c", IS_HELD, place]).returncode
     if not other:
         return fault(f"{folder}: locks do not work between processes", "have it mounted with flock")
     return f"{folder}: locks work between processes"

@@ -160,7 +160,7 @@ def after(folder: Path, run: Path | None, code: int, backoff: float, scheduler: 
             log.error("job %s: %s: %s", job, what, verdict.why)
         return
     log.warning("job %s: %s: %s", job, what, verdict.why)
-    _queue_again(job, start, verdict.wait, scheduler)
+    queue_again(job, start, verdict.wait, scheduler)
 
 
 def read(folder: Path, job: str) -> list[Ending]:
@@ -254,7 +254,7 @@ def _record_ending(
     return [*before, ending]
 
 
-def _queue_again(job: str, start: int, wait: float, scheduler: Scheduler) -> None:
+def queue_again(job: str, start: int, wait: float, scheduler: Scheduler) -> None:
     """Requeue this start of a job, which soon ends this process.
 
     The scheduler may already have done so after a node failure; a later start is never affected.

@@ -33,7 +33,7 @@ def values(data: pydicom.Dataset, keyword: str) -> list[Any]:
         return []
     if isinstance(element, RawDataElement) and vr != "SQ" and len(element.value or b"") > MAX_TEXT:
         return []
-    plain = _plain_values(element, vr)
+    plain = plain_values(element, vr)
     if plain is not None:
         return plain
     try:
@@ -54,7 +54,7 @@ def values(data: pydicom.Dataset, keyword: str) -> list[Any]:
     return list(value) if isinstance(value, MultiValue | Sequence | list | tuple) else [value]
 
 
-def _plain_values(element: DataElement | RawDataElement, vr: str) -> list[Any] | None:
+def plain_values(element: DataElement | RawDataElement, vr: str) -> list[Any] | None:
     """The values that pydicom gives for nearly all elements, ten times as fast; None for the others.
 
     The standard's VR is used if the stated one is another kind of text, or unknown: the bytes are the same,

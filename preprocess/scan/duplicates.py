@@ -105,10 +105,11 @@ def _digests(images: pa.Table, executor: Executor) -> list[str]:
 
 
 def _digest_objects(sources: Iterable[Source]) -> list[str]:
-    return [_digest(source) for source in sources]
+    return [content_digest(source) for source in sources]
 
 
-def _digest(source: Source) -> str:
+def content_digest(source: Source) -> str:
+    """SHA-256 of an object's bytes; empty if it cannot be read."""
     try:
         with open_source(source) as file:
             return hashlib.file_digest(cast(io.BufferedReader, file), "sha256").hexdigest()

@@ -80,7 +80,7 @@ def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
     planned = sorted(_series(catalog, names))
     if not planned:
         raise FmctError(f"{catalog}: no series in the catalog; scan another export")
-    bits = _task_bits(sum(series.pixel_bytes for series in planned), config.output.shard_mib * 2**20)
+    bits = task_bits(sum(series.pixel_bytes for series in planned), config.output.shard_mib * 2**20)
     settings = _settings(out, config)
     members: list[list[_Planned]] = [[] for _ in range(2**bits)]
     for series in planned:
@@ -228,7 +228,7 @@ def _instance_columns(values: pa.StructArray) -> tuple[list[str], np.ndarray, np
     return values.field("sop_uid").to_pylist(), sizes, mtimes, rows * columns
 
 
-def _task_bits(total: int, target: int) -> int:
+def task_bits(total: int, target: int) -> int:
     """log2 of the number of tasks whose mean size is nearest to `target` bytes.
 
     The power of two changes only when the archive doubles, so that growth moves few studies.

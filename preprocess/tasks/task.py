@@ -164,7 +164,7 @@ class _Shards:
         """See `make_volume`; FmctError if a file changed since the scan."""
         key = Keys.of(candidate.series, self._names).key
         for source in candidate.sources:
-            _require_unchanged(source, key)
+            require_unchanged(source, key)
         return make_volume(candidate, whole, self._config, f"series {key}")
 
     def add(self, candidate: Candidate, made: BuildResult) -> None:
@@ -254,7 +254,7 @@ def _scanner(series: Series) -> str:
     return scanner(series.texts.manufacturer, series.texts.model)
 
 
-def _require_unchanged(series: Series, key: str) -> None:
+def require_unchanged(series: Series, key: str) -> None:
     """Raise FmctError unless every file is unchanged since the scan, the source of geometry and digests."""
     for source in {i.path: i.source for i in series.instances}.values():
         try:

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         index = Index(own, code, SearchConfig())
         made = time.perf_counter() - started
         for probes in options.probes:
-            index._index.nprobe = probes
+            index.probes = probes
             started = time.perf_counter()
             index.nearest(asked, SearchConfig().candidates)
             took = time.perf_counter() - started

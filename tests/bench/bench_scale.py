@@ -32,7 +32,7 @@ from fmct_hpc.train.failures import daly_interval, expected_seconds
 from fmct_hpc.train.throughput import PEAK_TFLOPS
 from preprocess.tasks import ledger
 from preprocess.tasks.ledger import TaskResult
-from preprocess.tasks.plan import Plan, Task, _task_bits
+from preprocess.tasks.plan import Plan, Task, task_bits
 from shards.formats import shard_path
 from shards.index import sidecar_path
 from shards.info import ShardInfo
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tasks_of(volumes: int, shard_mib: int) -> int:
-    return int(2 ** _task_bits(int(volumes * PIXELS), shard_mib * 2**20))
+    return int(2 ** task_bits(int(volumes * PIXELS), shard_mib * 2**20))
 
 
 Archives = Sequence[tuple[int, int, int, int]]

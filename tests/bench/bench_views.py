@@ -33,6 +33,8 @@ from fmct_hpc.data.draw import draw_views
 from fmct_hpc.data.field import origin
 from fmct_hpc.data.kernel import cut_view
 from fmct_hpc.data.loader import Loader
+from fmct_hpc.data.order import Order, Share
+from fmct_hpc.data.source import ViewSource
 from shards import Dataset, ShardWriter, finish_dataset
 from shards.info import DatasetInfo
 
@@ -104,8 +106,8 @@ def table(folder: Path, volume: np.ndarray, data: DataConfig, rounds: int, sampl
         "loader, all augmentations, zarr shard": (batches(from_zarr), samples),
         "loader, all augmentations, webdataset shard": (batches(from_tar), samples),
         f"loader, all augmentations, zarr, local views of {data.view_size // 2}³": (batches(of_48), samples),
-        "ceiling: bare read of the boxes, zarr": (reads(from_zarr), samples),
-        "ceiling: bare read, and memcpy of the views": (reads(from_zarr, data), samples),
+        "ceiling: bare read of the boxes, zarr": (reads(from_zarr.dataset, data), samples),
+        "ceiling: bare read, and memcpy of the views": (reads(from_zarr.dataset, data, copied=True), samples),
     }
     best = dict.fromkeys(rows, float("inf"))
     for make, _ in rows.values():
@@ -164,14 +166,14 @@ def batches(loader: Loader) -> Row:
     return lambda number: None if number % 4 else next(stream)
 
 
-def reads(loader: Loader, copied: DataConfig | None = None) -> Row:
+def reads(dataset: Dataset, data: DataConfig, copied: bool = False) -> Row:
     """Reads the voxels of a sample and, optionally, copies as many bytes as its views have."""
-    source = loader._source
-    size = copied.view_sizes[0] if copied else (0, 0, 0)
+    source = ViewSource(dataset, data, Share(Order.of(dataset, 0, 4), 0, 1, 1), 0)
+    size = data.view_sizes[0] if copied else (0, 0, 0)
     views, to = (np.zeros((VIEWS, 3, *size), np.float32) for _ in range(2))
 
     def read(number: int) -> None:
-        source._box(0, source.draw(number, 0))
+        source.isotropic_box(0, source.draw(number, 0))
         np.copyto(to, views)
 
     return read

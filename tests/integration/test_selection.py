@@ -20,7 +20,7 @@ from preprocess.demo.export import export as export_demo
 from preprocess.demo.identity import MARK, UID_ROOT
 from preprocess.demo.plan import VOLUME
 from preprocess.dicom.catalog import read_catalog
-from preprocess.explain import IDENTIFIED, SCHEMA, _whole_studies, explain
+from preprocess.explain import IDENTIFIED, SCHEMA, explain, whole_studies
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.reasons import Reason
 from preprocess.select.rules import SelectConfig
@@ -157,7 +157,7 @@ def test_the_row_groups_of_a_catalog_divide_no_study() -> None:
     for cuts in ([], [1], [3, 4], list(range(1, len(members)))):
         bounds = [0, *cuts, len(members)]
         groups = [members[a:b] for a, b in pairwise(bounds)]
-        assert [one for whole in _whole_studies(iter(groups)) for one in whole] == studies(members)
+        assert [one for whole in whole_studies(iter(groups)) for one in whole] == studies(members)
 
 
 def test_no_input_is_replaced_by_the_table(export: Export, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from fmct_hpc.probe.attentive import attentive
 from fmct_hpc.probe.heads import Scaling
-from fmct_hpc.probe.linear import _batches, linear
+from fmct_hpc.probe.linear import batches_of_steps, linear
 from fmct_hpc.probe.logistic import fit_path, logistic
 from fmct_hpc.probe.methods.attentive import AttentiveConfig
 from fmct_hpc.probe.methods.linear import LinearConfig
@@ -136,7 +136,7 @@ def test_linear_equals_an_optimizer_for_each_rate() -> None:
             torch.nn.init.zeros_(model.bias)
             optimizer = torch.optim.SGD(model.parameters(), rate * 64 / 256, momentum=0.9)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
-            for places in _batches(len(case.train), 64, config.steps, case.seed):
+            for places in batches_of_steps(len(case.train), 64, config.steps, case.seed):
                 rows = case.train[places]
                 loss = torch.nn.functional.binary_cross_entropy_with_logits(
                     model(scaled[rows])[:, 0], y[rows]
@@ -154,7 +154,7 @@ def test_linear_equals_an_optimizer_for_each_rate() -> None:
 
 
 def test_a_batch_holds_no_volume_twice_before_all_were_there() -> None:
-    batches = _batches(10, 4, 5, seed=1)
+    batches = batches_of_steps(10, 4, 5, seed=1)
     assert [len(batch) for batch in batches] == [4] * 5
     assert np.array_equal(np.sort(np.concatenate(batches).reshape(2, 10)), [np.arange(10)] * 2)
 

@@ -17,19 +17,20 @@ from hypothesis import strategies as st
 from monai import transforms as mt
 from nvidia.dali import fn, pipeline_def
 from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline
 from scipy import ndimage, stats
 from torch.nn import functional
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_triton
 
-from fmct_hpc.data import smoothing
+from fmct_hpc.data import graph, smoothing
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.contrast_cpu import adjust_contrast
-from fmct_hpc.data.cut_gpu import _cut_row
+from fmct_hpc.data.cut_gpu import cut_row
 from fmct_hpc.data.draw import ViewParameters
 from fmct_hpc.data.field import center_view
-from fmct_hpc.data.graph import _adjust_contrast, _pipeline, build_pipeline, in_place
+from fmct_hpc.data.graph import build_pipeline, in_place
 from fmct_hpc.data.kernel import cut_view
 from fmct_hpc.data.order import Order, Share
 from fmct_hpc.data.smooth_cpu import smooth
@@ -289,7 +290,7 @@ def test_smoothing_follows_the_erf_kernel_with_zeros_outside() -> None:
 def dali(view: np.ndarray, kernels: np.ndarray, gamma: np.float32) -> tuple[DataNode, DataNode]:
     arrays = fn.external_source(source=lambda: ([view], [kernels], [gamma]), num_outputs=3)
     smoothed = smoothing.smooth(arrays[0], arrays[1], view.shape, kernels.shape[1])
-    return smoothed, _adjust_contrast(arrays[0], arrays[2])
+    return smoothed, graph.adjust_contrast(arrays[0], arrays[2])
 
 
 @pytest.mark.parametrize("edge", [(50, 56, 29), (10, 70, 90)])
@@ -363,9 +364,11 @@ def test_the_gpu_graph_is_one_that_dali_accepts(
     """As far as that shows without a GPU: the operators' devices fit, and the views stay on the GPU."""
     data = DataConfig(path=Path("unused"), field=field, workers=0, local_view_size=12, **SMALL)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
-    pipeline = _pipeline(lambda iteration: (), None, data, "gpu", batch_size=2, device_id=0, num_threads=1)
-    pipeline._build_graph()
-    assert [output.device for output in pipeline._graph_outputs] == ["gpu"] * 4 + ["cpu"] * 2
+    monkeypatch.setattr(Pipeline, "build", lambda self: None)
+    outputs: list[DataNode] = []
+    monkeypatch.setattr(Pipeline, "set_outputs", lambda self, *nodes: outputs.extend(nodes))
+    build_pipeline(lambda iteration: [], data, 2, "gpu", 0, lambda iteration: np.empty(0, np.uint64))
+    assert [output.device for output in outputs] == ["gpu"] * 4 + ["cpu"] * 2
 
 
 @pytest.mark.parametrize("capability", [80, 90])
@@ -373,6 +376,6 @@ def test_the_gpu_kernel_compiles(capability: int) -> None:
     signature = {"box": "*i16", "geometry": "*i32", "shifts": "*fp32", "bounds": "*fp32", "views": "*fp32"}
     signature |= dict.fromkeys(("depth", "height", "width", "channels"), "i32")
     constants = {"VIEW_D": 56, "VIEW_H": 96, "VIEW_W": 96, "LANES": 128, "AIR": -1000}
-    source = ASTSource(_cut_row, signature | dict.fromkeys(constants, "constexpr"), constants)
+    source = ASTSource(cut_row, signature | dict.fromkeys(constants, "constexpr"), constants)
     options = {"enable_fp_fusion": False}
     assert compile_triton(source, target=GPUTarget("cuda", capability, 32), options=options).asm["cubin"]

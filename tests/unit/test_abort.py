@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.ranks import _free_port
+from launch.ranks import free_port
 
 RANK = """
 import os, sys, time
@@ -44,7 +44,7 @@ def run(tmp_path: Path, train: str, ranks: int) -> list[tuple[int, str, str]]:
     script.write_text(RANK.replace("{train}", train.replace("\n", "\n            ")))
     shared = {
         **{"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks)},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)},
     }
     processes = [
         subprocess.Popen(

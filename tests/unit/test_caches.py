@@ -27,7 +27,7 @@ print(sum(twice.stats.cache_hits.values()))
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user without other places than those in tmp_path."""
-    for name in (caches.VARIABLE, "XDG_CACHE_HOME", *caches._LIBRARIES):
+    for name in (caches.VARIABLE, "XDG_CACHE_HOME", *caches.LIBRARIES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))

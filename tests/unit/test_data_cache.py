@@ -147,14 +147,14 @@ def test_two_readers_of_one_damaged_copy_both_read_the_shard(
     (copy,) = (tmp_path / "cache").rglob("*shard-0*")
     copy.write_bytes(bytes(copy.stat().st_size))
     both_have_it_open = threading.Barrier(2)
-    opened = CachedDataset._open_shard
+    opened = CachedDataset.open_shard
 
     def open_shard(self: CachedDataset, i: int) -> int:
         descriptor = opened(self, i)
         both_have_it_open.wait(30)
         return descriptor
 
-    monkeypatch.setattr(CachedDataset, "_open_shard", open_shard)
+    monkeypatch.setattr(CachedDataset, "open_shard", open_shard)
     with ThreadPoolExecutor(2) as pool:
         for number, volume in enumerate(pool.map(data.read, (0, 1))):
             assert np.array_equal(volume, noise((33, 30, 36), number))
@@ -204,14 +204,14 @@ def test_copying_that_is_overtaken_goes_on_where_the_training_is(
     monkeypatch.setattr(data, "fill", fill)
     with loading_ahead(data) as ahead:
         wait_for(lambda: asked)
-        first = ahead._shards(0)[0]
+        first = ahead.shards_at(0)[0]
         ahead.advance(50)
         may_go_on.set()
-        wait_for(lambda: len(asked) > len(ahead._shards(0)))
-    rest = asked[len(ahead._shards(0)) :]
+        wait_for(lambda: len(asked) > len(ahead.shards_at(0)))
+    rest = asked[len(ahead.shards_at(0)) :]
     assert asked[0] == first
-    assert ahead._shards(50) != ahead._shards(1)
-    assert rest[: len(ahead._shards(50))] == ahead._shards(50)
+    assert ahead.shards_at(50) != ahead.shards_at(1)
+    assert rest[: len(ahead.shards_at(50))] == ahead.shards_at(50)
 
 
 def _fill_and_read(path: Path, cache: Path, seed: int) -> None:
@@ -255,7 +255,7 @@ def stuck(source, descriptor, stop):
     print("half", flush=True)
     time.sleep(600)
 
-cache._copy = stuck
+cache.copy_file = stuck
 cache.CachedDataset.open_cached(Path(sys.argv[1]), Path(sys.argv[2]), 10**9).fill(0)
 """
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,13 @@ def test_a_healthy_installation_has_nothing_to_mend() -> None:
 
 def fault_of_python(patch: pytest.MonkeyPatch) -> Any:
     patch.setattr(sys, "version_info", (3, 9, 2, "final", 0))
-    return installation._python
+    return installation.checks()["Python"]
 
 
 def fault_of_packages(patch: pytest.MonkeyPatch) -> Any:
     pins = ["numpy==1.26.4", "nowhere-to-be-found==2.0", 'onnx==0.1; extra == "onnx"']
     patch.setattr(installation, "requires", lambda name: pins)
-    return installation._packages
+    return installation.checks()["packages"]
 
 
 def fault_of_codecs(patch: pytest.MonkeyPatch) -> Any:
@@ -67,37 +68,38 @@ def fault_of_codecs(patch: pytest.MonkeyPatch) -> Any:
 
     whole = get_decoder
     patch.setattr(pydicom.pixels, "get_decoder", lambda uid: Absent if uid.endswith(".80") else whole(uid))
-    return installation._codecs
+    return installation.checks()["DICOM codecs"]
 
 
 def fault_of_gpu(patch: pytest.MonkeyPatch) -> Any:
     import torch
 
-    patch.setattr(installation, "_driver", lambda: "Kernel Module 580.1")
+    driver = "NVRM version: NVIDIA UNIX x86_64  Kernel Module 580.1  Mon Jan  5\n"
+    patch.setattr(installation, "DRIVER", SimpleNamespace(read_text=lambda: driver))
     patch.setattr(torch.version, "cuda", None)
     patch.setattr(torch.cuda, "is_available", lambda: False)
-    return installation._gpu
+    return installation.checks()["GPU"]
 
 
 def fault_of_deepspeed(patch: pytest.MonkeyPatch) -> Any:
-    patch.setattr(installation, "_JOIN", "raise OSError('libgomp.so.1: cannot open')")
-    return lambda: installation._deepspeed("cpu")
+    patch.setattr(installation, "JOIN", "raise OSError('libgomp.so.1: cannot open')")
+    return installation.checks()["DeepSpeed"]
 
 
 def fault_of_shared_memory(patch: pytest.MonkeyPatch) -> Any:
     usage = shutil.disk_usage("/dev/shm")._replace(free=64 * 2**20)
     patch.setattr(shutil, "disk_usage", lambda path: usage)
-    return installation._shared_memory
+    return installation.checks()["shared memory"]
 
 
 def fault_of_limits(patch: pytest.MonkeyPatch) -> Any:
     patch.setattr(resource, "getrlimit", lambda which: (1024, 524288))
-    return installation._limits
+    return installation.checks()["limits"]
 
 
 def fault_of_locale(patch: pytest.MonkeyPatch) -> Any:
     patch.setattr(locale, "getpreferredencoding", lambda setting: "ISO-8859-1")
-    return installation._locale
+    return installation.checks()["locale"]
 
 
 @pytest.mark.parametrize(

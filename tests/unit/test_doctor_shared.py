@@ -84,5 +84,5 @@ def test_locks_are_tried_where_a_run_is(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("FMCT_NO_LOCKS", "1")
     assert level(lambda: shared.locks(folder)) == "note"
     monkeypatch.delenv("FMCT_NO_LOCKS")
-    monkeypatch.setattr(shared, "_IS_HELD", "")
+    monkeypatch.setattr(shared, "IS_HELD", "")
     assert level(lambda: shared.locks(folder)) == "fault"

@@ -149,7 +149,7 @@ def test_without_accounting_or_slurm_it_says_what_it_cannot_know(programs: Path,
 def test_a_file_system_without_locks_is_named(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "_IS_HELD", "")  # a second process gets the lock
+    monkeypatch.setattr(shared, "IS_HELD", "")  # a second process gets the lock
     (found,) = faults(check_site(site_file(tmp_path)))
     assert (found.name, "lock" in found.message) == ("file system", True)
     assert not list(tmp_path.glob(".fmct-doctor-*"))

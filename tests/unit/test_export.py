@@ -17,7 +17,7 @@ from fmct_hpc import load_encoder
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.field import center_view
 from fmct_hpc.inference.features import ScanFeatures
-from fmct_hpc.inference.write import _write
+from fmct_hpc.inference.write import write_scan
 from fmct_hpc.objective.student import Student
 from fmct_hpc.probe.config import ProbeConfig
 from fmct_hpc.probe.run import probe
@@ -262,7 +262,7 @@ def test_a_full_disk_is_told_by_the_system_whoever_writes(
         lambda: convert_weights(tmp_path / "plain/encoder.safetensors", tmp_path / "new/reference.pt"),
         lambda: export_model(exported, tmp_path / "new/portable.pt2"),
         lambda: write_encoder(tmp_path / "new", weights, info),
-        lambda: _write(scan, tmp_path / "new"),
+        lambda: write_scan(scan, tmp_path / "new"),
         lambda: write_part(tmp_path / "new" / "part", request, {"cls": scan.cls}, 3),
     ):
         with pytest.raises(OSError, match="No space left on device"):

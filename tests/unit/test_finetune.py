@@ -12,11 +12,11 @@ from fmct_hpc.probe.finetune import (
     Classifier,
     Finetuned,
     Rows,
-    _batches,
-    _changed,
-    _groups,
+    augmented,
     finetune,
+    parameter_groups,
     pooled_width,
+    row_batches,
 )
 from fmct_hpc.probe.methods.finetune import FinetuneConfig
 from shards import FmctError
@@ -70,19 +70,19 @@ def test_finetuning_learns_on_missing_labels_and_repeats_itself(
 def test_rates_fall_from_head_to_embedding(encoder: VisionTransformer) -> None:
     config = FinetuneConfig(lr=1.0, layer_decay=0.5)
     model = Classifier(encoder, nn.Linear(pooled_width(encoder, config), 2), config)
-    groups = _groups(model, config)
+    groups = parameter_groups(model, config)
     rates = {name: group["lr"] for (name, _), group in zip(model.named_parameters(), groups, strict=True)}
     assert rates["head.weight"] == rates["encoder.norm.weight"] == 1
     assert rates["encoder.blocks.1.mlp.0.weight"] == 0.5
     assert rates["encoder.blocks.0.mlp.0.weight"] == 0.25
     assert rates["encoder.embedding.weight"] == rates["encoder.prefix_tokens"] == 0.125
-    assert {group["lr"] for group in _groups(model, FinetuneConfig(lr=1.0, layer_decay=1))} == {1.0}
+    assert {group["lr"] for group in parameter_groups(model, FinetuneConfig(lr=1.0, layer_decay=1))} == {1.0}
 
 
 @pytest.mark.parametrize("count", [3, 20, 64])
 def test_each_volume_comes_once_a_round(count: int) -> None:
     config = FinetuneConfig(steps=15, batch=32)
-    places = np.concatenate(list(_batches(count, config)))
+    places = np.concatenate(list(row_batches(count, config)))
     assert len(places) == 15 * 32
     for start in range(0, len(places) - count, count):
         assert sorted(places[start : start + count]) == list(range(count))
@@ -92,7 +92,7 @@ def test_views_are_moved_mirrored_and_brightened_only() -> None:
     views = torch.zeros(1, 1, 8, 8, 8)
     views[0, 0, 4, 4, 2] = 1
     config = FinetuneConfig(move=1, shift=0.0, flip_probability=0.5)
-    places = {tuple(torch.nonzero(_changed(views, step, config))[0, 2:].tolist()) for step in range(400)}
+    places = {tuple(torch.nonzero(augmented(views, step, config))[0, 2:].tolist()) for step in range(400)}
     near, mirrored = {1, 2, 3}, {4, 5, 6}
     assert places == {(z, y, x) for z in (3, 4, 5) for y in (3, 4, 5) for x in near | mirrored}
 

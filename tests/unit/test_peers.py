@@ -35,7 +35,7 @@ from fmct_hpc.peers.registry import PEERS
 from fmct_hpc.peers.residual import ResidualTokens, bottlenecks
 from fmct_hpc.probe.encoder_spec import EncoderSpec, PeerName
 from fmct_hpc.probe.encoders import open_encoder
-from fmct_hpc.probe.finetune import Rows, _groups, finetune
+from fmct_hpc.probe.finetune import Rows, finetune, parameter_groups
 from fmct_hpc.probe.methods.finetune import FinetuneConfig
 from shards.errors import FmctError
 
@@ -299,7 +299,10 @@ def test_an_encoder_without_a_cls_token_is_fine_tuned() -> None:
     assert found.model.pool == ("mean",)
     scores = found.scores[:, 0]
     assert scores[labels[18:] == 1].min() > scores[labels[18:] == 0].max()
-    rates = {cast("list[Tensor]", group["params"])[0]: group["lr"] for group in _groups(found.model, config)}
+    rates = {
+        cast("list[Tensor]", group["params"])[0]: group["lr"]
+        for group in parameter_groups(found.model, config)
+    }
     network = found.model.encoder.get_submodule("network")
     assert rates[network.get_parameter("conv1.weight")] == pytest.approx(3e-3 * 0.75**5)
     assert rates[network.get_parameter("layer4.0.conv1.weight")] == pytest.approx(3e-3 * 0.75)

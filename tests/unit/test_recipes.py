@@ -53,7 +53,7 @@ def test_a_training_recipe_fits_its_machine(tmp_path: Path, name: str, ranks: in
     assert done.exit_code == 0
     assert f"= {ranks} ranks x" in done.stdout
     config = load(TrainConfig, path, [f"data.path={data}"])
-    student, teacher = dry_run._students_and_teachers(config)
+    student, teacher = dry_run.students_and_teachers(config)
     micro = config.run.batch // (ranks * config.accumulation(ranks))
     stage = config.engine.zero_stage
     needed = (

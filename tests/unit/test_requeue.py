@@ -100,7 +100,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
     monkeypatch.setenv("SLURM_PROCID", "0")
     queued: list[int] = []
     monkeypatch.setattr(Slurm, "jobs_known", lambda self, job: [])
-    monkeypatch.setattr(requeue, "_queue_again", lambda job, start, wait, scheduler: queued.append(start))
+    monkeypatch.setattr(requeue, "queue_again", lambda job, start, wait, scheduler: queued.append(start))
     before = signal.getsignal(signal.SIGTERM)
 
     def end(folder: Path, *codes: int, first: int = 0) -> list[int]:

@@ -218,8 +218,8 @@ def sweep_status(out: Path, done: set[int], monkeypatch: pytest.MonkeyPatch) -> 
     write_plan(out, SweepPlan(**shared, tasks=tasks))
     for number in done:
         write_text(UnitFiles(out, digests[number]).marker, "")
-    monkeypatch.setattr(Sweep, "_current_plan", lambda sweep: read_plan(sweep.out))
-    monkeypatch.setattr(Sweep, "_done", lambda sweep, plan, number: number in done)
+    monkeypatch.setattr(Sweep, "current_plan", lambda sweep: read_plan(sweep.out))
+    monkeypatch.setattr(Sweep, "is_done", lambda sweep, plan, number: number in done)
     unread: Any = None  # the configuration, which the two above would read
     return Sweep(unread, out).status().split("; tasks to do: ")[1]
 

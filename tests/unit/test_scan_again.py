@@ -363,13 +363,13 @@ def test_objects_with_one_uid_are_compared_by_their_bytes(
     assert all(not i.sha256 for s in read_catalog(catalog) for i in s.instances)
 
     digested: list[Source] = []
-    real = duplicates._digest
+    real = duplicates.content_digest
 
     def digest(source: Source) -> Any:
         digested.append(source)
         return real(source)
 
-    monkeypatch.setattr(duplicates, "_digest", digest)
+    monkeypatch.setattr(duplicates, "content_digest", digest)
     for count in (2, 0):  # the second scan takes the digests from the first's catalog
         (folder / "copy").write_bytes((folder / "p0" / "s1" / "2").read_bytes())
         os.utime(folder / "copy", ns=(1, 1))

@@ -27,7 +27,7 @@ from preprocess.dicom.inflate import INDEX_SPACING
 from preprocess.dicom.sources import Source, archive_members, open_source
 from preprocess.reasons import Reason, Rejection
 from preprocess.scan.run import rejected_path, scan
-from preprocess.tasks.task import _require_unchanged
+from preprocess.tasks.task import require_unchanged
 from shards.errors import FmctError
 
 NOISE = random.Random(0).randbytes(50_000)
@@ -86,11 +86,11 @@ def test_members_are_scanned_and_decoded_as_files_are(packer: str, tmp_path: Pat
         assert np.array_equal(hu(member), hu(file))
     assert of_members.bytes == of_files.bytes
 
-    _require_unchanged(of_members, "key")
+    require_unchanged(of_members, "key")
     with archive.open("ab") as stream:
         stream.write(b"\0")
     with pytest.raises(FmctError, match="changed since the scan"):
-        _require_unchanged(of_members, "key")
+        require_unchanged(of_members, "key")
 
 
 def test_one_name_may_stand_for_several_members(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from fmct_hpc.inference.readers import Scan
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.heads import LinearHead
-from fmct_hpc.probe.run import _as_sweep
+from fmct_hpc.probe.run import as_sweep
 from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.train.export import load_encoder
 from launch.report.document import Table
@@ -124,7 +124,7 @@ def test_scores_are_those_of_the_sweep_with_the_roles_of_each_study(
 
 def test_a_probe_takes_one_sample(grid: SweepConfig, tmp_path: Path) -> None:
     config = ProbeConfig(data=grid.data, labels=grid.labels, sample="study", series_pool="max")
-    found = _as_sweep(tmp_path, config, tmp_path)
+    found = as_sweep(tmp_path, config, tmp_path)
     assert (found.samples, found.series_pool) == (("study",), "max")
 
 

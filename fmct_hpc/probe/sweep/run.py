@@ -171,7 +171,7 @@ class Sweep:
         Raises FmctError if the plan is of another configuration, labels or dataset, and if features are
         missing.
         """
-        plan = self._current_plan()
+        plan = self.current_plan()
         if not 0 <= task < len(plan.tasks):
             raise FmctError(f"no task {task}: {self.out / 'plan.json'} has {len(plan.tasks)}, from 0")
         return self._compute(plan, Share.only(task), progress)
@@ -183,7 +183,7 @@ class Sweep:
             return own.make(partial(self._make, plan), progress, partial(self._remove_stale, plan))
 
     def _ledger(self, plan: Plan, numbers: Sequence[int]) -> Ledger[int, bool]:
-        return Ledger(numbers, partial(self._done, plan))
+        return Ledger(numbers, partial(self.is_done, plan))
 
     def _make(self, plan: Plan, number: int) -> None:
         unit = plan.units[number]
@@ -201,18 +201,18 @@ class Sweep:
 
     def run_share(self, share: int, shares: int, progress: Progress = _silent) -> int:
         """Compute the tasks `share`, `share` + `shares` and so on; returns the number of computed units."""
-        plan = self._current_plan()
+        plan = self.current_plan()
         return self._compute(plan, Share(share, shares), progress)
 
     def collect(self) -> Summary:
         """Write three tables and summary.json from the finished units (`collect_tables`)."""
-        plan = self._current_plan()
+        plan = self.current_plan()
         done = self._ledger(plan, range(len(plan.units))).done()
         return collect_tables(self.out, plan, done, self.config, self.cohorts, self.cohort)
 
     def status(self) -> str:
         """The state of the sweep, in one line."""
-        plan = self._current_plan()
+        plan = self.current_plan()
         done = set(self._ledger(plan, range(len(plan.units))).done())
         to_do = [n for n, task in enumerate(plan.tasks) if not set(task) <= done]
         rest = f"; tasks to do: {','.join(map(str, to_do))}" if to_do else ""
@@ -228,7 +228,8 @@ class Sweep:
         self._compute(plan, WHOLE, progress)
         return self.collect()
 
-    def _current_plan(self) -> Plan:
+    def current_plan(self) -> Plan:
+        """The written plan. Raises FmctError if it is of another configuration."""
         plan = ledger.read_plan(self.out)
         grid = units(self.config, self.cohort.tasks)
         digests = tuple(unit.digest(self.config, self.cohorts[unit.sample]) for unit in grid)
@@ -239,7 +240,8 @@ class Sweep:
             )
         return plan
 
-    def _done(self, plan: Plan, number: int) -> bool:
+    def is_done(self, plan: Plan, number: int) -> bool:
+        """Whether the unit's results are there and of the present inputs."""
         try:
             source = self._source_digest(plan.units[number])
         except FmctError:  # no features yet
