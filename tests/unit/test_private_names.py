@@ -1,4 +1,4 @@
-"""Tests use what is public, of ours and of DALI: a private name in a test would keep it from being changed."""
+"""Tests use what is public, of ours and of DALI: a private name in a test could not be changed freely."""
 
 import ast
 from collections.abc import Iterator
