@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,9 +92,9 @@ def inserts(radius: float, filling: float, *values: float) -> np.ndarray:
     return scan((tube(radius), filling), *rods)
 
 
-def head(number: int = 0, **changes: object) -> np.ndarray:
+def head(number: int = 0, **changes: Any) -> np.ndarray:
     """A head of the generator, int16 HU."""
-    anatomy: Head = replace(draw_anatomy(31, number), **changes)  # type: ignore[arg-type]
+    anatomy: Head = replace(draw_anatomy(31, number), **changes)
     hu = head_hu(np.stack([X, -Y, Z], axis=-1), anatomy)
     return (hu + np.random.default_rng(number).normal(0, 4, hu.shape)).astype(np.int16)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from restricted import confined
@@ -145,10 +146,10 @@ def test_a_cache_that_is_damaged_is_made_anew(alone: Path) -> None:
 
 def test_code_is_found_by_all_that_it_is_compiled_from(tmp_path: Path) -> None:
     def digest(body: str, factor: int, called: str) -> str:
-        made: dict[str, object] = {"njit": compiled.njit, "FACTOR": factor}
+        made: dict[str, Any] = {"njit": compiled.njit, "FACTOR": factor}
         exec(f"@njit()\ndef inner(x):\n return {called}", made)
         exec(f"@njit()\ndef outer(x):\n return {body}", made)
-        return compiled.source_digest(made["outer"].py_func)  # type: ignore[attr-defined]
+        return compiled.source_digest(made["outer"].py_func)
 
     base = digest("inner(x) * FACTOR", 2, "x + 1")
     assert base == digest("inner(x) * FACTOR", 2, "x + 1")

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -242,7 +243,7 @@ def test_an_encoder_of_other_input_is_another_encoder(logistic: Path, tmp_path: 
 
 
 def test_a_sweep_of_several_cells_has_to_say_which(grid: SweepConfig, tmp_path: Path) -> None:
-    cases = [
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({}, {}, "several of --method; choose one"),
         ({}, {"method": "forest"}, "has no method forest"),
         (
@@ -255,7 +256,7 @@ def test_a_sweep_of_several_cells_has_to_say_which(grid: SweepConfig, tmp_path: 
     ]
     for values, wanted, said in cases:
         with pytest.raises(FmctError, match=said):
-            fit(grid.model_copy(update=values), **wanted)  # type: ignore[arg-type]
+            fit(grid.model_copy(update=values), **wanted)
 
 
 def test_commands_from_a_sweep_to_a_table(grid: SweepConfig, swept: Path, tmp_path: Path) -> None:

@@ -2,17 +2,18 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from launch.doctor import shared
-from launch.doctor.finding import run_check
+from launch.doctor.finding import Problem, run_check
 from shards import caches, sharing
 
 
-def level(look: object) -> str:
-    return run_check("it", look).level  # type: ignore[arg-type]
+def level(look: Callable[[], str | Problem]) -> str:
+    return run_check("it", look).level
 
 
 @pytest.fixture

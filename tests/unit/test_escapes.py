@@ -36,13 +36,14 @@ def test_a_terminal_shows_what_it_would_obey(text: str) -> None:
     assert not OBEYED.search(plain(text))
     assert plain(plain(text)) == plain(text)
     for terminal in (True, False):
-        console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=200)
+        written = io.StringIO()
+        console = Console(file=written, force_terminal=terminal, color_system=None, width=200)
         table = PlainTable(title="t")
         table.add_column("c")
         table.add_row(text)
         console.print(table)
         console.print(cell(text), soft_wrap=True)
-        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        shown = written.getvalue()
         assert not OBEYED.search(shown)
         assert shown.count(plain(text).split("\n")[0]) == 2
         assert sum("a fmct: b" in line for line in shown.splitlines()) == ("\n" in text)

@@ -3,6 +3,7 @@
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -32,8 +33,8 @@ class Reader:
         for module in (header, pixel_header):
             monkeypatch.setattr(module, "walked", self._walked)
 
-    def _walked(self, *given: object) -> walk.Walked | None:
-        found = walk.walked(*given) if self.walks else None  # type: ignore[arg-type]
+    def _walked(self, *given: Any) -> walk.Walked | None:
+        found = walk.walked(*given) if self.walks else None
         self.taken += found is not None
         return found
 
