@@ -168,14 +168,14 @@ def _require(path: Path, table: pa.Table, name: str, rule: str, remedy: str) -> 
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         kind = table[name].type
         raise FmctError(f"{path}: column {name} is {kind} and not numeric; {remedy}") from None
+    wrong = np.flatnonzero(~valid(rule, values))
     if rule == "binary":
-        if not valid(rule, values).all():
+        if len(wrong):
             raise FmctError(
-                f"{path}: column {name} has values other than 0, 1 and null; {remedy}, or set its kind, for "
-                f"example kinds={{{name}: regression}}"
+                f"{path} row {wrong[0] + 1}: column {name} has values other than 0, 1 and null; {remedy}, or "
+                f"set its kind, for example kinds={{{name}: regression}}"
             )
         return
-    wrong = np.flatnonzero(~valid(rule, values))
     if len(wrong):
         raise FmctError(f"{path} row {wrong[0] + 1}, column {name}: not {EXPECTED[rule]}; {remedy}")
     require_several(path, name, rule, values)

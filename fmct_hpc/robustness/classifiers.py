@@ -106,8 +106,8 @@ def of_exported(folders: Sequence[Path], config: SweepConfig, cohort: Cohort) ->
     """Exported classifiers, evaluated on the tested volumes of the sweep from which they were exported.
 
     Raises FmctError for a classifier of another dataset, labels or split, whose training patients may be
-    among the tested ones, of an encoder that is not in the sweep, and for two of the same encoder, method and
-    task.
+    among the tested ones, of an encoder that is not in the sweep, or not with these weights (fine-tuned ones
+    have their own), and for two of the same encoder, method and task.
     """
     groups, there = [], set()
     for folder in folders:
@@ -126,8 +126,15 @@ def of_exported(folders: Sequence[Path], config: SweepConfig, cohort: Cohort) ->
 def _of_folder(folder: Path, kept: Classifier, config: SweepConfig, cohort: Cohort) -> ClassifierGroup:
     record = kept.record
     tasks = tuple(task.task for task in record.tasks)
-    if record.encoder not in {spec.name for spec in config.encoders}:
+    on_volumes = METHODS[record.method].reads == "volumes"
+    spec = next((spec for spec in config.encoders if spec.name == record.encoder), None)
+    if spec is None:
         raise FmctError(f"{folder}: a classifier of encoder {record.encoder}, which is not in the sweep")
+    if not on_volumes and open_encoder(spec).digest != record.encoder_digest:
+        raise FmctError(
+            f"{folder}: a classifier of another encoder {record.encoder} than the sweep's; export it again, "
+            "or name the weights it was fitted on"
+        )
     narrow = read_cohort(
         config.data, config.labels, tasks, config.split, config.folds, config.parts, config.kinds
     )
@@ -136,7 +143,6 @@ def _of_folder(folder: Path, kept: Classifier, config: SweepConfig, cohort: Coho
             f"{folder}: fitted on another dataset, labels or split than the sweep's, so that its training "
             "patients may be among the tested ones; use the sweep from which it was exported"
         )
-    on_volumes = METHODS[record.method].reads == "volumes"
     pool = None if on_volumes or not record.pools else "both" if len(record.pools) > 1 else record.pools[0]
     shared: Row = {
         "encoder": record.encoder,
