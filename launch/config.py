@@ -198,7 +198,7 @@ def _take_as_written(values: Any, written: Any, overridden: dict[str, str], erro
 
 
 def _one_line(error: ValidationError, model: type[BaseModel], path: Path | None, overridden: set[str]) -> str:
-    details = error.errors(include_url=False)
+    details = _without_echoes(error.errors(include_url=False))
     first = details[0]
     # Below an overridden key, the location continues with the key or index within its value.
     key = ".".join(str(part) for part in first["loc"])
@@ -209,6 +209,12 @@ def _one_line(error: ValidationError, model: type[BaseModel], path: Path | None,
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     message = f"{source}: {_expectation(first, model)}{more}".replace(": : ", ": ")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+
+
+def _without_echoes(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """The errors without those of lists that are too short only because an item of theirs is invalid."""
+    inner = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
+    return [one for one in details if one["type"] != "too_short" or one["loc"] not in inner]
 
 
 def _expectation(detail: ErrorDetails, model: type[BaseModel]) -> str:

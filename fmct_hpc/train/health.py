@@ -100,7 +100,7 @@ class Health:
         what = f"step {step}: for {self.lasting[sign.what]} steps {sign.what}: the features collapse"
         if self._limits.collapse == "stop":
             raise UnhealthyRunError(f"{what}; restart with {sign.remedy}; health.collapse=warn only warns")
-        log.log(self._level, "%s", what)
+        log.log(self._level, "%s; if it lasts, restart with %s", what, sign.remedy)
 
     def _signs(self, figures: Mapping[str, float]) -> list[Sign]:
         """The signs whose figures this objective has."""
