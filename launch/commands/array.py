@@ -26,6 +26,7 @@ DIVIDED = {
     "robustness": Divided("evaluation", "fmct_hpc.robustness.config:RobustnessConfig"),
     "benchmark": Divided("benchmark", "fmct_hpc.benchmark.config:BenchmarkConfig"),
     "relevance": Divided("using", last=("--collect",)),
+    "features": Divided("using", last=("--collect",)),
 }
 """Sweeps, predictions and preprocessing have commands of their own in `fmct launch`."""
 
@@ -35,7 +36,8 @@ INPUTS = ("paths", "classifier", "encoder", "beside", "masks", "key_file")
 Words = Annotated[
     list[str],
     typer.Argument(
-        metavar="-- COMMAND...", help="segment, robustness, benchmark or relevance, with its arguments."
+        metavar="-- COMMAND...",
+        help="segment, robustness, benchmark, relevance or features, with its arguments.",
     ),
 ]
 Tasks = Annotated[int, typer.Option(min=1, help="Maximum number of array tasks.")]
@@ -60,6 +62,8 @@ def parsed(words: list[str]) -> dict[str, Any]:
         if given not in (None, False) and not isinstance(given, list | tuple):  # --task may name labels
             raise FmctError(f"launch array: leave out --{option}, which its jobs set")
     if divided.config is None:
+        if values.get("private_map") is not None:
+            raise FmctError("launch array: --private-map needs all paths in one process; leave it out")
         _require_paths(values)
         return values
     from launch.own_code import load_own

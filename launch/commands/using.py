@@ -38,23 +38,36 @@ def features(
         Path | None,
         typer.Option(help="Parquet file to write with the path of each key, readable only by you."),
     ] = None,
+    share: ShareOption = None,
+    collect: Collect = False,
 ) -> None:
     """Extract features of new scans, with the preprocessing of the encoder's training data.
 
     A scan that is not suitable for the encoder (an MR, a chest, a wrong spacing) is rejected with a reason;
-    the others are processed, and the exit code is 2.
+    the others are processed, and the exit code is 2 (with --collect 0). Safe to repeat: finished parts are
+    kept.
     """
-    from fmct_hpc.inference.write import write_features
+    at_most_one(share=share, collect=collect)
+    from fmct_hpc.inference.write import FeatureTable
 
     _require_key(key_file)
-    with progress("scans") as update:
-        written = write_features(paths, encoder, out, batch, device, update, key_file, private_map)
-    echo(f"{out}: features of {written.scans} scans of {written.paths} paths")
+    table = FeatureTable(paths, encoder, out, batch, device, key_file, private_map)
+    if not collect:
+        with progress("parts") as update:
+            made = table.run(Share.parse(share) if share else WHOLE, update)
+    if share is not None:
+        echo(f"share {share}: {made} parts; when all shares are done, run the same command with --collect")
+        return
+    written = table.collect()
+    partial = "" if written.done == written.parts else f" ({written.done} of {written.parts} parts)"
+    echo(f"{out}: features of {written.scans} scans of {written.paths} paths{partial}")
     if written.flags:
         found = ", ".join(f"{count} {flag}" for flag, count in written.flags.most_common())
         echo(f"flagged scans: {found}")
     if written.refused:
-        raise FmctError("\n".join(written.refused))
+        if not collect:
+            raise FmctError("\n".join(written.refused))
+        echo("\n".join(written.refused[:REFUSALS_SHOWN]), err=True)
 
 
 def export_classifier(

@@ -70,9 +70,9 @@ def _same_data(learned: DataFacts, data: Data) -> Text:
         return Text("The run was trained on the dataset described in the data section.")
     if learned.preprocess_digest in {dataset.config_digest for dataset in data.datasets}:
         return Text(
-            "The run was trained on a dataset with the same preprocessing as the one in the data section, but "
-            "other volumes, for example the training part of a split. The section on evaluation states "
-            "how many of the tested patients it has seen."
+            "The run was trained on a dataset with the same preprocessing as the one in the data section and "
+            "other volumes, for example the training part of a split. The section on evaluation states how "
+            "many of the tested patients it has seen."
         )
     return Text(
         "The data section describes volumes with another preprocessing than the run's training volumes.",

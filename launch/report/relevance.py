@@ -114,7 +114,7 @@ class Relevance:
 
         Raises FmctError if `out` holds maps of another classifier.
         """
-        with writing(self._out, "fmct relevance", shared=True):
+        with writing(self._out, "fmct relevance", shared=share != WHOLE):
             claim(self._out, self._subject, [TABLE, PAGE, MEASURES])
             register_files(self._out, self._files, share)
             units = Ledger(range(len(self._parts)), self._finished).share(share)

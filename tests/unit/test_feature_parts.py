@@ -1,0 +1,47 @@
+"""Features of new scans in parts: an array's are those of one process, and finished parts are kept."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from small_training import small_encoder, write_dataset
+from typer.testing import CliRunner
+
+from launch.cli import app
+from shards.errors import FmctError
+
+
+def test_shares_give_the_files_of_one_process_and_a_killed_one_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fmct_hpc.inference.write.PART_VOLUMES", 2)
+    data = write_dataset(tmp_path / "data", 5)
+    (tmp_path / "Doe John").mkdir()
+    encoder = small_encoder(data, tmp_path / "encoder")
+    words = ["features", str(tmp_path / "Doe John"), str(data), "--encoder", str(encoder), "--out"]
+
+    def said(*more: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, [*words, *more])
+        assert (done.exit_code, isinstance(done.exception, FmctError)) == (code, code == 1)
+        return done.output
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    said(str(whole), code=1)  # a path has no scan
+    for share, so_far in (
+        ("2/3", "1 scans of 1 paths (1 of 4 parts)"),
+        ("0/3", "(3 of 4 parts)"),
+        ("1/3", ""),
+    ):
+        said(str(parts), "--share", share)
+        assert so_far in said(str(parts), "--collect")
+    made = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    assert made == {path.relative_to(parts): path.read_bytes() for path in parts.rglob("*") if path.is_file()}
+    rows = pq.read_table(parts / "features.parquet").to_pylist()
+    assert [row["path"] for row in rows] == [1] * 5
+    assert list(rows[0]) == ["path", "key", "cls", "mean", "flags", "study_key", "patient_key"]
+    # The refused path, and the part whose file is lost, are tried again; the others are kept.
+    (parts / f"{rows[0]['key']}.safetensors").unlink()
+    assert "2 parts" in said(str(parts), "--share", "0/1")
+    said(str(parts), "--collect")
+    assert {path: (parts / path).read_bytes() for path in made} == made
+    said(str(parts), "--share", "0/2", "--private-map", str(tmp_path / "map.parquet"), code=1)
