@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.attempts import Attempt, attempts
-from fmct_hpc.train.checkpoint import MANIFEST, checkpoint_of, file_facts, read_manifest
+from fmct_hpc.train.beside import digests_of
+from fmct_hpc.train.checkpoint import MANIFEST, checkpoint_of, read_manifest
 from fmct_hpc.train.export import encoder_info
 from shards import Dataset
 from shards.closed import Closed
@@ -104,10 +105,9 @@ def _of_digest(place: Path, digest: str | None) -> Path | None:
     try:
         if place.is_dir():
             return checkpoint_of(place, digest)
-        facts = file_facts(place)
+        return place if digest in digests_of(place) else None
     except (FmctError, OSError):  # unreadable, hence unknown
         return None
-    return place if facts is not None and facts.sha256 == digest else None
 
 
 def _run_of(weights: Path) -> Path | None:

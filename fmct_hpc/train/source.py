@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.model.config import ModelConfig
+from fmct_hpc.train.beside import parts_beside, weights_digest
 from fmct_hpc.train.checkpoint import (
     MANIFEST,
     InitialWeights,
@@ -23,10 +24,6 @@ from fmct_hpc.train.export import configuration_of, encoder_info, load_encoder, 
 from fmct_hpc.train.pieces import PieceFiles
 from fmct_hpc.train.state import AVERAGE, TARGETS, WEIGHT, whole_tensors
 from shards.errors import FmctError, raise_refusal
-from shards.info import sha256
-
-_PARTS = ("head", "decoder")
-"""Files that `fmct convert-weights` writes beside an encoder, named as the student's parts."""
 
 
 class Source(NamedTuple):
@@ -54,7 +51,7 @@ def find_source(start: Path, digest: str | None) -> InitialWeights:
         origin = f"step {manifest.step} ({manifest.digest}) of {_origin(place, manifest)}"
         source = InitialWeights(place=place, digest=manifest.digest, origin=origin)
     else:
-        source = InitialWeights(place=start, origin=encoder_info(start).origin, digest=sha256(start))
+        source = InitialWeights(place=start, origin=encoder_info(start).origin, digest=weights_digest(start))
     if digest not in (None, source.digest):
         raise FmctError(
             f"{start}: differs from what the run started from ({digest}); restore that, or name another run "
@@ -83,10 +80,8 @@ def read_source(beginning: InitialWeights) -> Source:
 def _of_encoder(file: Path) -> Source:
     encoder, info = load_encoder(file)
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    for part in _PARTS:
-        beside = file.with_name(f"{part}.safetensors")
-        if beside.is_file():
-            weights |= load_file(beside)
+    for beside in parts_beside(file).values():
+        weights |= load_file(beside)
     return Source(file.with_suffix(".json"), info.model, info.data, weights, {}, {})
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from shard_samples import make_key
 from small_training import small_config, write_checkpoint, write_dataset
 from torch import Tensor
@@ -16,12 +17,14 @@ from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.student import Student, Teacher
 from fmct_hpc.probe.leakage import pretraining_patients
 from fmct_hpc.train.attempts import begin
+from fmct_hpc.train.beside import digests_of
 from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, InitialWeights, read_manifest
 from fmct_hpc.train.export import encoder_info, export_checkpoint
 from fmct_hpc.train.run import preflight
 from fmct_hpc.train.start import initial, require_start
 from shards import Dataset
 from shards.errors import FmctError
+from shards.info import sha256
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +172,29 @@ def test_until_it_has_a_checkpoint_a_run_begins_with_the_same_state(data: Path, 
     assert preflight(settings, tmp_path / "third", 1).beginning != beginning
     checkpoint.rename(tmp_path / "away")
     with pytest.raises(FmctError, match=beginning.digest):
+        preflight(settings, run, 1)
+
+
+def test_the_parts_beside_an_encoder_belong_to_what_a_run_starts_from(data: Path, tmp_path: Path) -> None:
+    config = small_config(data)
+    first_run(tmp_path / "first", config, data)
+    export_checkpoint(tmp_path / "first/checkpoints/step-00000003", tmp_path / "first")
+    weights = tmp_path / "first/encoder.safetensors"
+    head = {n: t for n, t in Student(config).state_dict().items() if n.startswith("head.")}
+    assert head
+    run, settings = tmp_path / "second", small_config(data, run={"start_from": str(weights), "steps": 7})
+    digests = []
+    for scale in (None, 1.0, 2.0):
+        if scale is not None:
+            save_file({n: scale * t for n, t in head.items()}, weights.with_name("head.safetensors"))
+        beginning = preflight(settings, tmp_path / "new", 1).beginning
+        assert beginning is not None
+        digests.append(beginning.digest)
+        assert beginning.digest in digests_of(weights), "by which pretraining patients are found"
+    assert len(set(digests)) == 3
+    assert digests[0] == sha256(weights), "as earlier versions record it"
+    begin(run, settings, DataFacts.of(Dataset.open(data)), ["host"], 0, start_digest=digests[1])
+    with pytest.raises(FmctError, match=digests[1]):
         preflight(settings, run, 1)
 
 
