@@ -53,6 +53,6 @@ def end_without_collecting() -> None:
     """Have this process end without a search for unreachable objects, which takes a fifth of a short command.
 
     At its end the interpreter searches all objects several times; `gc.freeze` excludes those that exist.
-    Objects outside cycles are still freed, and exit functions run; the system takes back the rest.
+    Objects outside cycles are still freed, and exit functions run.
     """
     atexit.register(gc.freeze)
