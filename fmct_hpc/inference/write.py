@@ -161,7 +161,7 @@ class FeatureTable:
         scans = read_scans(piece.path, info, self._key_file, piece.rows)
         found = of_scans(scans, model.to(device).eval(), info, self._batch, device)
         for scan in of_path(piece.number, piece.path, found):
-            _write(scan, self._out)
+            write_scan(scan, self._out)
             of_scan = {name: getattr(scan, name) for name in ("key", "cls", "mean", "flags")}
             keys = {"study_key": scan.study_key, "patient_key": scan.patient_key}
             place = {"path": _text(scan.path or piece.path), "key": scan.key, **keys, "reason": None}

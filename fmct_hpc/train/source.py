@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.model.config import ModelConfig
-from fmct_hpc.train.beside import parts_beside, weights_digest
+from fmct_hpc.train.beside import digests_of, parts_beside, weights_digest
 from fmct_hpc.train.checkpoint import (
     MANIFEST,
     InitialWeights,
@@ -51,7 +51,9 @@ def find_source(start: Path, digest: str | None) -> InitialWeights:
         origin = f"step {manifest.step} ({manifest.digest}) of {_origin(place, manifest)}"
         source = InitialWeights(place=place, digest=manifest.digest, origin=origin)
     else:
-        source = InitialWeights(place=start, origin=encoder_info(start).origin, digest=weights_digest(start))
+        # A run of an earlier version recorded the encoder's digest alone.
+        own = digest if digest in digests_of(start) else weights_digest(start)
+        source = InitialWeights(place=start, origin=encoder_info(start).origin, digest=own)
     if digest not in (None, source.digest):
         raise FmctError(
             f"{start}: differs from what the run started from ({digest}); restore that, or name another run "

@@ -89,12 +89,9 @@ def write_report(
     dataset = Dataset.open(dataset_path)
     order = sorted(range(len(keys)), key=keys.__getitem__)
     sample = [_stored(dataset, keys[i], flags[i], window_hu) for i in order[:GALLERY]]
-    flagged = [_stored(dataset, keys[i], flags[i], window_hu) for i in order if flags[i]][:GALLERY]
-    seen = list(pictures)
-    defaced = [
-        Figure(p.key[:KEY_DIGITS], f"{p.kind}: {p.note}", png(p.array)) for p in seen if p.kind != "rejected"
-    ]
-    refused = [Figure(p.key[:KEY_DIGITS], p.note, png(p.array)) for p in seen if p.kind == "rejected"]
+    shown = [i for i in order if flags[i]][:GALLERY]
+    flagged = [_stored(dataset, keys[i], flags[i], window_hu) for i in shown]
+    refused, defaced = _of_tasks(pictures)
     page = _template().render(
         totals=totals,
         rejections=_rejections(rejected),
@@ -107,11 +104,22 @@ def write_report(
             ("Stored volumes", f"Volumes with the smallest pseudonyms, a random sample. {MIDDLE}", sample),
             ("Flagged volumes", f"Stored volumes with at least one finding of the checks. {MIDDLE}", flagged),
             (ALIKE_TITLE.format(len(alike)), f"{SIMILAR} {MIDDLE}", _alike(dataset, alike, window_hu)),
-            ("Volumes in quarantine", f"Volumes rejected by the checks. {MIDDLE}", refused[:GALLERY]),
-            ("Defacing", f"Before and after, {DEFACED}", defaced[:GALLERY]),
+            ("Volumes in quarantine", f"Volumes rejected by the checks. {MIDDLE}", refused),
+            ("Defacing", f"Before and after, {DEFACED}", defaced),
         ],
     )
     write_text(path, page)
+
+
+def _of_tasks(pictures: Iterable[Picture]) -> tuple[list[Figure], list[Figure]]:
+    """The first pictures of rejected volumes and the first of defacing; the others are not kept."""
+    refused: list[Figure] = []
+    defaced: list[Figure] = []
+    for one in pictures:
+        found, note = (refused, one.note) if one.kind == "rejected" else (defaced, f"{one.kind}: {one.note}")
+        if len(found) < GALLERY:
+            found.append(Figure(one.key[:KEY_DIGITS], note, png(one.array)))
+    return refused, defaced
 
 
 def _alike(dataset: Dataset, pairs: pa.Table, window_hu: tuple[float, float]) -> list[Figure]:

@@ -2,13 +2,15 @@
 
 Commands that process records rather than voxels, on the given numbers of volumes of 2³ voxels, so that the
 cost is that of the records: catalog rows (5 images per volume), tasks' tables and shards, index, features,
-labels. Every step runs in a forked process, for its peak memory, which starts at that of the imports; CPU
-time. The last column is the cost per record relative to the first count. The comparison of pairs in
-collecting (`preprocess.qc.similar`) has a separate row.
+labels. Every step runs in a forked process, for its peak memory, which starts at that of the imports. CPU
+time, the minimum of rounds; the largest count is measured once. "A further record": the cost of one more
+between a count and the previous one, without the fixed start of a step; the last column compares it with
+that of the previous row. The comparison of pairs in collecting (`preprocess.qc.similar`) has a separate row.
 """
 
 import argparse
 import hashlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -161,39 +163,74 @@ STEPS: dict[str, Callable[..., Any]] = {
     "scan: grouping": lambda folder: regroup(folder / "catalog"),
     "plan": plan,
     "collect": collect,
-    "collect: pairs alike": similar,
     "verify": check,
-    "split": divide,
     "features": read_features,
     "sweep: plan": plan_sweep,
+    "split": divide,
+    "collect: pairs alike": similar,
 }
 BEFORE: dict[str, Callable[..., Any]] = {"collect": do_tasks, "features": make_features}
 """What makes the input of a step; it is not measured."""
+
+
+OUTPUTS = {
+    "scan: grouping": ".regrouped.scan",
+    "plan": "out",
+    "collect": "out/summary.json",
+    "split": "split",
+    "sweep: plan": "sweep",
+}
+"""What a round of a step leaves, without which the next one does the whole work again."""
 
 
 def step(name: str, folder: Path) -> None:
     STEPS[name](folder)
 
 
+def clear(folder: Path, name: str) -> None:
+    """Remove what an earlier round of a step has left."""
+    left = folder / OUTPUTS[name] if name in OUTPUTS else None
+    if left and left.is_file():
+        left.unlink()
+    elif left and left.is_dir():
+        shutil.rmtree(left)
+
+
+def least(name: str, folder: Path, rounds: int, apart: bool) -> tuple[float, float]:
+    """CPU seconds, the least of rounds, and the greatest peak of memory, MiB."""
+    found = []
+    for _ in range(rounds):
+        clear(folder, name)
+        found.append(measure(step, name, folder, apart=apart, start="fork"))
+    return min(one["cpu"] for one in found), max(one["own"] for one in found)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--apart", action=argparse.BooleanOptionalAction, default=True, help="in processes")
-    options = parsed(parser, arguments, counts=[20], apart=False)
-    first: dict[str, float] = {}
-    heading("volumes", "step", "CPU s", "CPU ms a record", "peak, MiB", "a record, of the first")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parsed(parser, arguments, counts=[10, 20], apart=False, rounds=1)
+    before: dict[str, tuple[int, float]] = {}
+    each: dict[str, float] = {}
+    heading("volumes", "step", "CPU s", "peak, MiB", "a further record, ms", "of the row before")
     for count in options.counts:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            apart = {"apart": options.apart, "start": "fork"}
-            measure(make, folder, count, **apart)
+            rounds = 1 if count == max(options.counts) else options.rounds
+            measure(make, folder, count, apart=options.apart, start="fork")
             for work in STEPS:
                 if work in BEFORE:
-                    measure(BEFORE[work], folder, **apart)
-                found = measure(step, work, folder, **apart)
-                each = 1000 * found["cpu"] / count
-                ratio = f"{each / first.setdefault(work, each):.2f}"
-                row(count, work, f"{found['cpu']:.2f}", f"{each:.3f}", f"{found['own']:.0f}", ratio)
+                    measure(BEFORE[work], folder, apart=options.apart, start="fork")
+                cpu, peak = least(work, folder, rounds, options.apart)
+                further = ratio = ""
+                if work in before:
+                    fewer, of_fewer = before[work]
+                    slope = 1000 * (cpu - of_fewer) / (count - fewer)
+                    ratio = f"{slope / each[work]:.2f}" if each.get(work) else ""
+                    further, each[work] = f"{slope:.4f}", slope
+                before[work] = count, cpu
+                row(count, work, f"{cpu:.2f}", f"{peak:.0f}", further, ratio)
 
 
 if __name__ == "__main__":

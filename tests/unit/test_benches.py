@@ -19,7 +19,7 @@ OWN = {"codecs", "headers", "loader", "start"}
 ROWS = {
     "checkpoint": 3,
     "features": 6,
-    "growth": 8,
+    "growth": 16,
     "label_kinds": 4,
     "memory": 1,
     "order": 8,
