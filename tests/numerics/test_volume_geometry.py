@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from preprocess.config import GridConfig
 from preprocess.dicom.decode import AIR_HU
 from preprocess.select.rules import SelectConfig
+from preprocess.volume import resample
 from preprocess.volume.build import build_volume
 
 ANY_PLANE = SelectConfig(max_obliquity_deg=90)
@@ -81,6 +82,24 @@ def test_any_acquisition_gives_the_sampled_function(
     below = t < heights[0] - (heights[1] - heights[0]) / 2 - 1e-6
     above = t > heights[-1] + (heights[-1] - heights[-2]) / 2 + 1e-6
     assert np.all(volume.voxels[sideways | below | above] == AIR_HU)
+
+
+def test_the_rows_kept_in_memory_change_no_voxel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of one slice at a time, of a plane's slices, or of all."""
+    usual = resample._slices_of_a_plane
+    heights = np.cumsum([3.0, 4.5, 2.2, 6.1] * 6)
+    for degrees in (0, 19):
+        row_step = Rotation.from_rotvec([np.radians(degrees), 0, 0]).apply([0.0, 1, 0])
+        scan = Acquisition(np.array([0.0, 0, 1]) * heights[:, None], row_step=row_step)
+        series = scanned(scan.write(tmp_path / str(degrees), waves))[0]
+        made = []
+        for room in (usual, lambda *_: 1, lambda heights, *_: len(heights)):
+            monkeypatch.setattr(resample, "_slices_of_a_plane", room)
+            made.append(build_volume(series, GridConfig(spacing_mm=(2.0, 2.0, 2.0)), ANY_PLANE).voxels)
+        assert np.array_equal(made[0], made[1])
+        assert np.array_equal(made[0], made[2])
+    assert usual(heights, 0.0, np.ones((24, 3))) == 6
+    assert usual(heights, 10.0, np.ones((24, 3))) == 9
 
 
 def test_untilted_series_agrees_with_simpleitk(tmp_path: Path) -> None:
