@@ -12,7 +12,7 @@ from small_sweep import AFFINE, bright_sweep
 from typer.testing import CliRunner
 
 from fmct_hpc.classifier.fit import fit
-from fmct_hpc.classifier.kept import write_classifier
+from fmct_hpc.classifier.folder import write_classifier
 from launch.cli import app
 from shards import Dataset, ShardWriter, finish_dataset
 from shards.errors import FmctError

@@ -1,6 +1,7 @@
 """AdamW without torch's compiler is torch's AdamW."""
 
 import importlib
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +15,16 @@ def trained(kind: type[torch.optim.AdamW], fused: bool) -> list[torch.Tensor]:
     """Weights and moments after some steps with two groups, decay and a gradient that is None at times."""
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(5, 3, generator=generator).requires_grad_() for _ in range(3)]
-    groups = [{"params": weights[:1]}, {"params": weights[1:], "weight_decay": 0.0, "lr": 0.1}]
+    groups: list[dict[str, Any]] = [
+        {"params": weights[:1]},
+        {"params": weights[1:], "weight_decay": 0.0, "lr": 0.1},
+    ]
     optimizer = kind(groups, lr=0.02, betas=(0.9, 0.95), weight_decay=0.3, fused=fused)
     for step in range(7):
         for group in optimizer.param_groups:
             group["lr"] *= 0.9
         used = weights if step % 3 else weights[:2]
-        sum(((weight - 1) ** 2).sum() for weight in used).backward()
+        torch.stack([((weight - 1) ** 2).sum() for weight in used]).sum().backward()
         assert optimizer.step() is None
         optimizer.zero_grad(set_to_none=step % 2 == 0)
     moments = [value for weight in weights for value in optimizer.state[weight].values()]

@@ -12,7 +12,7 @@ from preprocess.config import CheckConfig
 from preprocess.qc import report
 from preprocess.qc.pictures import Picture
 from preprocess.qc.thumbnail import SHAPE
-from preprocess.select.unread import NotUnderstood
+from preprocess.select.unmatched import UnmatchedTexts
 
 VOLUMES = 3 * report.GALLERY
 PIXELS = bytes(SHAPE[0] * SHAPE[1] * (SHAPE[2] if len(SHAPE) > 2 else 1))
@@ -42,7 +42,7 @@ def test_no_more_volumes_are_read_than_are_shown(tmp_path: Path, monkeypatch: py
     keys = [f"{number:032x}" for number in reversed(range(VOLUMES))]
     volumes = pa.table({"key": keys, "flags": [["noise"]] * VOLUMES})
     alike = pa.table({"key": keys[:0], "other_key": keys[:0]})
-    given = (pa.table({}), alike, of_tasks(), CheckConfig(), NotUnderstood(), {}, (40.0, 80.0))
+    given: Any = (pa.table({}), alike, of_tasks(), CheckConfig(), UnmatchedTexts(), {}, (40.0, 80.0))
     report.write_report(tmp_path / "report.html", tmp_path, volumes, *given)
     least = sorted(keys)[: report.GALLERY]
     assert read == 2 * least, "the sample, then the flagged volumes"
