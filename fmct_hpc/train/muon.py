@@ -3,7 +3,7 @@
 import importlib
 from contextlib import suppress
 
-_MODULE = "deepspeed.runtime.zero.muon.muon_optimizer"
+MODULE = "deepspeed.runtime.zero.muon.muon_optimizer"
 
 
 def import_muon() -> None:
@@ -19,6 +19,6 @@ def import_muon() -> None:
         compiled = compiler.compile
         compiler.compile = lambda: lambda function: function
         try:
-            importlib.import_module(_MODULE)
+            importlib.import_module(MODULE)
         finally:
             compiler.compile = compiled

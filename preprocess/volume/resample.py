@@ -130,7 +130,7 @@ def resample(hu: np.ndarray, slices: Stack, grid: Grid, outside: int, smooth: bo
     reach = slices.heights[0] - below, slices.heights[-1] + above
     boxes = box_weights(widths[0]), box_weights(widths[1])
     if lines:
-        room = _slices_of_a_plane(slices.heights, abs(steps[2, 1]) * grid.shape[1], weights)
+        room = slices_of_a_plane(slices.heights, abs(steps[2, 1]) * grid.shape[1], weights)
         _sample_lines(hu, starts, origin, steps, reach, boxes, first, weights, room, out)
     else:
         image = _averaged(hu, *boxes) if max(map(len, boxes)) > 1 else hu
@@ -138,7 +138,7 @@ def resample(hu: np.ndarray, slices: Stack, grid: Grid, outside: int, smooth: bo
     return out
 
 
-def _slices_of_a_plane(heights: np.ndarray, extent: float, weights: np.ndarray) -> int:
+def slices_of_a_plane(heights: np.ndarray, extent: float, weights: np.ndarray) -> int:
     """The most slices, of any heights, that a plane of the grid takes which extends over `extent` of them."""
     last = np.searchsorted(heights, heights + extent, "right")
     most = int((last - np.arange(len(heights))).max())

@@ -86,7 +86,7 @@ def test_any_acquisition_gives_the_sampled_function(
 
 def test_the_rows_kept_in_memory_change_no_voxel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of one slice at a time, of a plane's slices, or of all."""
-    usual = resample._slices_of_a_plane
+    usual = resample.slices_of_a_plane
     heights = np.cumsum([3.0, 4.5, 2.2, 6.1] * 6)
     for degrees in (0, 19):
         row_step = Rotation.from_rotvec([np.radians(degrees), 0, 0]).apply([0.0, 1, 0])
@@ -94,7 +94,7 @@ def test_the_rows_kept_in_memory_change_no_voxel(tmp_path: Path, monkeypatch: py
         series = scanned(scan.write(tmp_path / str(degrees), waves))[0]
         made = []
         for room in (usual, lambda *_: 1, lambda heights, *_: len(heights)):
-            monkeypatch.setattr(resample, "_slices_of_a_plane", room)
+            monkeypatch.setattr(resample, "slices_of_a_plane", room)
             made.append(build_volume(series, GridConfig(spacing_mm=(2.0, 2.0, 2.0)), ANY_PLANE).voxels)
         assert np.array_equal(made[0], made[1])
         assert np.array_equal(made[0], made[2])

@@ -68,7 +68,7 @@ def test_muon_is_there_and_what_compiles_is_as_it_was() -> None:
 
 
 def test_a_deepspeed_without_muon_or_that_function_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmct_hpc.train.muon._MODULE", "deepspeed.no_muon")
+    monkeypatch.setattr("fmct_hpc.train.muon.MODULE", "deepspeed.no_muon")
     import_muon()
     monkeypatch.delattr(compiler, "compile")
     import_muon()

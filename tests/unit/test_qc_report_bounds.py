@@ -1,10 +1,11 @@
-"""What the QC report draws has a bound: an archive may have as many flagged volumes as volumes."""
+"""The QC report reads and keeps only the volumes that it shows, however many there are."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -13,41 +14,58 @@ from preprocess.qc import report
 from preprocess.qc.pictures import Picture
 from preprocess.qc.thumbnail import SHAPE
 from preprocess.select.unmatched import UnmatchedTexts
+from preprocess.volume.measure import Measures
 
 VOLUMES = 3 * report.GALLERY
-PIXELS = bytes(SHAPE[0] * SHAPE[1] * (SHAPE[2] if len(SHAPE) > 2 else 1))
+KEYS = [f"{number:08x}" + 24 * "0" for number in reversed(range(VOLUMES))]
+SHOWN = [key[: report.KEY_DIGITS] for key in sorted(KEYS)[: report.GALLERY]]
+
+
+class CountingDataset:
+    """A dataset of small volumes that records which of them are read."""
+
+    info = SimpleNamespace(spacing_mm=(1.0, 1.0, 1.0))
+
+    def __init__(self) -> None:
+        self.read_keys: list[str] = []
+
+    def position(self, key: str) -> str:
+        return key
+
+    def read(self, key: str) -> np.ndarray:
+        self.read_keys.append(key[: report.KEY_DIGITS])
+        return np.zeros((4, 4, 4), np.int16)
 
 
 def of_tasks() -> Iterator[Picture]:
-    for number in range(VOLUMES):
+    pixels = bytes(int(np.prod(SHAPE)))
+    for key in reversed(KEYS):
         for kind in ("rejected", "before", "after"):
-            yield Picture(f"{number:032x}", kind, "note", PIXELS)
+            yield Picture(key, kind, "note", pixels)
 
 
 def test_no_more_volumes_are_read_than_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    shown: dict[str, Any] = {}
-
-    def stored(dataset: Any, key: str, *_: Any) -> report.Figure:
-        read.append(key)
-        return report.Figure(key, "", "")
-
-    monkeypatch.setattr(report, "Dataset", SimpleNamespace(open=lambda path: None))
-    monkeypatch.setattr(report, "_stored", stored)
-    monkeypatch.setattr(
-        report, "_template", lambda: SimpleNamespace(render=lambda **all: shown.update(all) or "")
+    dataset = CountingDataset()
+    monkeypatch.setattr(report, "Dataset", SimpleNamespace(open=lambda path: dataset))
+    volumes = pa.table({"key": KEYS, "flags": [["noise"]] * VOLUMES, "scanner": ["one"] * VOLUMES})
+    for name in {*Measures.model_fields, *report.SCANNER_MEDIANS}:
+        volumes = volumes.append_column(name, pa.nulls(VOLUMES, pa.float64()))
+    rejected = pa.table({name: pa.array([], pa.string()) for name in ("stage", "reason", "scanner")})
+    alike = pa.table({name: pa.array([], pa.string()) for name in ("key", "other_key")})
+    page = tmp_path / "report.html"
+    report.write_report(
+        page,
+        tmp_path,
+        volumes,
+        rejected,
+        alike,
+        of_tasks(),
+        CheckConfig(),
+        UnmatchedTexts(),
+        {},
+        (40.0, 80.0),
     )
-    for name in ("_scanners", "_histograms", "_rejections", "_flags"):
-        monkeypatch.setattr(report, name, lambda *_: [])
-    keys = [f"{number:032x}" for number in reversed(range(VOLUMES))]
-    volumes = pa.table({"key": keys, "flags": [["noise"]] * VOLUMES})
-    alike = pa.table({"key": keys[:0], "other_key": keys[:0]})
-    given: Any = (pa.table({}), alike, of_tasks(), CheckConfig(), UnmatchedTexts(), {}, (40.0, 80.0))
-    report.write_report(tmp_path / "report.html", tmp_path, volumes, *given)
-    least = sorted(keys)[: report.GALLERY]
-    assert read == 2 * least, "the sample, then the flagged volumes"
-    figures = {title: [figure.key for figure in figures] for title, _, figures in shown["galleries"]}
-    assert figures["Flagged volumes"] == least
-    first = [key[: report.KEY_DIGITS] for key in least]
-    assert figures["Volumes in quarantine"] == first
-    assert figures["Defacing"] == [key for key in first for _ in range(2)][: report.GALLERY]
+    assert dataset.read_keys == 2 * SHOWN, "the sample, then the flagged volumes"
+    captions = re.findall(r"<code>(\w+)</code>", page.read_text())
+    twice = [key for key in SHOWN for _ in range(2)][: report.GALLERY]
+    assert captions == [*SHOWN, *SHOWN, *SHOWN, *twice]
