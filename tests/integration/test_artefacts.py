@@ -141,7 +141,7 @@ def test_another_limit_that_only_marks_makes_no_volume_again(artefacts: Path, sa
 
 
 @pytest.mark.parametrize(("run_folder", "stage", "ranks"), [("zero1", 1, 1), ("zero3", 3, 2)])
-def test_training_goes_on_from_a_checkpoint(artefacts: Path, run_folder: str, stage: int, ranks: int) -> None:
+def test_training_resumes_from_a_checkpoint(artefacts: Path, run_folder: str, stage: int, ranks: int) -> None:
     folder = Path(run_folder)
     further = json.loads((folder / "further.jsonl").read_text())
     arguments = (f"engine.zero_stage={stage}", "--until", str(further["step"]))

@@ -54,7 +54,7 @@ def patients(dataset: Path) -> dict[str, str]:
     return dict(zip(index["key"].to_pylist(), index["patient_key"].to_pylist(), strict=True))
 
 
-def test_the_pretraining_has_seen_nobody_who_is_tested(held: Path) -> None:
+def test_the_pretraining_has_seen_no_tested_patient(held: Path) -> None:
     recorded = json.loads((held / "runs/held/config.json").read_text())
     assert recorded["data"]["path"] == str(held / "parts/train")
     seen, whole = set(patients(held / "parts/train").values()), patients(held / "data/zarr")

@@ -197,7 +197,7 @@ def test_a_kept_catalog_serves_select_trace_and_the_same_bytes(tmp_path: Path) -
     assert not list(tmp_path.glob("*/catalog*"))
 
 
-def test_a_killed_import_goes_on_to_the_bytes_of_an_unbroken_one(tmp_path: Path) -> None:
+def test_a_killed_import_resumes_to_the_bytes_of_an_unbroken_one(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(24):

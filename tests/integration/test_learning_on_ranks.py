@@ -84,7 +84,7 @@ def test_looks_change_no_bit_of_a_run(runs: Runs) -> None:
         assert ends[0].read_bytes() == ends[1].read_bytes(), kind
 
 
-def test_looks_tell_the_same_on_any_ranks_and_when_a_run_goes_on(runs: Runs) -> None:
+def test_looks_give_the_same_results_on_any_ranks_and_when_a_run_continues(runs: Runs) -> None:
     runs.do(1, "2-fp32-looked-1", "2-fp32-looked-1-resumed")
     runs.do(4, "0-fp32-looked-4")
     expected = runs.metrics("2-fp32-looked-2")

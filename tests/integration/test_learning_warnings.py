@@ -113,19 +113,19 @@ def test_a_sound_run_recognises_volumes_and_shows_no_sign(ended: dict[str, Ended
     assert late(sound, "retrieval") > 5 * late(sound, "retrieval_chance")
 
 
-def test_a_collapsed_run_is_told(ended: dict[str, Ended]) -> None:
+def test_a_collapsed_run_is_reported(ended: dict[str, Ended]) -> None:
     assert ONE_DIRECTION in ended["collapsed"].learning
     assert "all volumes are assigned to one prototype" in ended["collapsed"].collapse
 
 
-def test_a_uniform_run_is_told(ended: dict[str, Ended]) -> None:
+def test_a_uniform_run_is_reported(ended: dict[str, Ended]) -> None:
     uniform = ended["uniform"]
     assert UNRECOGNISED in uniform.learning
     assert "near-uniform teacher output" in uniform.collapse
     assert late(uniform, "retrieval") < late(ended["sound"], "retrieval") - 0.05
 
 
-def test_a_run_that_learns_the_crop_alone_is_told_where_no_collapse_is(ended: dict[str, Ended]) -> None:
+def test_a_run_that_learns_the_crop_alone_is_reported_where_no_collapse_is(ended: dict[str, Ended]) -> None:
     crops = ended["crops"]
     assert crops.learning == {CROPS}
     assert crops.collapse == set(), "features and targets spread: only what they spread by is wrong"

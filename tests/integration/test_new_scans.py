@@ -204,7 +204,7 @@ def wide(points: np.ndarray) -> np.ndarray:
     return np.where((x / 170) ** 2 + (y / 110) ** 2 < 1, 40, -1000)
 
 
-def test_what_is_no_head_ct_is_refused_with_the_reason(
+def test_what_is_not_a_head_ct_is_refused_with_the_reason(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_encoder(encoder)

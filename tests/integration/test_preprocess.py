@@ -388,7 +388,7 @@ def test_an_export_without_one_volume_says_why(made: tuple[Export, Path], tmp_pa
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_an_archive_that_0_1_0_began_is_kept_up_as_it_was_begun(tmp_path: Path) -> None:
+def test_an_archive_that_0_1_0_started_is_kept_up_as_it_was_started(tmp_path: Path) -> None:
     """Its volumes have a digest over limits that only mark, too; studies that are added get the same one."""
     export = make_export(tmp_path, 2)
     config = export.config(formats=("zarr",)).model_copy(update={"check": CheckConfig(max_noise_hu=0.5)})

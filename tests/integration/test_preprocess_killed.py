@@ -90,7 +90,7 @@ def test_a_worker_that_dies_costs_nothing(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
 
 
-def test_workers_that_die_again_and_again_are_told_of_in_one_line(tmp_path: Path) -> None:
+def test_workers_that_die_again_and_again_are_reported_in_one_line(tmp_path: Path) -> None:
     export = make_export(tmp_path, studies=12)
     said = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "False"))
     assert "FmctError" in said

@@ -274,7 +274,7 @@ def test_the_card_says_what_the_page_says(shown: webdriver.Chrome, page: Path) -
     assert len([token for token in rendered if token.type == "tr_open"]) == rows + summary + 1 + facts
 
 
-def test_what_happened_in_training_is_told(shown: webdriver.Chrome) -> None:
+def test_what_happened_in_training_is_reported(shown: webdriver.Chrome) -> None:
     collapse = table_of(shown, "Signs of collapse")
     assert [cell.text for cell in collapse.find_elements(By.CSS_SELECTOR, "tbody th, tbody td")] == [
         *("the features of all volumes are nearly equal", "101", "200", "100")
@@ -286,7 +286,7 @@ def test_what_happened_in_training_is_told(shown: webdriver.Chrome) -> None:
     assert any("1 step was not finite" in warning and "7" in warning for warning in warnings), warnings
 
 
-def test_signs_that_a_run_does_not_learn_are_told_with_the_remedy(inputs: Inputs, tmp_path: Path) -> None:
+def test_signs_that_a_run_does_not_learn_are_reported_with_the_remedy(inputs: Inputs, tmp_path: Path) -> None:
     card = report(tmp_path / "page.html", Sources(inputs.run)).read_text()
     [row] = [line for line in card.splitlines() if line.startswith("| the patch tokens lie along one")]
     _, _, first, last, remedy, _ = (text.strip() for text in row.split("|"))

@@ -128,7 +128,7 @@ def test_a_second_stage_has_the_first_ones_state_and_features(stages: Path, name
 
 
 @pytest.mark.parametrize("name", SECOND)
-def test_a_second_stage_goes_on_to_the_last_bit_without_the_first(stages: Path, name: str) -> None:
+def test_a_second_stage_resumes_bit_for_bit_without_the_first(stages: Path, name: str) -> None:
     whole, resumed = stages / name, stages / f"{name}-resumed"
     assert compare(whole, resumed) == STEPS
     ours, theirs = newest(whole), newest(resumed)
@@ -143,7 +143,7 @@ def test_a_second_stage_goes_on_to_the_last_bit_without_the_first(stages: Path, 
     assert origin == f"fmct train, begun with: step 3 ({first[1].digest}) of fmct train"
 
 
-def test_second_stages_of_one_state_learn_alike_at_stages_1_and_3(stages: Path) -> None:
+def test_second_stages_of_one_state_learn_equally_at_stages_1_and_3(stages: Path) -> None:
     rows = [
         [json.loads(line) for line in (stages / name / "metrics.jsonl").read_text().splitlines()]
         for name in SECOND

@@ -80,7 +80,7 @@ def test_ranks_on_two_nodes_find_each_other(cluster: Cluster, tmp_path: Path) ->
     assert {total for _, _, total in placed} == {"10"}
 
 
-def test_ranks_get_the_batch_scripts_environment_where_sbatch_is_told_to_export_none(
+def test_ranks_get_the_batch_scripts_environment_where_sbatch_exports_none(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     site = SITE.model_copy(update={"directives": {"export": "NONE"}, "environment": {"WORDS": "two words"}})
@@ -112,7 +112,7 @@ TRAINING = """
 """
 
 
-def test_every_rank_is_told_before_the_time_limit_and_the_job_goes_on_until_done(
+def test_every_rank_is_signalled_before_the_time_limit_and_the_job_continues_until_done(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     site = SITE.model_copy(update={"warn_seconds": 50})
@@ -175,7 +175,7 @@ def preempt(cluster: Cluster, folder: Path) -> None:
     assert cluster.wait(number) == "COMPLETED", logs(folder)
 
 
-def test_every_rank_hears_of_a_preemption_saves_and_goes_on_afterwards(
+def test_every_rank_hears_of_a_preemption_saves_and_continues_afterwards(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     (number,) = submit([Job("saves", (python(TRAINING, tmp_path),), SITE.train, 4)], tmp_path / "slurm", SITE)

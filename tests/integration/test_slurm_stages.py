@@ -128,7 +128,7 @@ def trained(export: Export, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     return folder / "preempted", folder / "unbroken"
 
 
-def test_a_preempted_training_goes_on_with_the_same_losses(
+def test_a_preempted_training_resumes_with_the_same_losses(
     cluster: Cluster,
     export: Export,
     trained: tuple[Path, Path],
@@ -188,7 +188,7 @@ def test_probes_of_several_runs_are_one_array(
     assert "any_bleed" in page.read_text()
 
 
-def test_a_pipeline_stops_where_a_stage_fails_goes_on_and_is_done_once(
+def test_a_pipeline_stops_where_a_stage_fails_continues_and_is_done_once(
     cluster: Cluster, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

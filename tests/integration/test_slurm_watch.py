@@ -33,7 +33,7 @@ def fmct(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_an_arrays_tasks_are_told_shown_and_cancelled(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_arrays_tasks_are_signalled_shown_and_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     """Task 0 fails twice, the others run."""
     site = SITE.model_copy(update={"width": 3})
     commands = tuple(

@@ -47,7 +47,7 @@ TINY = StudyConfig.model_validate(
 )
 
 
-def test_a_study_goes_on_and_ends_with_the_same_results(tmp_path: Path) -> None:
+def test_a_study_continues_and_ends_with_the_same_results(tmp_path: Path) -> None:
     cells = all_cells(TINY)
     assert len({cell.file_name for cell in cells}) == len(cells) == 12
     with pytest.raises(FmctError, match="contains no study"):
@@ -120,7 +120,7 @@ def test_a_shifted_midline_leaves_the_skull_in_its_place(number: int) -> None:
     assert moved.max() > 15
 
 
-def test_settings_are_tried_on_other_heads_alike_for_every_arm(tmp_path: Path) -> None:
+def test_settings_are_tuned_on_other_heads_with_one_grid_for_every_arm(tmp_path: Path) -> None:
     rates, lengths = [1e-3, 4e-3], [2, 4]
     grid = {"seed": 4, "lr": rates, "steps": lengths, "draws": 2}
     config = StudyConfig.model_validate({**TINY.model_dump(), "tuning": grid})

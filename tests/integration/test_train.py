@@ -151,7 +151,7 @@ def test_ranks_of_stages_0_to_2_start_without_torchs_compiler(runs: Path) -> Non
     assert [json.loads((runs / f"compiler-{rank}.json").read_text()) for rank in range(2)] == [[], []]
 
 
-def test_two_sizes_of_view_and_lejepa_learn_alike_at_stages_1_to_3(runs: Path) -> None:
+def test_two_sizes_of_view_and_lejepa_learn_equally_at_stages_1_to_3(runs: Path) -> None:
     first = metrics(runs / "smaller-1")
     for other in ("smaller-2", "smaller-3"):
         assert_learns_alike(runs / other, runs / "smaller-1")
@@ -161,7 +161,7 @@ def test_two_sizes_of_view_and_lejepa_learn_alike_at_stages_1_to_3(runs: Path) -
     assert first[0]["mae"] == metrics(runs / "stage0")[0]["mae"]
 
 
-def test_patches_are_held_to_an_anchor_that_is_refreshed_alike_at_all_stages(runs: Path) -> None:
+def test_patches_are_held_to_an_anchor_that_is_refreshed_equally_at_all_stages(runs: Path) -> None:
     for other in ("gram-1", "gram-3"):
         assert_learns_alike(runs / other, runs / "gram-0")
     losses = [row["gram"] for row in metrics(runs / "gram-0")]
@@ -185,7 +185,7 @@ def test_bf16_learns_what_float32_learns_at_stages_0_and_3(runs: Path) -> None:
         assert losses != pytest.approx(exact, rel=1e-5), "bfloat16 shows"
 
 
-def test_a_run_goes_on_with_other_ranks_and_stages(
+def test_a_run_resumes_with_other_ranks_and_stages(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for ranks, engine in ELASTIC.items():
@@ -418,7 +418,7 @@ def test_without_a_whole_checkpoint_nothing_starts_and_one_line_says_why(runs: P
         (["engine.deepspeed.gradient_clipping=1"], "set optim.clip"),
     ],
 )
-def test_a_run_that_cannot_go_on_is_refused_before_any_rank_starts(
+def test_a_run_that_cannot_resume_is_refused_before_any_rank_starts(
     runs: Path, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     recipe = write_recipe(small_config(runs / "data", engine=VARIANTS["stage3"]), tmp_path / "recipe.yaml")

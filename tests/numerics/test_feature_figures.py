@@ -81,7 +81,7 @@ def test_crop_likeness_is_a_correlation_over_views_of_two_volumes(generator: np.
     assert found == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1], abs=1e-9)
 
 
-def test_crop_likeness_tells_crops_from_content(generator: np.random.Generator) -> None:
+def test_crop_likeness_distinguishes_crops_from_content(generator: np.random.Generator) -> None:
     """Features that are the crop, near 1; that are the volume, near 0; that nothing moves, nothing."""
     crops = torch.tensor(generator.uniform(size=(2, 64, 6)))
     content = torch.tensor(generator.normal(size=(64, 6)))

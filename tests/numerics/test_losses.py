@@ -172,7 +172,7 @@ def test_lejepas_distance_is_of_every_view_to_the_mean_of_the_global_ones() -> N
     assert distance_of_views(tensor(embeddings), 2).item() == pytest.approx(np.mean(terms), rel=1e-5)
 
 
-def test_batch_norm_is_over_views_and_volumes_even_where_all_are_nearly_alike() -> None:
+def test_batch_norm_is_over_views_and_volumes_even_where_all_are_nearly_equal() -> None:
     rows = 1 + 1e-2 * GENERATOR.normal(size=(3, 4, 6))
     norm = BatchNorm(6)
     torch.nn.init.normal_(norm.weight)

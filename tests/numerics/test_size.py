@@ -135,7 +135,7 @@ def test_the_documented_table_is_the_counted_one() -> None:
         assert shown in text
 
 
-def test_what_begins_late_counts_for_the_steps_in_which_it_is_computed() -> None:
+def test_what_starts_late_counts_for_the_steps_in_which_it_is_computed() -> None:
     none, whole, late = (
         training_flops(config(objective=keys))
         for keys in ({}, {"gram_weight": 1, "gram_begin": 0}, {"gram_weight": 1, "gram_begin": 0.75})

@@ -89,6 +89,6 @@ def test_a_rank_that_is_killed_ends_the_others_and_a_defect_keeps_its_traceback(
     assert "RuntimeError" in other[2]
 
 
-def test_ranks_that_end_well_wait_for_nobody(tmp_path: Path) -> None:
+def test_ranks_that_end_well_do_not_wait(tmp_path: Path) -> None:
     ended = run(tmp_path, "if rank_info.rank == 1: time.sleep(2)", 2)
     assert ended == [(0, "", ""), (0, "", "")]

@@ -45,7 +45,7 @@ def concluded(
     return found
 
 
-def test_an_attempt_tells_where_it_ran_with_what_and_from_which_step_to_which(
+def test_an_attempt_records_where_it_ran_with_what_and_from_which_step_to_which(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"JOB_ID": "12", "PROCID": "0", "RESTART_COUNT": "3"}.items():
@@ -134,7 +134,7 @@ def test_a_failure_has_its_cause(run: Path, error: BaseException, cause: str) ->
     assert concluded(run).cause == cause
 
 
-def test_a_hang_is_told_by_the_stacks_that_it_left(run: Path) -> None:
+def test_a_hang_is_reported_by_the_stacks_that_it_left(run: Path) -> None:
     start(run)
     (run / "hangs").mkdir()
     (run / "hangs/rank-00003.txt").write_text("stacks")

@@ -95,7 +95,7 @@ def test_a_place_that_another_may_write_to_is_not_used(alone: Path, taken: Calla
     assert caches.trouble(alone / "tmp" / "other") is None or taken is _below_a_groups_folder
 
 
-def test_a_users_unusable_choice_is_told(
+def test_a_users_unusable_choice_is_reported(
     alone: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _open_to_the_group(alone / "mine")
@@ -134,7 +134,7 @@ def hits(alone: Path) -> int:
     return int(done.stdout.split()[0])
 
 
-def test_a_cache_that_is_damaged_is_made_anew(alone: Path) -> None:
+def test_a_cache_that_is_damaged_is_made_again(alone: Path) -> None:
     assert (hits(alone), hits(alone)) == (0, 1)
     files = sorted((alone / "home/.cache/fmct/numba").iterdir())
     assert {file.suffix for file in files} == {".nbi", ".nbc"}

@@ -157,7 +157,7 @@ def test_a_job_that_waits_for_one_that_failed_is_replaced(recipe: Path) -> None:
     assert replaced == {"train": "7"}
 
 
-def test_a_job_that_runs_on_what_is_to_be_made_anew_is_in_the_way(recipe: Path) -> None:
+def test_a_job_that_runs_on_what_is_to_be_made_again_is_in_the_way(recipe: Path) -> None:
     found = chain(recipe)
     finish(found, "scan", "labels", "plan", "preprocess", "collect")
     with pytest.raises(FmctError, match="train is running as job 7"):
@@ -256,7 +256,7 @@ def test_a_hold_out_that_can_not_be_is_found_before_anything_is_submitted(
         chain(unsplit, *overrides)
 
 
-def test_labels_that_say_who_is_tested_leave_nobody_to_hold_out(recipe: Path) -> None:
+def test_labels_that_say_who_is_tested_leave_no_patient_to_hold_out(recipe: Path) -> None:
     with pytest.raises(FmctError, match=r"labels.csv: .* column split .* holdout"):
         chain(recipe, "holdout={}")
 
@@ -290,7 +290,7 @@ def test_an_encoder_of_another_preprocessing_is_found_before_anything_is_submitt
         chain(recipe, f"sweep={{set: [{ALLOWED}], {theirs}}}")
 
 
-def test_a_training_that_0_1_0_began_keeps_what_it_began_with(recipe: Path, tmp_path: Path) -> None:
+def test_a_training_that_0_1_0_started_keeps_what_it_started_with(recipe: Path, tmp_path: Path) -> None:
     def kept() -> dict[str, dict[str, object]]:
         (text,) = [step.recipe[1] for step in chain(recipe) if step.stage == "train" and step.recipe]
         found: dict[str, dict[str, object]] = yaml.safe_load(text)

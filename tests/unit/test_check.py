@@ -202,7 +202,7 @@ def test_three_slices_and_a_small_matrix_are_measured() -> None:
     assert measured(np.full((3, 3, 3), 40, np.int16), coarse)[0].noise_hu is None
 
 
-def test_every_check_is_a_reason_of_its_own() -> None:
+def test_every_check_has_a_separate_reason() -> None:
     assert len(set(CHECKS)) == len(CHECKS)
     assert set(CheckConfig().reject) < set(CHECKS)
 

@@ -95,7 +95,7 @@ def make_whole(run: Path, step: int) -> Path:
 
 
 @pytest.mark.parametrize("how", ["flipped", "missing", "no manifest", "half a manifest"])
-def test_a_damaged_checkpoint_counts_no_more_once_the_run_goes_on_from_before_it(
+def test_a_damaged_checkpoint_counts_no_more_once_the_run_resumes_from_before_it(
     tmp_path: Path, how: str
 ) -> None:
     make_whole(tmp_path, 10)

@@ -224,7 +224,7 @@ def forged(folder: Path, name: str) -> None:
         (lambda folder: (folder / "heads.safetensors").unlink(), "heads.safetensors: missing, or its digest"),
     ],
 )
-def test_what_is_not_whole_is_refused(
+def test_incomplete_files_are_refused(
     damage: Callable[[Path], object], said: str, logistic: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(logistic, tmp_path / "kept")

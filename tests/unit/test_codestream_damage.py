@@ -160,7 +160,7 @@ def test_restart_intervals_are_counted() -> None:
             read_whole(damaged, *SHAPE)
 
 
-def test_tiles_that_are_absent_are_told() -> None:
+def test_tiles_that_are_absent_are_reported() -> None:
     """Tile-parts taken out whole, so that every length that is left fits."""
     whole = stream("jpeg2000")
     start = whole.index(b"\xff\x90")

@@ -341,6 +341,6 @@ def test_devices_have_one_vocabulary_and_older_names_are_read(given: str, name: 
 
 
 @pytest.mark.parametrize("given", ["CPU", "gpu:", "mps", "cpu:0", 1, "gpu:1 "])
-def test_what_is_no_device_is_refused(given: object) -> None:
+def test_an_invalid_device_is_refused(given: object) -> None:
     with pytest.raises(ValueError, match="must be cpu, gpu, or gpu:1"):
         ProbeConfig.model_validate({"data": "d", "labels": "l", "device": given})

@@ -108,7 +108,7 @@ def test_what_says_nothing_of_contrast_is_unknown_and_never_plain(description: s
     assert said(description) is None
 
 
-def test_an_agents_field_tells_none_nothing_or_its_name() -> None:
+def test_an_agents_field_gives_none_no_information_or_a_name() -> None:
     for agents, expected in ((NO_AGENT, False), (NOTHING, None), (AGENTS, True)):
         assert {agent: said("HEAD 5.0 J40s", agent) for agent in agents} == dict.fromkeys(agents, expected)
 

@@ -177,7 +177,7 @@ def test_a_disk_that_fails_is_read_past(
     assert np.array_equal(data.read(0), noise((33, 30, 36), 0))
 
 
-def test_what_else_lies_in_the_folder_stays_and_is_in_nobodys_way(dataset: Path, tmp_path: Path) -> None:
+def test_other_files_in_the_folder_stay_and_are_ignored(dataset: Path, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     (scratch / "folder").mkdir(parents=True)
     (scratch / "results.npy").write_bytes(bytes(10**6))
@@ -190,7 +190,7 @@ def test_what_else_lies_in_the_folder_stays_and_is_in_nobodys_way(dataset: Path,
     assert (scratch / "results.npy").exists()
 
 
-def test_copying_that_is_overtaken_goes_on_where_the_training_is(
+def test_copying_that_is_overtaken_continues_where_the_training_is(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training is at step 50 while the first step's shard is copied: the next copy is of step 50."""

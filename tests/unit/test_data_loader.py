@@ -158,7 +158,7 @@ def test_readers_and_prefetch_change_nothing(dataset: Path, reference: list[Batc
     assert_same(take(small(dataset, prefetch=1), 6), reference)
 
 
-def test_a_resumed_loader_goes_on_with_the_same_batches(dataset: Path, reference: list[Batch]) -> None:
+def test_a_resumed_loader_resumes_with_the_same_batches(dataset: Path, reference: list[Batch]) -> None:
     assert_same(take(small(dataset), 2, start_step=4), reference[4:])
     assert_same(take(small(dataset, workers=1), 1, start_step=5), reference[5:])
 
@@ -204,7 +204,7 @@ def test_a_damaged_shard_reaches_the_trainer_in_one_line(tmp_path: Path, workers
     assert "\n" not in str(raised.value)
 
 
-def test_a_damaged_volume_is_skipped_and_told_if_so_configured(
+def test_a_damaged_volume_is_skipped_and_reported_if_so_configured(
     tmp_path: Path, reference: list[Batch], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_dataset(tmp_path / "zarr")
@@ -280,7 +280,7 @@ KILLS = int(os.environ.get("FMCT_KILLS", "4"))
 
 
 @pytest.mark.timeout(300 + 20 * KILLS)
-def test_a_reader_killed_at_any_moment_is_told_and_not_waited_for(dataset: Path, seed: int) -> None:
+def test_a_reader_killed_at_any_moment_is_reported_and_not_waited_for(dataset: Path, seed: int) -> None:
     """In its start, at work, asleep, with a task in its hands."""
     generator = random.Random(seed)
     for number in range(KILLS):

@@ -248,7 +248,7 @@ def test_a_code_beyond_bits_stored_is_air(
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
 @pytest.mark.parametrize("kind", [np.uint16, np.int16])
-def test_pixels_that_begin_above_bit_0_are_shifted(
+def test_pixels_that_start_above_bit_0_are_shifted(
     kind: type[np.integer], syntax: str, tmp_path: Path
 ) -> None:
     """Bits Stored 12, High Bit 15: the value stands in the upper bits (PS3.5 section 8.1.1)."""
@@ -439,7 +439,7 @@ def test_short_memory_is_no_damage_of_the_file(
         assert np.array_equal(decoder.decode(instance).hu, STORED)
 
 
-def test_a_file_that_went_away_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_file_that_disappeared_is_the_users_to_fix(tmp_path: Path) -> None:
     path = save(ct_image(STORED), tmp_path / "export" / "Doe^Jane")
     instance = scanned(tmp_path / "export")[0].instances[0]
     path.unlink()

@@ -92,7 +92,7 @@ def test_nothing_but_the_face_is_touched(known: Truth, defaced: np.ndarray) -> N
     assert 60 < tissue.sum() * np.prod(known.spacing) / 1000 < 500
 
 
-def test_the_skin_of_the_face_is_gone_and_the_surface_recedes(known: Truth, defaced: np.ndarray) -> None:
+def test_the_skin_of_the_face_is_removed_and_the_surface_recedes(known: Truth, defaced: np.ndarray) -> None:
     from_bone = ndimage.distance_transform_edt(known.hu <= BONE_HU, known.spacing)
     skin = known.skin & (from_bone > SKIN_FROM_BONE_MM)
     assert skin.sum() * np.prod(known.spacing) > 3000
@@ -102,7 +102,7 @@ def test_the_skin_of_the_face_is_gone_and_the_surface_recedes(known: Truth, defa
     assert np.median(recession) >= 4.0
 
 
-def test_the_eyes_are_gone(known: Truth, defaced: np.ndarray) -> None:
+def test_the_eyes_are_removed(known: Truth, defaced: np.ndarray) -> None:
     x, y, z = known.local
     globes = ((np.abs(x) - 32) ** 2 + (y + 77) ** 2 + (z + 27) ** 2 < 9**2) & (known.hu < BONE_HU)
     assert (defaced[globes] == -1000).mean() > 0.9
@@ -137,7 +137,7 @@ def body(lowest: float, highest: float = 105.0) -> tuple[np.ndarray, np.ndarray,
     ("lowest", "highest"),
     [(-85, 105), (-150, 105), (-170, 105), (-210, 105), (-240, 105), (-280, 105), (-280, 45)],
 )
-def test_the_face_is_gone_however_much_of_the_trunk_is_shown(lowest: float, highest: float) -> None:
+def test_the_face_is_removed_however_much_of_the_trunk_is_shown(lowest: float, highest: float) -> None:
     """Shoulders weigh twice what a brain does, and the vertex may be missing."""
     hu, skin, z = body(lowest, highest)
     assert skin.sum() > 100

@@ -27,7 +27,7 @@ def rfc2104(key: bytes, message: bytes) -> str:
     return hashlib.sha256(bytes(b ^ 0x5C for b in padded) + inner).hexdigest()
 
 
-def test_pseudonyms_are_hmac_sha256_in_domains_of_their_own(key_file: Path) -> None:
+def test_pseudonyms_are_hmac_sha256_in_separate_domains(key_file: Path) -> None:
     key = bytes.fromhex(key_file.read_text())
     names = Pseudonymizer(key_file)
     assert names.patient("Ä 1", "1.2") == rfc2104(key, "patient\0Ä1".encode())[:32]

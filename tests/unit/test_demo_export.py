@@ -116,7 +116,7 @@ def test_same_seed_same_bytes_whatever_the_workers(out: Path, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [again]
 
 
-def test_truth_tells_every_file(
+def test_truth_lists_every_file(
     truth: dict[str, Any], images: dict[str, list[tuple[str, pydicom.FileDataset]]]
 ) -> None:
     told = {series["series_instance_uid"]: series["files"] for _, series in series_truths(truth)}

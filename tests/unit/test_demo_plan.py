@@ -57,7 +57,7 @@ def test_the_head_and_its_pose_do_not_depend_on_the_label() -> None:
         assert abs(np.corrcoef(label, np.array(values, float))[0, 1]) < 3.5 / np.sqrt(600), name
 
 
-def test_a_longer_export_begins_with_the_shorter_one() -> None:
+def test_a_longer_export_starts_with_the_shorter_one() -> None:
     assert plan_studies(4, 30, 64)[:13] == plan_studies(4, 13, 64)
     assert plan_studies(4, 13, 64) != plan_studies(5, 13, 64)
 

@@ -41,7 +41,7 @@ def judge(check: Callable[[], Any]) -> Finding:
     return run_check("it", check)
 
 
-def test_a_healthy_installation_has_nothing_to_mend() -> None:
+def test_a_healthy_installation_has_nothing_to_fix() -> None:
     found = by_name(installation.check_installation())
     assert [finding for finding in found.values() if finding.level == "fault"] == []
     assert "4 × 1 × 3 × 24 × 24 × 24" in found["shards, DALI"].message

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
         (0o666, None, "fault"),
     ],
 )
-def test_modes_beyond_the_choice_are_told(
+def test_modes_beyond_the_choice_are_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, mode: int, share: str | None, expected: str
 ) -> None:
     monkeypatch.delenv(sharing.VARIABLE, raising=False)
@@ -64,7 +64,7 @@ def test_keys_and_catalogs_are_their_owners_alone(tmp_path: Path) -> None:
         assert level(lambda: shared.is_secret(key)) == "fault"
 
 
-def test_the_home_and_the_caches_place_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_and_the_caches_place_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (caches.VARIABLE, "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -72,7 +72,7 @@ def faults(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.level == "fault"]
 
 
-def test_a_site_that_fits_its_cluster_has_nothing_to_mend(programs: Path, tmp_path: Path) -> None:
+def test_a_site_that_fits_its_cluster_has_nothing_to_fix(programs: Path, tmp_path: Path) -> None:
     found = list(check_site(site_file(tmp_path, scratch=str(tmp_path / "scratch"))))
     assert faults(found) == []
     named = by_name(found)
@@ -126,7 +126,7 @@ def test_gpus_asked_of_a_cpu_build_are_named(
     assert (found.name, "built for CPUs" in found.message) == ("PyTorch", True)
 
 
-def test_what_only_slurm_knows_is_told_in_its_words(programs: Path, tmp_path: Path) -> None:
+def test_what_only_slurm_knows_is_reported_in_its_words(programs: Path, tmp_path: Path) -> None:
     refusal = (
         "sbatch: error: QOSMaxSubmitJobPerUserLimit\\nallocation failure: Job violates accounting policy"
     )

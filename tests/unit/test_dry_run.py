@@ -21,7 +21,7 @@ def test_memory_is_what_zero_says_by_hand() -> None:
     assert held_bytes(1, 1, student, teacher) == held_bytes(3, 1, student, teacher)
 
 
-def test_a_run_on_gpus_is_told_what_its_interval_costs(tmp_path: Path) -> None:
+def test_a_dry_run_on_gpus_reports_the_cost_of_its_interval(tmp_path: Path) -> None:
     dataset = Dataset.open(write_dataset(tmp_path / "data"))
     given = {"path": str(tmp_path / "data")}
     run = {"batch": 1024, "failure_gpu_hours": 10_000, "checkpoint_every": 1000}
@@ -42,7 +42,7 @@ def test_tokens_of_the_reference_by_hand() -> None:
     assert tokens_a_volume(fewer) == 2 * (5 + 308) + 2 * (5 + 39) + (5 + 77)
 
 
-def test_a_dry_run_tells_what_smaller_local_views_spare(tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_savings_of_smaller_local_views(tmp_path: Path) -> None:
     dataset = Dataset.open(write_dataset(tmp_path / "data"))
     for data, objective, told in (
         ({"local_view_size": 48}, {}, True),
@@ -56,7 +56,7 @@ def test_a_dry_run_tells_what_smaller_local_views_spare(tmp_path: Path) -> None:
         assert f"2 local ones of {data.get('local_view_size', 96)}³" in said
 
 
-def test_a_dry_run_tells_what_tokens_that_are_not_kept_spare(tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_savings_of_dropped_tokens(tmp_path: Path) -> None:
     """ViT-B with MAE alone, by hand: 12 blocks on a quarter of 256 patches, 8 of the decoder on them all."""
     dataset = Dataset.open(write_dataset(tmp_path / "data"))
 
@@ -77,7 +77,7 @@ def test_a_dry_run_tells_what_tokens_that_are_not_kept_spare(tmp_path: Path) -> 
     assert "keep_tokens" not in outlook(TrainConfig.model_validate(given), dataset, 1, 0)
 
 
-def test_offload_and_the_heads_are_in_the_memory_that_is_told(tmp_path: Path) -> None:
+def test_offload_and_the_heads_are_in_the_memory_that_is_reported(tmp_path: Path) -> None:
     """ViT-B with 65,536 prototypes, 8 volumes of one rank: by hand, and as measured at 16,384."""
     dataset, given = Dataset.open(write_dataset(tmp_path / "data")), {"path": str(tmp_path / "data")}
 
@@ -100,7 +100,7 @@ def test_offload_and_the_heads_are_in_the_memory_that_is_told(tmp_path: Path) ->
     )
 
 
-def test_mae_alone_is_told_which_views_nobody_looks_at(tmp_path: Path) -> None:
+def test_for_mae_alone_unused_views_are_reported(tmp_path: Path) -> None:
     dataset = Dataset.open(write_dataset(tmp_path / "data"))
     given, alone = {"path": str(tmp_path / "data")}, {"global_views": 1, "local_views": 0}
     for objective, data, told in (

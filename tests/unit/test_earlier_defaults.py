@@ -31,7 +31,7 @@ def values(found: TrainConfig) -> list[Any]:
     return [getattr(getattr(found, section), key) for section, key in NEWER]
 
 
-def test_a_run_of_0_1_0_goes_on_as_it_began_again_and_again(tmp_path: Path) -> None:
+def test_a_run_of_0_1_0_resumes_as_it_started_again_and_again(tmp_path: Path) -> None:
     record(tmp_path, config(), *NEWER)
     for _ in range(3):
         found = with_earlier_defaults(config(), tmp_path)

@@ -87,7 +87,7 @@ def test_another_spacing_is_resampled_to_that_of_training(exported: Path) -> Non
         (np.full((4, 4, 4), np.nan), (1, 1, 1), "not finite"),
     ],
 )
-def test_what_is_no_volume_is_refused(
+def test_an_invalid_volume_is_refused(
     exported: Path, volume: np.ndarray, spacing: tuple[float, ...], expected: str
 ) -> None:
     info = load_encoder(exported)[1]
@@ -162,7 +162,7 @@ def test_a_portable_model_that_computes_something_else_gets_no_name(
         export_model(exported, tmp_path / "model.tflite")
 
 
-def test_a_run_begins_with_the_encoder_it_is_given(exported: Path, tmp_path: Path) -> None:
+def test_a_run_starts_with_the_encoder_it_is_given(exported: Path, tmp_path: Path) -> None:
     given, info = load_encoder(exported)
 
     def settings(**model: object) -> TrainConfig:
@@ -244,7 +244,7 @@ def test_no_file_of_another_encoder_is_replaced(exported: Path, tmp_path: Path) 
     export_model(exported, tmp_path / "a.pt2")
 
 
-def test_a_full_disk_is_told_by_the_system_whoever_writes(
+def test_a_full_disk_is_reported_by_the_system_whoever_writes(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Path, data: bytes) -> int:

@@ -123,7 +123,7 @@ def test_what_a_task_or_all_of_them_have_extracted_is_counted(
     assert done() == done(1, 2) == 6
 
 
-def test_a_killed_extraction_goes_on_and_a_damaged_part_is_made_anew(
+def test_a_killed_extraction_resumes_and_a_damaged_part_is_made_again(
     dataset: Dataset, encoder: OurEncoder, tmp_path: Path
 ) -> None:
     def stop(done: int, total: int) -> None:

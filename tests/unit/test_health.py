@@ -144,7 +144,7 @@ def test_embeddings_of_lejepa_at_one_point_ring(views: Views, caplog: pytest.Log
         health.step(PATIENCE, point)
 
 
-def test_a_sign_that_passes_begins_anew_and_one_that_lasts_may_stop_the_run() -> None:
+def test_a_sign_that_passes_starts_again_and_one_that_lasts_may_stop_the_run() -> None:
     sound = {"feature_deviation": 1.0}
     alike = {"feature_deviation": 0.0}
     health = Health(make("stop"))

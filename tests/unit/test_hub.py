@@ -155,7 +155,7 @@ def sampled_head(steps: np.ndarray) -> np.ndarray:
         (np.full((4, 4, 4), np.nan), np.eye(4), "LPS"),
     ],
 )
-def test_what_is_no_volume_is_refused(
+def test_an_invalid_volume_is_refused(
     exports: Path, volume: np.ndarray, affine: np.ndarray, frame: str
 ) -> None:
     with pytest.raises(FmctError):

@@ -84,7 +84,7 @@ def test_a_npy_file_without_an_affine_has_no_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["path,patient\na,b\n", "path,patient,study\n", "path,path,patient,study\na,a,b,c\n"]
 )
-def test_what_is_no_such_table_is_refused_as_a_whole(tmp_path: Path, text: str) -> None:
+def test_another_table_is_refused_as_a_whole(tmp_path: Path, text: str) -> None:
     (tmp_path / "table.csv").write_text(text)
     with pytest.raises(FmctError, match=r"table\.csv"):
         import_table(tmp_path / "table.csv", tmp_path / "catalog.parquet")
@@ -107,7 +107,9 @@ def test_values_beside_a_header_count_as_the_file(tmp_path: Path) -> None:
     assert catalog.read_bytes() != before
 
 
-def test_a_missing_library_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_itk(HU, AFFINE, tmp_path / "a.mha")
     (tmp_path / "table.csv").write_text("path,patient,study\na.mha,1,1\n")
     monkeypatch.setitem(sys.modules, "SimpleITK", None)

@@ -130,7 +130,7 @@ def test_views_are_judged_only_where_an_objective_compares_them() -> None:
     assert whats(make(objective=alone), *[sick] * 8) == set()
 
 
-def test_a_run_that_goes_on_says_what_the_unbroken_one_says(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_continues_says_what_the_unbroken_one_says(caplog: pytest.LogCaptureFixture) -> None:
     generator = np.random.default_rng(0)
     record = rows(
         *(

@@ -269,7 +269,7 @@ def test_a_ledger_of_another_version_and_one_that_cannot_be_counted_are_unknown(
     assert progress_of_job(job().parent, "12").done is None
 
 
-def test_a_job_that_cannot_register_goes_on(
+def test_a_job_that_cannot_register_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

@@ -508,7 +508,7 @@ def test_a_joint_model_learns_in_a_few_steps() -> None:
 
 
 @pytest.mark.parametrize("width", [64, 192, 384, 768, 1024])
-def test_layers_begin_as_spread_as_the_references_do(width: int) -> None:
+def test_layers_start_as_spread_as_the_references_do(width: int) -> None:
     """The reference's blocks are plain nn.Linear layers, its prototypes too: PyTorch's own defaults."""
     torch.manual_seed(0)
     model = ModelConfig.model_validate(

@@ -129,7 +129,7 @@ def test_a_device_is_no_file_to_replace() -> None:
         require_file(Path("/dev/null"))
 
 
-def test_a_place_without_the_right_to_it_is_told_by_trying(
+def test_a_place_without_the_right_to_it_is_reported_by_trying(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_folder(tmp_path / "a" / "b")

@@ -79,7 +79,7 @@ def an_export(where: Path) -> Export:
     return export
 
 
-def test_both_are_told_and_neither_becomes_two_patients(tmp_path: Path) -> None:
+def test_both_are_reported_and_neither_becomes_two_patients(tmp_path: Path) -> None:
     export = an_export(tmp_path)
     found = scan(export.folder, export.catalog)
     assert found.several_patients == SeveralPatients(series=1, studies=1)

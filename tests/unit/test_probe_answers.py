@@ -173,7 +173,7 @@ def test_results_of_another_run_dataset_or_labels_are_not_replaced(folder: Path,
     assert state(out) == before
 
 
-def test_the_same_request_goes_on_wherever_its_inputs_lie(folder: Path, tmp_path: Path) -> None:
+def test_the_same_request_continues_wherever_its_inputs_lie(folder: Path, tmp_path: Path) -> None:
     """Moved inputs are the same by their digests; what has changed at its place is probed anew."""
     for name in ("run", "data"):
         shutil.copytree(folder / name, tmp_path / name)

@@ -106,7 +106,7 @@ def trained(run: Path, data: Path, start_from: Path | None = None) -> Path:
     return run
 
 
-def test_patients_of_the_run_that_a_run_began_from_are_pretraining_patients_too(tmp_path: Path) -> None:
+def test_patients_of_the_run_that_a_run_started_from_are_pretraining_patients_too(tmp_path: Path) -> None:
     first = trained(tmp_path / "first", write_dataset(tmp_path / "five", 5))
     weights = first / "encoder.safetensors"
     second = trained(tmp_path / "second", write_dataset(tmp_path / "three", 3), weights)
@@ -157,7 +157,7 @@ def test_a_dataset_that_was_replaced_says_nothing_of_the_pretraining_patients(tm
     assert pretraining_patients(run) is None
 
 
-def test_tested_patients_of_the_pretraining_data_are_refused_or_told(
+def test_tested_patients_of_the_pretraining_data_are_refused_or_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = trained(tmp_path / "run", write_dataset(tmp_path / "data", 3))

@@ -30,7 +30,7 @@ def dry_run(run: Path, *arguments: str) -> str:
     return done.output
 
 
-def test_a_run_alone_goes_on_as_it_was_begun(run: Path) -> None:
+def test_a_run_alone_resumes_as_it_started(run: Path) -> None:
     assert "77 steps are" in dry_run(run)
     assert "77 steps are" in dry_run(run, "run.log_every=5")
     with pytest.raises(FmctError, match=r"run\.steps=77, not 78"):

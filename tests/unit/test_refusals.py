@@ -135,7 +135,7 @@ def manifest_of(step: int, files: dict[str, FileFacts]) -> Manifest:
 
 
 @pytest.mark.parametrize("what", ["part", "manifest", "checkpoint", "all"])
-def test_a_run_does_not_go_on_from_before_a_checkpoint_that_may_not_be_read(
+def test_a_run_does_not_resume_from_before_a_checkpoint_that_may_not_be_read(
     tmp_path: Path, what: str
 ) -> None:
     whole_checkpoint(tmp_path, 10)

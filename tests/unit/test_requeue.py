@@ -69,7 +69,7 @@ def test_a_failure_that_comes_further_each_time_is_bounded_too() -> None:
     assert not decide(history(*crashes)).again
 
 
-def test_progress_between_failures_begins_the_count_anew_and_an_interruption_the_wait() -> None:
+def test_progress_between_failures_restarts_the_count_and_an_interruption_the_wait() -> None:
     assert decide(history(("crash", 10), ("preempted", 20), ("crash", 20)), backoff=60)[:2] == (True, 60)
 
 
@@ -286,7 +286,7 @@ def test_a_crash_names_the_rank_that_srun_names_first(tmp_path: Path) -> None:
     assert by_code(137, "", Slurm()) == ("crash", "a rank was killed by SIGKILL", None, 137)
 
 
-def test_a_mistake_is_told_in_the_commands_own_words() -> None:
+def test_a_mistake_is_reported_in_the_commands_own_words() -> None:
     log = "fmct: job 12, start 0, on n1\nworking\nfmct: data/zarr: no such dataset; preprocess first\n"
     assert by_code(2, log, Slurm())[:2] == ("refused", "data/zarr: no such dataset; preprocess first")
     log += "fmct: a reader process was killed by SIGKILL\n"

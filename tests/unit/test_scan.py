@@ -196,7 +196,7 @@ def test_files_without_the_dicm_prefix_are_read(encoding: str, tmp_path: Path) -
     )
 
 
-def test_nothing_to_scan_is_told_with_a_remedy(tmp_path: Path) -> None:
+def test_nothing_to_scan_is_reported_with_a_remedy(tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.parquet"
     with pytest.raises(FmctError, match="no such folder; give the folder"):
         scan(tmp_path / "absent", catalog)
@@ -266,7 +266,7 @@ def test_only_what_a_scan_wrote_is_replaced_by_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["catalog.parquet", "catalog.rejected.parquet"])
-def test_a_folder_in_an_outputs_place_is_told_before_the_scan(tmp_path: Path, name: str) -> None:
+def test_a_folder_in_an_outputs_place_is_reported_before_the_scan(tmp_path: Path, name: str) -> None:
     folder = export(tmp_path / "export")
     (tmp_path / name).mkdir()
     with pytest.raises(FmctError, match=rf"{name}: is a folder; "):

@@ -177,7 +177,7 @@ def save_bytes(data: bytes, path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_scan_that_is_broken_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_that_is_broken_off_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     expected = fresh(folder, tmp_path / "fresh")
     reads = Reads(monkeypatch)
@@ -331,7 +331,7 @@ def test_short_memory_ends_the_scan_and_breaks_no_file(
 
 
 @pytest.mark.parametrize("writer", ["PrivateParquet", "CatalogWriter"])
-def test_a_full_disk_is_told_and_the_next_scan_goes_on(
+def test_a_full_disk_is_reported_and_the_next_scan_continues(
     writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
@@ -403,13 +403,13 @@ def test_two_scans_of_one_catalog_are_not_run_at_once(tmp_path: Path) -> None:
     scan(folder, catalog, progress=other_scan)
 
 
-def test_a_full_disk_is_told_from_other_failures_by_the_exit_code() -> None:
+def test_the_exit_code_distinguishes_a_full_disk_from_other_failures() -> None:
     for number, code in ((errno.ENOSPC, 73), (errno.EDQUOT, 73), (errno.EIO, 74), (errno.EACCES, 2)):
         told = findings.cannot_write(Path("work"), OSError(number, "x"))
         assert (told.exit_code, "are kept" in str(told)) == (code, True)
 
 
-def test_a_catalog_of_another_version_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_catalog_of_another_version_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     expected = fresh(folder, tmp_path / "fresh")
     scan(folder, catalog)

@@ -94,7 +94,7 @@ def test_a_task_knows_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
         RunningJob.current()
 
 
-def test_a_scheduler_needs_no_variables_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_needs_no_specific_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FMCT_JOB_RESTARTS", "2")
     assert RunningJob.current() == RunningJob()
     monkeypatch.setenv("FMCT_JOB_NUMBER", "7")

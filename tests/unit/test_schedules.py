@@ -58,7 +58,7 @@ def test_the_weights_of_parts_warm_up_from_0_on_their_way() -> None:
     assert settings(config(objective=objective), 100).figures()["koleo_weight"] == weights[100]["koleo"]
 
 
-def test_gram_anchoring_begins_late_and_refreshes_in_equal_distances() -> None:
+def test_gram_anchoring_starts_late_and_refreshes_in_equal_distances() -> None:
     objective = {"gram_weight": 2, "gram_begin": 0.3, "gram_refresh": 0.25, "weight_warmups": {"gram": 0.1}}
     settled = TrainConfig.model_validate(
         {"data": {"path": "d"}, "objective": objective, "run": {"steps": 100}}

@@ -70,7 +70,7 @@ def interpolated(positions: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("named", ["run", "checkpoint"])
-def test_a_run_begins_with_the_whole_state_of_another(data: Path, tmp_path: Path, named: str) -> None:
+def test_a_run_starts_with_the_whole_state_of_another(data: Path, tmp_path: Path, named: str) -> None:
     config = small_config(data)
     checkpoint = first_run(tmp_path / "first", config, data)
     state = random_state(config, 1)
@@ -161,7 +161,7 @@ def test_another_model_or_input_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-def test_until_it_has_a_checkpoint_a_run_begins_with_the_same_state(data: Path, tmp_path: Path) -> None:
+def test_until_it_has_a_checkpoint_a_run_starts_with_the_same_state(data: Path, tmp_path: Path) -> None:
     checkpoint = first_run(tmp_path / "first", small_config(data), data)
     run, settings = tmp_path / "second", second(data, tmp_path / "first")
     beginning = preflight(settings, run, 1).beginning

@@ -174,7 +174,7 @@ def test_a_renamed_key_of_0_1_0_leaves_its_digests(monkeypatch: pytest.MonkeyPat
         assert json.dumps(read.shaping()) == json.dumps(record)
 
 
-def test_a_record_of_0_1_0_means_what_it_meant_and_has_a_digest_of_its_own() -> None:
+def test_a_record_of_0_1_0_keeps_its_meaning_and_its_digest() -> None:
     """The defaults of new configurations are others."""
     old, new = ModelConfig.from_record({}), ModelConfig()
     assert (old.input_mean, old.input_std, old.initialisation) == (0.0, 1.0, "fixed")

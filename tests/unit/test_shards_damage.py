@@ -213,7 +213,7 @@ def test_an_index_of_another_dataset_is_refused(
 
 
 @both_formats
-def test_verify_tells_its_progress(dataset: Dataset) -> None:
+def test_verify_shows_its_progress(dataset: Dataset) -> None:
     seen: list[tuple[int, int]] = []
     verify(dataset.path, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (3, 3)]  # after each shard

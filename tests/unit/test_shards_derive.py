@@ -76,7 +76,7 @@ def test_converting_there_and_back_gives_the_same_bytes(tmp_path: Path, format: 
         convert(tmp_path / "one", tmp_path / "more", format)
 
 
-def test_an_interrupted_conversion_goes_on_and_is_no_dataset_before(
+def test_an_interrupted_conversion_continues_and_is_no_dataset_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dataset(tmp_path / "one", "zarr", SHARDS)

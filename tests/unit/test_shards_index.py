@@ -52,7 +52,7 @@ def test_the_index_joins_many_shards_in_order(tmp_path: Path) -> None:
         np.testing.assert_array_equal(dataset.read(n), shards[f"{n:02}"][make_key(n)])
 
 
-def test_what_is_in_a_study_is_told_by_the_record_or_else_by_the_facts(tmp_path: Path) -> None:
+def test_a_studys_content_is_from_the_record_or_else_from_the_facts(tmp_path: Path) -> None:
     """As an archive has it that an earlier version began and this one went on with."""
     voxels = noise((3, 4, 5), 0)
     facts = {

@@ -51,7 +51,7 @@ def test_what_is_not_there_is_named(table: Path, given: tuple[str, ...]) -> None
         shown(table, *given)
 
 
-def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     for name in ("a.parquet", "absent.parquet"):
         with pytest.raises(FmctError, match=name):

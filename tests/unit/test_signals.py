@@ -48,7 +48,7 @@ def test_the_nearer_of_the_jobs_end_and_the_told_minutes_counts(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("given", "said"), [("1700000000", "minutes ago"), ("soon", "not a time"), ("nan", "not a time")]
 )
-def test_an_end_of_the_job_that_is_over_is_told_and_ends_nothing(
+def test_an_end_of_the_job_that_is_over_is_reported_and_ends_nothing(
     monkeypatch: pytest.MonkeyPatch, given: str, said: str
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_END_TIME", given)

@@ -50,7 +50,7 @@ def sketch_of(hu: np.ndarray, cut: int = 0) -> np.ndarray:
     return sketch(stored(inner, slices)[1], (2.0, 2.0, 2.0))
 
 
-def test_different_heads_are_not_alike() -> None:
+def test_different_heads_are_not_similar() -> None:
     found = np.stack([sketch_of(scanned(clean(number))) for number in range(HEADS)])
     products = found @ found.T
     assert products == pytest.approx(products.T, abs=1e-5)
@@ -59,7 +59,7 @@ def test_different_heads_are_not_alike() -> None:
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_one_head_is_alike_whatever_was_done_to_its_pixels(number: int) -> None:
+def test_one_head_is_similar_after_any_change_of_its_pixels(number: int) -> None:
     hu = scanned(clean(number))
     other = {
         "noise": scanned(clean(number), seed=2),

@@ -24,7 +24,7 @@ def outcomes(folder: Path, images: int, at_one_place: bool = False) -> list[Outc
     return expected_outcomes(select_study(scanned(folder), SelectConfig()), "best")
 
 
-def test_images_in_series_of_their_own_are_told_as_that(tmp_path: Path) -> None:
+def test_images_in_separate_series_are_reported_as_such(tmp_path: Path) -> None:
     found = outcomes(tmp_path / "e", 12)
     assert len(found) == 13
     details = [o.rejection.detail for o in found if o.rejection and len(o.series.instances) == 1]

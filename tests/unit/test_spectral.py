@@ -62,7 +62,7 @@ def volume_of(*study: Series, **config: Any) -> list[str]:
         *("RHO_Z", "GSI MD WATER", "DE_VNC", "BRAINHEM", "PBV"),
     ],
 )
-def test_image_type_tells_what_is_no_scan(word: str) -> None:
+def test_image_type_identifies_images_that_are_not_scans(word: str) -> None:
     assert why(one("Head 5.0", image_type=(*DERIVED, word))) == "spectral"
     assert why(one("Head 5.0", image_type=(*DERIVED, word)), contrast="any", allow_derived=True) == "spectral"
 

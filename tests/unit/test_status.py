@@ -93,7 +93,7 @@ def said(folder: Path) -> list[str]:
     return [line for line in shown.getvalue().splitlines() if not line.startswith("stage ")]
 
 
-def test_a_running_job_tells_node_step_loss_and_checkpoint(run: Path, slurm: Slurm) -> None:
+def test_a_running_job_shows_node_step_loss_and_checkpoint(run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
     head, attempt, job = said(run)
     assert head == f"{run}: running, step 9 of 20, loss 1.25, newest checkpoint at step 6"
@@ -103,13 +103,13 @@ def test_a_running_job_tells_node_step_loss_and_checkpoint(run: Path, slurm: Slu
     assert attempts.attempts(run)[0].ended is None
 
 
-def test_a_run_that_does_no_step_for_minutes_tells_so(run: Path, slurm: Slurm) -> None:
+def test_a_run_without_a_step_for_minutes_logs_it(run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
     os.utime(run / "metrics.jsonl", (time.time() - 400,) * 2)
     assert "running, step 9 of 20 (6 min ago), loss" in said(run)[0]
 
 
-def test_a_job_that_waits_again_tells_why_and_what_was_lost(run: Path, slurm: Slurm) -> None:
+def test_a_job_that_waits_again_shows_why_and_what_was_lost(run: Path, slurm: Slurm) -> None:
     slurm.job("PENDING", restarts=1, reason="BeginTime")
     slurm.says("sacct", 'echo "12|NODE_FAIL|0:0|2026-11-24T23:40:38|2026-11-24T23:40:39|n1"')
     head, attempt, job = said(run)
@@ -138,7 +138,7 @@ def test_without_accounting_a_forgotten_job_is_called_killed(run: Path, slurm: S
 
 
 @pytest.mark.parametrize("accounting", [True, False])
-def test_a_cancelled_job_is_told_with_and_without_accounting(
+def test_a_cancelled_job_is_reported_with_and_without_accounting(
     run: Path, slurm: Slurm, accounting: bool
 ) -> None:
     attempts.end(run, attempts.attempts(run)[0], 9, "SIGTERM")
@@ -188,7 +188,7 @@ def test_only_jobs_that_write_a_folder_are_its_jobs(
     assert alive == (["12"] if ours else [])
 
 
-def test_a_pipelines_folder_tells_its_stages(tmp_path: Path, run: Path, slurm: Slurm) -> None:
+def test_a_pipelines_folder_shows_its_stages(tmp_path: Path, run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
     (run / "slurm").mkdir()
     (tmp_path / "probe/slurm").mkdir(parents=True)

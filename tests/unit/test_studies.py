@@ -235,7 +235,7 @@ def test_scans_of_no_study_are_their_own_and_come_before_a_refusal(grid: SweepCo
     assert found == [(f"{number}", ("unknown_thick",)) for number in range(3)]
 
 
-def test_the_report_tells_samples_apart(swept: Path) -> None:
+def test_the_report_distinguishes_samples(swept: Path) -> None:
     section = Probes(swept).section()
     tables = [block for block in section.blocks if isinstance(block, Table)]
     cells = [{one.text for row in block.rows for one in row} for block in tables]

@@ -206,7 +206,7 @@ def test_comparisons_are_delongs_with_holms_correction_inside_each_family(swept:
     assert (row["p"], row["difference_low"]) == pytest.approx((expected.p, expected.low))
 
 
-def test_tasks_share_the_grid_go_on_and_partial_results_can_be_read(folder: Path, swept: Path) -> None:
+def test_tasks_share_the_grid_resume_and_partial_results_can_be_read(folder: Path, swept: Path) -> None:
     grid = Sweep(config(folder, task_minutes=0.05), folder / "tasks")
     with pytest.raises(FmctError, match="no plan yet"):
         grid.run_task(0)
@@ -347,7 +347,7 @@ def test_no_table_replaces_the_labels(folder: Path, tmp_path: Path) -> None:
         ({"fractions": [], "shots": []}, "fractions and shots are both empty"),
     ],
 )
-def test_a_wrong_grid_is_told_in_a_line(folder: Path, values: dict[str, Any], expected: str) -> None:
+def test_a_wrong_grid_is_reported_in_a_line(folder: Path, values: dict[str, Any], expected: str) -> None:
     with pytest.raises((FmctError, ValueError), match=expected):
         Sweep(config(folder, **values), folder / "wrong").run()
 

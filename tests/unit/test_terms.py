@@ -124,7 +124,7 @@ def test_a_longer_term_takes_the_place_of_what_it_holds() -> None:
         select(unnamed, SelectConfig())
 
 
-def test_a_phantom_is_told_by_its_texts() -> None:
+def test_a_phantom_is_recognised_by_its_texts() -> None:
     for text in ("Water Phantom", "FANTÔME 5mm", "水模", "Фантом", "Konstanzprüfung"):
         assert why(text) == "phantom"
     with pytest.raises(Rejection, match="phantom"):

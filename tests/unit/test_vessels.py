@@ -17,7 +17,7 @@ from preprocess.volume.resample import INDEX_STEPS
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_enhanced_heads_are_told_from_plain_ones(number: int) -> None:
+def test_enhanced_heads_are_distinguished_from_plain_ones(number: int) -> None:
     """Of all three ways to scan, with none to two bleeds, calcifications, and metal in two."""
     plain, enhanced = (scanned(number, agent) for agent in (False, True))
     assert shown(plain, SPACING, None) == {}
@@ -33,7 +33,7 @@ def test_a_new_scan_has_the_flag() -> None:
     assert [Reason.VESSELS_ENHANCED in flags for flags in found] == [False, True]
 
 
-def test_it_is_the_vessels_length_that_is_told() -> None:
+def test_the_length_of_vessels_is_reported() -> None:
     """The anterior cerebral artery climbs 36 mm and goes back 33 mm from the base on."""
     voxels = scanned(0, True)
     assert 34 <= max(vessels(voxels, SPACING, coarse(voxels, SPACING))) <= 110
@@ -44,7 +44,7 @@ def test_coarse_voxels_tell_nothing() -> None:
     assert enhanced_vessels(voxels, spacing, coarse(voxels, spacing)) is None
 
 
-def test_the_generator_draws_vessels_of_the_blood_it_is_told() -> None:
+def test_the_generator_draws_vessels_with_the_given_blood() -> None:
     head = draw_anatomy(3, 1)
     axis = np.arange(-60, 61, 3.0)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
