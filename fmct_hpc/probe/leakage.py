@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.attempts import Attempt, attempts
-from fmct_hpc.train.beside import digests_of
 from fmct_hpc.train.checkpoint import MANIFEST, checkpoint_of, read_manifest
 from fmct_hpc.train.export import encoder_info
+from fmct_hpc.train.weight_files import digests_of
 from shards import Dataset
 from shards.closed import Closed
 from shards.errors import FmctError, raise_refusal

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.model.config import ModelConfig
-from fmct_hpc.train.beside import digests_of, parts_beside, weights_digest
 from fmct_hpc.train.checkpoint import (
     MANIFEST,
     InitialWeights,
@@ -23,6 +22,7 @@ from fmct_hpc.train.checkpoint import (
 from fmct_hpc.train.export import configuration_of, encoder_info, load_encoder, origin_of
 from fmct_hpc.train.pieces import PieceFiles
 from fmct_hpc.train.state import AVERAGE, TARGETS, WEIGHT, whole_tensors
+from fmct_hpc.train.weight_files import digests_of, other_parts, weights_digest
 from shards.errors import FmctError, raise_refusal
 
 
@@ -82,7 +82,7 @@ def read_source(beginning: InitialWeights) -> Source:
 def _of_encoder(file: Path) -> Source:
     encoder, info = load_encoder(file)
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    for beside in parts_beside(file).values():
+    for beside in other_parts(file).values():
         weights |= load_file(beside)
     return Source(file.with_suffix(".json"), info.model, info.data, weights, {}, {})
 

@@ -30,7 +30,9 @@ Device = Annotated[str, typer.Option(help="cpu, gpu, or a specific GPU such as g
 KeyFile = Annotated[
     Path | None, typer.Option(help="HMAC key file, to add the keys of studies and patients to the table.")
 ]
-Kept = Annotated[Path, typer.Option(help="Classifier folder written by `fmct export-classifier`.")]
+ClassifierFolder = Annotated[
+    Path, typer.Option(help="Classifier folder written by `fmct export-classifier`.")
+]
 Predictions = Annotated[Path, typer.Option(help="Output folder; an existing one is resumed.")]
 
 

@@ -7,8 +7,8 @@ import typer
 
 from launch.commands.arguments import (
     AllowCode,
+    ClassifierFolder,
     Device,
-    Kept,
     KeyFile,
     Paths,
     Predictions,
@@ -182,7 +182,7 @@ def sweep(
 @launch_app.command()
 def predict(
     paths: Paths,
-    classifier: Kept,
+    classifier: ClassifierFolder,
     out: Predictions,
     site: SiteFile,
     device: Device = "cpu",

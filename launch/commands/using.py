@@ -7,10 +7,10 @@ import typer
 
 from launch.commands.arguments import (
     Batch,
+    ClassifierFolder,
     Collect,
     Device,
     Encoder,
-    Kept,
     KeyFile,
     Overrides,
     Paths,
@@ -101,7 +101,7 @@ def export_classifier(
 
 def predict(
     paths: Paths,
-    classifier: Kept,
+    classifier: ClassifierFolder,
     out: Predictions,
     share: ShareOption = None,
     collect: Collect = False,

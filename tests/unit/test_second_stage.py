@@ -17,11 +17,11 @@ from fmct_hpc.model.vit import VisionTransformer
 from fmct_hpc.objective.student import Student, Teacher
 from fmct_hpc.probe.leakage import pretraining_patients
 from fmct_hpc.train.attempts import begin
-from fmct_hpc.train.beside import digests_of
 from fmct_hpc.train.checkpoint import MANIFEST, DataFacts, InitialWeights, read_manifest
 from fmct_hpc.train.export import encoder_info, export_checkpoint
 from fmct_hpc.train.run import preflight
 from fmct_hpc.train.start import initial, require_start
+from fmct_hpc.train.weight_files import digests_of
 from shards import Dataset
 from shards.errors import FmctError
 from shards.info import sha256
