@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 TABLE = Path(__file__).with_name("durations.tsv")
 SLOW_TEST, SLOW_FILE = 20.0, 60.0
 """Seconds from which a test, or all tests of a file, are slow: in a slow file they share fixtures."""
-FAST_FILES = 75.0
+FAST_FILES = 50.0
 """Total seconds of the fast files; with their imports under two minutes."""
 
 
