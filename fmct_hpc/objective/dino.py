@@ -36,6 +36,11 @@ class Dino(Distillation):
         "Prototypes used": ("prototypes_used",),
     }
 
+    @property
+    def target_head(self) -> str:
+        """Its own head."""
+        return "head"
+
     def require(self) -> None:
         """Raise ValueError for fewer than two global views."""
         if self.config.data.global_views < 2:

@@ -76,6 +76,11 @@ class Ibot(Distillation):
     def _head(self) -> str:
         return "head" if self.config.objective.ibot_shared_head else "ibot_head"
 
+    @property
+    def target_head(self) -> str:
+        """Its own head, or DINO's."""
+        return self._head
+
     def require(self) -> None:
         """Raise ValueError for a shared head without DINO."""
         objective = self.config.objective

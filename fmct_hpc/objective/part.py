@@ -161,6 +161,11 @@ class Part:
         self.config = config
 
     @property
+    def target_head(self) -> str:
+        """Name of the module whose outputs its centring has seen; empty without a centring."""
+        return ""
+
+    @property
     def begins(self) -> float:
         """Share of all steps before which its weight is 0."""
         return 0.0

@@ -34,10 +34,11 @@ def matching_weights(source: Source, config: TrainConfig, student: Student) -> S
             what = f"{name} has shape {shapes[0]}, this run's configuration needs {shapes[1]}"
             raise FmctError(f"{source.description}: {what}")
     kept = Targets(config).state_dict() if config.objective.distils else {}
+    same = _same_heads(config, common, parts_of(source.weights))
     targets = {
         name: tensor
         for name, tensor in source.targets.items()
-        if name in kept and tensor.shape == kept[name].shape
+        if name in kept and tensor.shape == kept[name].shape and _part(name) in same
     }
     return source._replace(weights=weights, averages=averages, targets=targets)
 
@@ -45,6 +46,19 @@ def matching_weights(source: Source, config: TrainConfig, student: Student) -> S
 def parts_of(names: Iterable[str]) -> set[str]:
     """Parts of the student (encoder, head, ...) by the names of their weights."""
     return {_part(name) for name in names}
+
+
+def _same_heads(config: TrainConfig, common: set[str], theirs: set[str]) -> set[str]:
+    """Names of the targets that are computed from the same head here and in the source.
+
+    A centre is a mean of one head's outputs: it means nothing for a new head, or for the head of another part
+    that is shared in only one of the two runs (objective.ibot_shared_head).
+    """
+    return {
+        part.target_name
+        for part in config.parts
+        if part.target_head in common and not ({*part.taught} - {part.target_head}) & theirs
+    }
 
 
 def _part(name: str) -> str:

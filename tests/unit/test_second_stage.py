@@ -133,6 +133,15 @@ def test_what_the_other_run_lacks_is_drawn_from_the_seed_and_named(
     assert {"head and ibot_head and mask_token", "targets' cls.center and patches.center"} <= said
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_centre_is_taken_only_with_its_head(data: Path, tmp_path: Path, shared: bool) -> None:
+    """One of the two runs has a head for patches of its own, whose centre is not that of a shared one."""
+    first_run(tmp_path / "first", small_config(data, objective={"ibot_shared_head": shared}), data)
+    settings = second(data, tmp_path / "first", objective={"ibot_shared_head": not shared})
+    targets = initial(settings, require_start(settings, tmp_path / "second")).targets
+    assert set(targets) == {"cls.center"}
+
+
 @pytest.mark.parametrize(
     ("sections", "told"),
     [
