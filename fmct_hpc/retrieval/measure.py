@@ -36,11 +36,6 @@ class Ranks(Protocol):
     """Interface: ranks volumes for queries."""
 
     @property
-    def volumes(self) -> int:
-        """Number of volumes."""
-        ...
-
-    @property
     def at_once(self) -> int:
         """Queries per call, to limit memory."""
         ...

@@ -1,8 +1,9 @@
 """A unit of `fmct relevance`: the maps of some scans as files, and their record, which is written last."""
 
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Base64Bytes, Field
 
@@ -100,7 +101,7 @@ class Unit:
                 rows.append(MapRow(path=piece.number, reason=str(error)))
         return Made(rows=tuple(rows), measured=tuple(measured), shown=tuple(shown))
 
-    def _samples(self, piece: Piece) -> Any:
+    def _samples(self, piece: Piece) -> Iterator[MapRow | list[tuple[ScanMaps, ScanMaps | None]]]:
         """Yield the maps of each sample with those of the other classifier, or the row of a refused study."""
         explainer, beside = self._explainer, self._beside
         by_study = explainer.sample != "volume"
@@ -109,8 +110,9 @@ class Unit:
             if by_study and any(scan.several_patients for scan in sample):
                 yield MapRow(path=piece.number, key=sample[0].key, reason=SEVERAL_PATIENTS)
                 continue
-            compared = beside is not None and self._evaluation is not None
-            others = beside.of_sample(sample) if beside and compared else [None] * len(sample)
+            others: Sequence[ScanMaps | None] = [None] * len(sample)
+            if beside is not None and self._evaluation is not None:
+                others = beside.of_sample(sample)
             yield list(zip(explainer.of_sample(sample), others, strict=True))
 
     def _write(self, path: int, maps: ScanMaps) -> list[MapRow]:

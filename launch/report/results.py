@@ -150,7 +150,7 @@ class KindCurve(Averaged):
         return self.task, self.method, self.features, self.tested, own
 
 
-Placed = TypeVar("Placed", Result, KindResult, KindCurve)
+Placed = TypeVar("Placed", bound=Result | KindResult | KindCurve)
 
 
 def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:

@@ -1,6 +1,7 @@
 """Reliability curves of any kind of label: predictions and outcomes in bins, over resamples of patients."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,32 +62,36 @@ class _Means:
             return totals / volumes
 
 
+class _Bin(NamedTuple):
+    """Volumes of a bin, sorted by time: (n,) each, and the times among them, (T,) each."""
+
+    patients: IntArray
+    events: BoolArray
+    starts: IntArray
+    """The first volume of each time."""
+    counted: BoolArray
+    """Whether a time is up to the horizon."""
+
+
 class _EventShares:
     def __init__(
         self, own: BoolArray, times: FloatArray, events: BoolArray, at: float, patients: IntArray
     ) -> None:
-        self._bins = []
+        self._bins: list[_Bin] = []
         for column in own.T:
             rows = np.flatnonzero(column)
             rows = rows[np.argsort(times[rows], kind="stable")]
             ends, starts = np.unique(times[rows], return_index=True)
-            self._bins.append((patients[rows], events[rows], starts, ends <= at))
+            self._bins.append(_Bin(patients[rows], events[rows], starts, ends <= at))
 
     def __call__(self, counts: NDArray[np.uint16]) -> FloatArray:
-        shares = [
-            _share(counts[:, patients], events, starts, counted)
-            for patients, events, starts, counted in self._bins
-        ]
-        return np.stack(shares, axis=1)
+        return np.stack([_share(counts, each) for each in self._bins], axis=1)
 
 
-def _share(drawn: NDArray[np.uint16], events: BoolArray, starts: IntArray, counted: BoolArray) -> FloatArray:
-    """1 minus the Kaplan-Meier estimate of volumes, given how often each was drawn: (R, n) -> (R,).
-
-    The volumes are sorted by time; starts: the first of each time; counted: the times up to the horizon.
-    """
-    weights = drawn.astype(np.float64)
-    at_risk = weights[:, ::-1].cumsum(axis=1)[:, ::-1][:, starts]
-    died = np.add.reduceat(weights * events, starts, axis=1)
+def _share(counts: NDArray[np.uint16], own: _Bin) -> FloatArray:
+    """1 minus the Kaplan-Meier estimate of a bin in resamples: (R, patients) -> (R,)."""
+    weights = counts[:, own.patients].astype(np.float64)
+    at_risk = weights[:, ::-1].cumsum(axis=1)[:, ::-1][:, own.starts]
+    died = np.add.reduceat(weights * own.events, own.starts, axis=1)
     left = np.where(at_risk > 0, 1 - died / np.where(at_risk > 0, at_risk, 1), 1.0)
-    return np.where(weights.any(axis=1), 1 - left[:, counted].prod(axis=1), np.nan)
+    return np.where(weights.any(axis=1), 1 - left[:, own.counted].prod(axis=1), np.nan)
