@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from documents import REPOSITORY, blocks
 from typer.testing import CliRunner
 
 from launch.cli import app
@@ -51,6 +52,20 @@ def test_relevance_needs_no_features(tmp_path: Path) -> None:
     ]
     added = [*(["--share", f"{i}/3"] for i in range(3)), ["--collect"]]
     assert launched("relevance", *own) == [[*own, *more] for more in added]
+
+
+def test_the_documents_arrays_can_be_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("launch").symlink_to(RECIPES.parent)
+    Path("site.yaml").symlink_to(RECIPES / "site-test.yaml")
+    for name in ("exams/new", "classifiers/first", "runs/first"):
+        Path(name).mkdir(parents=True)
+    (block,) = blocks(REPOSITORY / "docs/probes.md", "bash", "As job arrays")
+    for line in block.splitlines():
+        words = shlex.split(line)[1:]
+        told = CliRunner().invoke(app, [*words[:2], "--dry-run", *words[2:]], catch_exceptions=False)
+        assert told.exit_code == 0, line
+        assert f"fmct-{words[words.index('--') + 1]}-joined" in told.output
 
 
 def test_jobs_wait_for_those_before(tmp_path: Path) -> None:
