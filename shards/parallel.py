@@ -18,22 +18,34 @@ def unordered(
 ) -> Iterator[Result]:
     """Yield work(argument) for each argument as it completes; a worker's exception is raised here.
 
-    With more than one worker, `work`, its argument and its result are pickled.
+    With more than one worker they are pickled: `work` once for each worker, as it may hold a dataset, which a
+    worker then opens once; an argument and its result each time.
     """
     if workers == 1:
         yield from map(work, arguments)
         return
-    with process_pool(workers) as pool:
-        for future in as_completed([pool.submit(work, argument) for argument in arguments]):
+    with process_pool(workers, work) as pool:
+        for future in as_completed([pool.submit(_work, argument) for argument in arguments]):
             yield future.result()
 
 
+_WORK: list[Callable[[Any], Any]] = []
+"""In a worker process of `unordered`: its function."""
+
+
+def _work(argument: Any) -> Any:
+    return _WORK[0](argument)
+
+
 @contextmanager
-def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A process pool that starts no further tasks after an exception in its context."""
+def process_pool(workers: int, *work: Callable[[Any], Any]) -> Iterator[ProcessPoolExecutor]:
+    """A process pool that starts no further tasks after an exception in its context.
+
+    work: the function that `_work` calls, if the pool is for one.
+    """
     # Spawned, not forked: the caller may hold threads (a progress bar, BLAS).
     context = multiprocessing.get_context("spawn")
-    pool = _Pool(workers, mp_context=context, initializer=_set_up_worker)
+    pool = _Pool(workers, mp_context=context, initializer=_set_up_worker, initargs=work)
     try:
         yield pool
     finally:
@@ -60,8 +72,9 @@ class _Pool(ProcessPoolExecutor):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _set_up_worker() -> None:
+def _set_up_worker(*work: Callable[[Any], Any]) -> None:
     """Exit when the parent dies, and immediately on Ctrl-C: files are renamed only when complete."""
+    _WORK[:] = work
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_exit_with_parent, daemon=True).start()
