@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from preprocess.dicom.jpeg_ls_steps import (
+    at,
     end_of_run,
     filled_run,
     golomb,
@@ -87,7 +88,7 @@ def decode(encoded: bytes, start: int, coding: Coding, rows: int, columns: int) 
     values = np.zeros((rows, columns), np.uint16)
     parameters = coding.parameters()
     levels = _levels(*parameters[:5].tolist())
-    done, used = _decode(bits, count, parameters, levels, _RUN_LENGTHS, values)
+    done, used = _decode(bits, count, parameters, levels, _RUN_LENGTHS, coding.near or None, values)
     return Scan(values, done, count - used, end)
 
 
@@ -143,14 +144,17 @@ def _decode(
     parameters: np.ndarray,
     levels: np.ndarray,
     lengths: np.ndarray,
+    lossy: int | None,
     out: np.ndarray,
 ) -> tuple[int, int]:
     """Decode bits into `out`; return the number of samples, in complete lines, and their bits (A.8).
 
+    lossy: NEAR, or None if it is 0, for which numba compiles another function without its arithmetic.
     One loop over inlined steps, so that the state of the reader and of a line stays in registers.
     """
     rows, columns = out.shape
-    near, max_value, reset = parameters[0], parameters[1], parameters[5]
+    near = 0 if lossy is None else lossy
+    max_value, reset = parameters[1], parameters[5]
     step = 2 * near + 1
     span, wide, limit = sizes(near, max_value)
     # A, B, C and N of a context, and the Golomb parameter k from its last A and N.
@@ -169,9 +173,9 @@ def _decode(
         corner, up = above[0], above[1]
         x = 1
         while x <= columns:
-            ahead = above[x + 1]
-            context = 81 * levels[ahead - up + max_value] + 9 * levels[up - corner + max_value]
-            context += levels[corner - left + max_value]
+            ahead = above[at(x + 1)]
+            context = 81 * levels[at(ahead - up + max_value)] + 9 * levels[at(up - corner + max_value)]
+            context += levels[at(corner - left + max_value)]
             run_samples = 0
             if context == 0:
                 x, ended, run_samples, run, held, count, word = filled_run(
@@ -187,7 +191,7 @@ def _decode(
                 total = own[0] + (own[3] >> 1) if same else own[0]
                 run = max(run - 1, 0)
             else:
-                own = state[abs(context)]
+                own = state[at(abs(context))]
                 total = own[0]
             own[4] = order = golomb_order(own[4], own[3], total)
             max_zeros = limit - run_samples - wide - 1
@@ -202,8 +206,8 @@ def _decode(
                 predicted = predict(left, up, corner, sign * own[2], max_value)
                 error = sign * regular_error(own, mapped, order, near, reset)
             left = reduced(predicted + error * step, near, max_value, span)
-            line[x] = left
-            corner, up = up, above[x + 1]
+            line[at(x)] = left
+            corner, up = up, above[at(x + 1)]
             x += 1
         for k in range(columns):
             out[y, k] = line[k + 1]

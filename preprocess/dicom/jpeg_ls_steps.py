@@ -10,6 +10,12 @@ from shards.compiled import njit
 
 
 @njit(inline="always")
+def at(index: int) -> np.uint64:
+    """An index that is not negative; for a signed one numba adds the length in case it is."""
+    return np.uint64(index)
+
+
+@njit(inline="always")
 def sizes(near: int, max_value: int) -> tuple[int, int, int]:
     """RANGE, qbpp and LIMIT (A.2.1)."""
     span = (max_value + 2 * near) // (2 * near + 1) + 1
@@ -24,7 +30,7 @@ def sizes(near: int, max_value: int) -> tuple[int, int, int]:
 @njit(inline="always")
 def next_word(data: np.ndarray, word: int) -> int:
     """The next 32 bits; zeros beyond the end."""
-    return int(data[word] if word < len(data) else 0)
+    return int(data[at(word)] if word < len(data) else 0)
 
 
 @njit(inline="always")
@@ -167,7 +173,7 @@ def golomb(
         count += 32
         word += 1
     ahead = (held >> (count - 8)) & 255
-    zeros = zeros_of[ahead]
+    zeros = zeros_of[at(ahead)]
     if ahead != 0 and zeros < max_zeros and zeros + 1 + order <= 32:
         count -= zeros + 1 + order
         return (zeros << order) | ((held >> count) & ((1 << order) - 1)), held, count, word

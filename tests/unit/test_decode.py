@@ -31,6 +31,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from preprocess.dicom import decode as decode_module
 from preprocess.dicom.catalog import Instance
 from preprocess.dicom.decode import AIR_HU, MIN_HU, Decoder, Slice
 from preprocess.dicom.image_file import ImageFile
@@ -446,3 +447,14 @@ def test_a_file_that_disappeared_is_the_users_to_fix(tmp_path: Path) -> None:
     with pytest.raises(FmctError, match="mount the export or scan again") as caught:
         decode(instance)
     assert "Doe" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_whole_numbers_are_rescaled_as_others(kind: type) -> None:
+    """Every value of 16 bits, by the arithmetic of integers and by that of floating point."""
+    every = np.arange(2**16, dtype=np.uint16).view(kind).reshape(256, 256)
+    for intercept in (-1024.0, 0.0, -32768.0, 65535.0):
+        for padding in (None, (-2000, -1900), (63536, 65535), (5000, 5000)):
+            bounds = padding or (1, 0)
+            expected = decode_module._rescaled(every, 1.0, intercept, *bounds)
+            assert np.array_equal(decode_module._to_hu(every, 1.0, intercept, padding), expected)
