@@ -450,7 +450,7 @@ def test_a_file_that_disappeared_is_the_users_to_fix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int16])
-def test_whole_numbers_are_rescaled_as_others(kind: type) -> None:
+def test_whole_numbers_are_rescaled_as_others(kind: type[np.uint16] | type[np.int16]) -> None:
     """Every value of 16 bits, by the arithmetic of integers and by that of floating point."""
     every = np.arange(2**16, dtype=np.uint16).view(kind).reshape(256, 256)
     for intercept in (-1024.0, 0.0, -32768.0, 65535.0):
