@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from shards import contents
 from shards import index as indexes
 from shards import info as infos
 from shards.errors import DamagedDataError, FmctError, raise_refusal
@@ -200,8 +199,12 @@ RESTORE = "restore the file, or delete it and rerun `fmct preprocess`"
 
 def read_index(path: Path, info: DatasetInfo) -> pa.Table:
     """The index of the dataset directory `path`; FmctError if it does not match `info`."""
-    file, remedy = path / INDEX_NAME, infos.RESTORE_INDEX
-    infos.require_index(path, info)
+    file = path / INDEX_NAME
+    remedy = "restore it or rerun `fmct preprocess --collect`"
+    if not file.is_file():
+        raise FmctError(f"{file} is missing; {remedy}")
+    if infos.sha256(file) != info.index_sha256:
+        raise FmctError(f"{file} is damaged or belongs to another dataset; {remedy}")
     try:
         index = indexes.read(file)
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -239,7 +242,7 @@ def finish_dataset(
     preprocessing: Mapping[str, Any] | None = None,
     clipped_hu: tuple[int, int] | None = None,
 ) -> DatasetInfo:
-    """Join the sidecar indexes of the shards `names`: index.parquet, contents.json, and last dataset.json.
+    """Join the sidecar indexes of the shards `names` into index.parquet, then write dataset.json.
 
     The order of `names` does not matter. preprocessing: the configuration that made the volumes, stored in
     preprocessing.json; without it, `verify` accepts the volumes only if their config_digest is
@@ -278,7 +281,6 @@ def finish_dataset(
     info = info.model_copy(update={"digest": info.compute_digest()})
     if preprocessing is not None:
         infos.write_preprocessing(preprocessing, directory)
-    contents.write(contents.of(Dataset(directory, info, index)), directory)
     infos.write(info, directory)
     return info
 

@@ -20,7 +20,6 @@ from shards.schema import FORMAT_VERSION
 FILE_NAME = "dataset.json"
 INDEX_NAME = "index.parquet"
 PREPROCESSING_NAME = "preprocessing.json"
-RESTORE_INDEX = "restore it or rerun `fmct preprocess --collect`"
 
 
 class ShardInfo(Closed):
@@ -97,15 +96,6 @@ def read(directory: Path) -> DatasetInfo:
     if damaged:
         raise FmctError(f"{path} is damaged; restore it or rerun `fmct preprocess --collect`")
     return info
-
-
-def require_index(directory: Path, info: DatasetInfo) -> None:
-    """Raise FmctError unless index.parquet is the one that `info` was written with."""
-    file = directory / INDEX_NAME
-    if not file.is_file():
-        raise FmctError(f"{file} is missing; {RESTORE_INDEX}")
-    if sha256(file) != info.index_sha256:
-        raise FmctError(f"{file} is damaged or belongs to another dataset; {RESTORE_INDEX}")
 
 
 def write_preprocessing(document: Mapping[str, Any], directory: Path) -> None:

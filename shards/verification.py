@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from shards import contents
 from shards import index as indexes
 from shards import info as infos
 from shards.dataset import Dataset, read_index
@@ -47,7 +46,7 @@ def verify(
     problems = _check_file(path / infos.INDEX_NAME, info.index_sha256)
     if not problems:
         try:
-            problems += _check_contents(Dataset(path, info, read_index(path, info)))
+            read_index(path, info)
         except FmctError as error:
             problems.append(_problem(infos.INDEX_NAME, error))
     try:
@@ -77,18 +76,6 @@ def _check_file(file: Path, sha256: str) -> list[Problem]:
     except OSError as error:
         return [Unread(file.name, None, f"unreadable: {error.strerror}")]
     return []
-
-
-def _check_contents(dataset: Dataset) -> list[Problem]:
-    """The problem of a contents.json that differs from the index; older datasets have no such file."""
-    file = dataset.path / contents.FILE_NAME
-    try:
-        damaged = file.read_bytes() != contents.text(contents.of(dataset)).encode()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        return [Unread(file.name, None, f"unreadable: {error.strerror}")]
-    return [Problem(file.name, None, f"differs from {infos.INDEX_NAME}")] if damaged else []
 
 
 def _check_shard(path: Path, info: DatasetInfo, number: int) -> tuple[int, list[Problem]]:

@@ -51,9 +51,9 @@ def find_source(start: Path, digest: str | None) -> InitialWeights:
         origin = f"step {manifest.step} ({manifest.digest}) of {_origin(place, manifest)}"
         source = InitialWeights(place=place, digest=manifest.digest, origin=origin)
     else:
+        origin, own = encoder_info(start).origin, digests_of(start)
         # A run of an earlier version recorded the encoder's digest alone.
-        own = digest if digest in digests_of(start) else weights_digest(start)
-        source = InitialWeights(place=start, origin=encoder_info(start).origin, digest=own)
+        source = InitialWeights(place=start, origin=origin, digest=digest if digest in own else own[0])
     if digest not in (None, source.digest):
         raise FmctError(
             f"{start}: differs from what the run started from ({digest}); restore that, or name another run "

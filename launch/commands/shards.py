@@ -12,7 +12,7 @@ from shards.errors import FmctError
 from shards.format_names import ShardFormat
 
 if TYPE_CHECKING:
-    from shards import DatasetInfo
+    from shards import Dataset, DatasetInfo
 
 shards_app = typer.Typer(
     help="Inspect, verify, convert, merge and split shard datasets.", no_args_is_help=True
@@ -31,47 +31,50 @@ def info(dataset: DatasetFolder) -> None:
     from rich.console import Console
 
     from launch.tables import PlainTable
+    from shards import Dataset
 
     table = PlainTable.grid(padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")  # a digest stays whole in 80 columns
-    for name, value in [("dataset", str(dataset)), *_facts(dataset)]:
+    for name, value in [("dataset", str(dataset)), *_facts(Dataset.open(dataset, clipped=True))]:
         table.add_row(name, value)
     Console(highlight=False).print(table)
 
 
-def _facts(dataset: Path) -> list[tuple[str, str]]:
-    from shards import contents
-    from shards import info as infos
+def _facts(dataset: "Dataset") -> list[tuple[str, str]]:
+    import numpy as np
+    import pyarrow.compute as pc
 
-    info = infos.read(dataset)
-    found = contents.read(dataset, info)
+    from shards.index import numbers
+
+    info, index = dataset.info, dataset.index
+    shapes = numbers(pc.list_flatten(index["shape"])).reshape(-1, 3).astype(np.int64)
+    raw = int(shapes.prod(axis=1).sum()) * 2
     sizes = [shard.bytes for shard in info.shards]
-    median = " × ".join(f"{side:.0f}" for side in found.median_shape)
+    median = " × ".join(f"{side:.0f}" for side in np.median(shapes, axis=0))
     spacing = " × ".join(f"{side:g}" for side in info.spacing_mm)
-    kernels = ", ".join(f"{count} {name}" for name, count in found.kernels.items())
+    kernels = ", ".join(
+        f"{pair['counts']} {pair['values']}" for pair in index["kernel_class"].value_counts().to_pylist()
+    )
     return [
         ("format", f"{info.format} version {info.format_version}"),
         ("volumes", str(info.volumes)),
-        ("patients", str(found.patients)),
-        ("studies", str(found.studies)),
+        ("patients", str(pc.count_distinct(index["patient_key"]).as_py())),
+        ("studies", str(pc.count_distinct(index["study_key"]).as_py())),
         ("shards", f"{len(sizes)}, {_mib(min(sizes))} to {_mib(max(sizes))}"),
-        ("stored", f"{_mib(info.bytes)}, ratio {2 * found.voxels / info.bytes:.2f}"),
+        ("stored", f"{_mib(info.bytes)}, ratio {raw / info.bytes:.2f}"),
         ("spacing", f"{spacing} mm (D × H × W)"),
         *(_of_a_copy(dataset, *info.clipped_hu) if info.clipped_hu else []),
         ("median shape", f"{median} (D × H × W)"),
         ("kernels", kernels),
-        ("content digest", found.content_digest),
+        ("content digest", dataset.content_digest()),
         ("digest", info.digest),
         ("preprocessing", info.config_digest),
     ]
 
 
-def _of_a_copy(dataset: Path, low: int, high: int) -> list[tuple[str, str]]:
-    from shards import Dataset
-
-    codec = Dataset.open(dataset, clipped=True).codec(0)
-    return [("clipped to", f"{low} to {high} HU"), ("codec", codec)]
+def _of_a_copy(dataset: "Dataset", low: int, high: int) -> list[tuple[str, str]]:
+    return [("clipped to", f"{low} to {high} HU"), ("codec", dataset.codec(0))]
 
 
 def _mib(size: int) -> str:

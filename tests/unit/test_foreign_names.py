@@ -54,7 +54,6 @@ def forge(folder: Path, format: ShardFormat, name: str = "one", **columns: str) 
     text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
     document["digest"] = hashlib.sha256(text.encode()).hexdigest()
     (folder / "dataset.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    (folder / "contents.json").unlink()
     place_at_name(folder, name, SUFFIXES[format])
     return folder
 
