@@ -10,8 +10,8 @@ import typer
 
 from launch.commands.console import set_up_logging
 from launch.program import (
+    disable_plugins,
     end_without_collecting,
-    keep_plugins_out,
     keep_working_folder_off_path,
     require_docstrings,
 )
@@ -112,7 +112,7 @@ def __getattr__(name: str) -> Any:
 def main() -> None:
     """Run the command line; an error that the user can fix is printed as one line, with exit code 2."""
     keep_working_folder_off_path()
-    keep_plugins_out()
+    disable_plugins()
     end_without_collecting()
     try:
         _run()

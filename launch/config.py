@@ -43,7 +43,7 @@ def _load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:
         try:
             return model.model_validate(values)
         except ValidationError as error:
-            if not _take_as_written(values, written, overridden, error):
+            if not _restore_text(values, written, overridden, error):
                 raise
         return model.model_validate(values)
     except ValidationError as error:
@@ -177,7 +177,7 @@ def _apply(values: dict[str, Any], written: dict[str, Any], override: str) -> tu
     return key, text
 
 
-def _take_as_written(values: Any, written: Any, overridden: dict[str, str], error: ValidationError) -> bool:
+def _restore_text(values: Any, written: Any, overridden: dict[str, str], error: ValidationError) -> bool:
     """Replace values that should be text by the text as written; returns whether there were any."""
     changed = False
     for detail in error.errors(include_url=False):

@@ -30,7 +30,7 @@ def require_docstrings() -> None:
         )
 
 
-def keep_plugins_out() -> None:
+def disable_plugins() -> None:
     """Have pydantic, here and in child processes, search no installed packages for plugins, and run none.
 
     A plugin is other code around the validation of everything that is read (pydantic's "Plugins").

@@ -29,7 +29,7 @@ class Buffers:
                 buffer = self._buffers.popleft()  # so that no other thread takes it
             except IndexError:
                 break
-            unused = sys.getrefcount(buffer) == _UNUSED
+            unused = sys.getrefcount(buffer) == _UNUSED_COUNT
             if unused and buffer.nbytes >= size:
                 array = _as(buffer, size, shape, dtype)
                 self._buffers.append(buffer)
@@ -47,11 +47,11 @@ def _as(buffer: np.ndarray, size: int, shape: tuple[int, ...], dtype: DTypeLike)
     return buffer[:size].view(dtype).reshape(shape)
 
 
-def _references_of_unused() -> int:
+def _unused_reference_count() -> int:
     """Reference count of an unused buffer in `Buffers.take`: it differs between Python versions."""
     buffers = deque([np.empty(0, np.uint8)])
     buffer = buffers.popleft()
     return sys.getrefcount(buffer)
 
 
-_UNUSED = _references_of_unused()
+_UNUSED_COUNT = _unused_reference_count()

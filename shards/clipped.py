@@ -14,7 +14,7 @@ import numpy as np
 from shards import json_text
 from shards.atomic import write_text
 from shards.dataset import Dataset, finish_dataset
-from shards.derive import Progress, ShardPlan, as_they_are, is_written
+from shards.derive import Progress, ShardPlan, is_written, unchanged_plan
 from shards.errors import FmctError, raise_refusal
 from shards.format_names import Codec
 from shards.info import FILE_NAME, DatasetInfo, read_preprocessing
@@ -55,7 +55,7 @@ def clip(
     begun |= {} if codec == "zstd" else {"codec": codec}  # as before codecs could be chosen
     with writing(out, "fmct shards"):
         _claim(out, begun)
-        done, shards = 0, as_they_are(dataset)
+        done, shards = 0, unchanged_plan(dataset)
         for volumes in unordered(partial(_write, dataset, out, low, high, codec), shards, workers):
             done += volumes
             progress(done, len(dataset))

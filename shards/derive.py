@@ -51,10 +51,10 @@ def convert(
     dataset = Dataset.open(source, clipped=True)
     if dataset.info.format == format:
         raise FmctError(f"{source} already has the format {format}")
-    return derive(dataset, out, format, as_they_are(dataset), workers, progress)
+    return derive(dataset, out, format, unchanged_plan(dataset), workers, progress)
 
 
-def as_they_are(dataset: Dataset) -> list[ShardPlan]:
+def unchanged_plan(dataset: Dataset) -> list[ShardPlan]:
     """The plan of a dataset's existing shards."""
     plan, first = [], 0
     for shard in dataset.info.shards:

@@ -85,7 +85,7 @@ class Order:
         return int(np.random.Generator(philox).integers(self.samples))
 
     @property
-    def steps_a_window(self) -> int:
+    def steps_per_window(self) -> int:
         """Approximate number of steps in which a lane reads one window of shards."""
         window = self._window * self.samples / len(self.shards)
         return max(1, round(window * self._lanes / self.batch))

@@ -56,7 +56,7 @@ class Prefetcher:
 
     def _next(self, step: int) -> int:
         """Wait until `step` is near enough; returns it, or the training's step if that is later."""
-        steps = self._share.order.steps_a_window
+        steps = self._share.order.steps_per_window
         with self._moved:
             self._moved.wait_for(lambda: self._closed or step <= self._step + steps)
             return max(step, self._step)

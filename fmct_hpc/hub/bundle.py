@@ -43,7 +43,7 @@ class _Gathered:
         self.imports: set[str] = set()
         self.texts: list[str] = []
         self._owners: dict[str, tuple[str, str]] = {}
-        self._taken: set[str] = set()
+        self._bundled: set[str] = set()
         self._foreign: set[str] = set()
 
     def take(self, module: str, name: str) -> None:
@@ -62,7 +62,7 @@ class _Gathered:
 
     def replace_by_any(self) -> None:
         """Define classes that are only used in annotations as `Any`."""
-        for name in sorted(self._foreign - self._taken):
+        for name in sorted(self._foreign - self._bundled):
             self._import("Any", "typing", "Any")
             self.texts.insert(0, f"{name} = Any")
 
@@ -89,8 +89,8 @@ class _Gathered:
         first = self._owners.setdefault(name, (module, there))
         if first != (module, there):
             raise ValueError(f"{name} is defined by {first} and by {(module, there)}")
-        new = name not in self._taken
-        self._taken.add(name)
+        new = name not in self._bundled
+        self._bundled.add(name)
         return new
 
 

@@ -54,7 +54,7 @@ def decoder_parameters(config: "TrainConfig") -> int:
     )
 
 
-def patches_a_view(config: "TrainConfig") -> int:
+def patches_per_view(config: "TrainConfig") -> int:
     """Number of encoded patches of a global view."""
     return patches_of_views(config)[0]
 
@@ -70,12 +70,12 @@ def prefix_tokens(model: ModelConfig) -> int:
     return size_of(model.kind).prefix_tokens(model)
 
 
-def tokens_a_view(config: "TrainConfig") -> int:
+def tokens_per_view(config: "TrainConfig") -> int:
     """Number of tokens of a global view: CLS, registers and patches."""
-    return prefix_tokens(config.model) + patches_a_view(config)
+    return prefix_tokens(config.model) + patches_per_view(config)
 
 
-def tokens_a_volume(config: "TrainConfig") -> int:
+def tokens_per_volume(config: "TrainConfig") -> int:
     """Number of tokens that the student's encoder processes per volume, over all views."""
     prefix, shared = prefix_tokens(config.model), 0
     if config.objective.compares_views:
@@ -88,7 +88,7 @@ def encoder_flops(config: "TrainConfig", patches: int | None = None, view_size: 
 
     patches: number of encoded patches; None: as in a global view.
     """
-    n = patches_a_view(config) if patches is None else patches
+    n = patches_per_view(config) if patches is None else patches
     return size_of(config.model.kind).flops(config, view_size or config.data.view_size, n)
 
 
@@ -107,8 +107,8 @@ def decoder_flops(config: "TrainConfig", visible: int) -> int:
     """Operations of an MAE decoder's forward pass over a view with `visible` visible patches."""
     model = config.model
     embedding = 2 * (prefix_tokens(model) + visible) * model.width * model.decoder_width
-    voxels = 2 * patches_a_view(config) * model.decoder_width * patch_values(config)
-    blocks = model.decoder_depth * block_flops(model, model.decoder_width, tokens_a_view(config))
+    voxels = 2 * patches_per_view(config) * model.decoder_width * patch_values(config)
+    blocks = model.decoder_depth * block_flops(model, model.decoder_width, tokens_per_view(config))
     return embedding + blocks + voxels
 
 
@@ -151,7 +151,7 @@ def table() -> str:
             config = TrainConfig(data=DataConfig.model_validate({"path": "", "view_size": view}), model=model)
             counts = parameter_counts(config)
             lines.append(
-                f"| {size} | {patch}³ on {view}³ | {tokens_a_view(config)} "
+                f"| {size} | {patch}³ on {view}³ | {tokens_per_view(config)} "
                 f"| {counts['encoder'] / 1e6:.1f} M | {sum(counts.values()) / 1e6:.1f} M "
                 f"| {encoder_flops(config) / 1e9:.0f} GFLOP | {training_flops(config) / 1e12:.2f} TFLOP |"
             )

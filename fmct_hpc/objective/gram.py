@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from fmct_hpc.fields import AtLeast0, Fraction
-from fmct_hpc.model.size import encoder_flops, patches_a_view
+from fmct_hpc.model.size import encoder_flops, patches_per_view
 from fmct_hpc.objective.part import Costs, ForwardPass, Part, PartLoss
 from shards.section import Section
 
@@ -70,7 +70,7 @@ class Gram(Part):
 
     def costs(self) -> Costs:
         """Costs of the anchor's pass and of the similarities of all patches, averaged over all steps."""
-        config, patches = self.config, patches_a_view(self.config)
+        config, patches = self.config, patches_per_view(self.config)
         views, products = config.data.global_views, 2 * patches**2 * config.model.width
         return Costs(
             student=round((1 - self.begins) * views * products),

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from fmct_hpc.fields import AtLeast0, Edges, Fraction
 from fmct_hpc.model.patches import grid_of
-from fmct_hpc.model.size import head_flops, head_parameters, patches_a_view
+from fmct_hpc.model.size import head_flops, head_parameters, patches_per_view
 from fmct_hpc.objective.distillation import Distillation, DistillationKeys, head_of, kept_scores
 from fmct_hpc.objective.draws import generator
 from fmct_hpc.objective.part import Costs, ForwardPass, PartLoss
@@ -102,7 +102,7 @@ class Ibot(Distillation):
         data, objective = self.config.data, self.config.objective
         grid = grid_of(data.view_size, self.config.model.patch_size)
         how = objective.ibot_mask_probability, objective.ibot_mask_ratio
-        kept = patches_a_view(self.config)
+        kept = patches_per_view(self.config)
         return masked_patches(self.config.run.seed, step, samples, data.global_views, grid, kept, *how)
 
     def hidden(self, network: Student, drawn: Any, kept: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,7 @@ class Ibot(Distillation):
         """Costs of the head on the mean number of masked patches."""
         data, objective = self.config.data, self.config.objective
         share = objective.ibot_mask_probability * sum(objective.ibot_mask_ratio) / 2
-        masked = data.global_views * patches_a_view(self.config) * share
+        masked = data.global_views * patches_per_view(self.config) * share
         each = round(masked) * head_flops(self.config.model)
         targets, outputs = kept_scores(self.config, masked, masked)
         return Costs(each, each, targets=targets, outputs=outputs)

@@ -18,9 +18,9 @@ from fmct_hpc.model.size import (
     decoder_parameters,
     embedding_flops,
     encoder_flops,
-    patches_a_view,
+    patches_per_view,
     prefix_tokens,
-    tokens_a_view,
+    tokens_per_view,
 )
 from fmct_hpc.objective.draws import generator, path_scales, rope_boxes
 from fmct_hpc.objective.part import Costs, ForwardPass, Gallery, Part, PartLoss
@@ -74,7 +74,7 @@ class Mae(Part):
 
     def require(self) -> None:
         """Raise ValueError where no patch is masked."""
-        patches, ratio = patches_a_view(self.config), self.config.objective.mask_ratio
+        patches, ratio = patches_per_view(self.config), self.config.objective.mask_ratio
         if visible_patches(patches, ratio) == patches:
             raise ValueError(
                 f"objective.mask_ratio={ratio} masks none of a view's {patches} patches: raise it, "
@@ -92,7 +92,7 @@ class Mae(Part):
         """The visible patches, and path scales with the draws after those of all views."""
         seed, model, views = self.config.run.seed, self.config.model, self.config.data.views
         ratio = self.config.objective.mask_ratio
-        keep = keep_indices(seed, step, samples, patches_a_view(self.config), ratio)
+        keep = keep_indices(seed, step, samples, patches_per_view(self.config), ratio)
         scales, boxes = None, rope_boxes(self.config, step)
         if model.drop_path:
             scales = path_scales(seed, step, samples, views + 1, model.depth, model.drop_path)[views]
@@ -121,12 +121,12 @@ class Mae(Part):
     def costs(self) -> Costs:
         """Costs of the encoder on the visible patches, and of the decoder on all kept patches."""
         config, model = self.config, self.config.model
-        visible = visible_patches(patches_a_view(config), config.objective.mask_ratio)
+        visible = visible_patches(patches_per_view(config), config.objective.mask_ratio)
         return Costs(
             student=encoder_flops(config, visible) + decoder_flops(config, visible),
             unneeded=embedding_flops(config, visible),
             tokens=prefix_tokens(model) + visible,
-            cells=tokens_a_view(config) * model.decoder_width * model.decoder_depth,
+            cells=tokens_per_view(config) * model.decoder_width * model.decoder_depth,
         )
 
     def picture(self, student: Student, view: Tensor, drawn: Any) -> dict[str, Tensor]:

@@ -282,8 +282,8 @@ def conclude(
         if first is not None:
             cause, detail = first.cause, first.detail
             failed_rank, exit_code = first.rank, first.exit_code
-        elif (hung := _hung(run, attempt)) is not None:
-            cause, detail = "hang", f"rank {hung} wrote hangs/rank-{hung:05d}.txt"
+        elif (hang_rank := _hang_rank(run, attempt)) is not None:
+            cause, detail = "hang", f"rank {hang_rank} wrote hangs/rank-{hang_rank:05d}.txt"
         done, when = _last_step(run, attempt)
         facts = {"cause": cause, "detail": detail, "failed_rank": failed_rank, "exit_code": exit_code}
         attempt = _ended(run, attempt, done, ended=when, **facts)
@@ -338,7 +338,7 @@ def _first_failure(run: Path, attempt: Attempt) -> Failure | None:
     return min(causes, key=lambda failure: failure.when, default=None)
 
 
-def _hung(run: Path, attempt: Attempt) -> int | None:
+def _hang_rank(run: Path, attempt: Attempt) -> int | None:
     for path in sorted((run / "hangs").glob("rank-*.txt")):
         if path.stat().st_mtime >= attempt.began.timestamp():
             return int(path.stem.removeprefix("rank-"))

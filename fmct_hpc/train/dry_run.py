@@ -10,7 +10,7 @@ from fmct_hpc.fields import size_text
 from fmct_hpc.model.size import (
     encoder_flops,
     parameter_counts,
-    tokens_a_volume,
+    tokens_per_volume,
     training_flops,
 )
 from fmct_hpc.train.failures import RESTART_SECONDS, daly_interval, expected_seconds
@@ -67,7 +67,7 @@ def _view_lines(config: TrainConfig) -> list[str]:
     shown = f"{data.global_views} global views of {size_text(sizes[0])}"
     if data.local_views:
         shown += f" and {data.local_views} local ones of {size_text(sizes[-1])}"
-    lines = [f"{shown}, {tokens_a_volume(config)} tokens a volume in the student"]
+    lines = [f"{shown}, {tokens_per_volume(config)} tokens a volume in the student"]
     if sizes[-1] != sizes[0] and objective.compares_views:
         large = config.model_copy(update={"data": data.model_copy(update={"local_view_size": None})})
         lines.append(_spared(f"data.local_view_size={json.dumps(data.local_view_size)}", config, large))
@@ -109,7 +109,7 @@ def activation_bytes(config: TrainConfig, micro_batch: int) -> float:
     model = config.model
     numbers = 1 if config.engine.precision == "bf16" else 2
     kept = 2 if config.engine.activation_checkpointing else BLOCK_BYTES
-    cells = tokens_a_volume(config) * model.width * model.depth
+    cells = tokens_per_volume(config) * model.width * model.depth
     cells += sum(part.costs().cells for part in config.parts)
     return float(micro_batch * numbers * kept * cells)
 

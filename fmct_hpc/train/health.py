@@ -45,12 +45,12 @@ class Health:
         """Number of latest steps in which each sign was present."""
         self._skipped = 0
 
-    def skip(self, step: int, guilty: str) -> None:
+    def skip(self, step: int, source: str) -> None:
         """Count a non-finite step, numbered from 1, which updated nothing.
 
         Raises UnhealthyRunError with health.not_finite=stop, or after more than health.max_skipped steps.
         """
-        what = f"step {step}: loss or gradient is not finite, nothing was updated; {guilty}"
+        what = f"step {step}: loss or gradient is not finite, nothing was updated; {source}"
         if self._limits.not_finite == "stop":
             raise UnhealthyRunError(
                 f"{what}; check these volumes, lower optim.base_lr, or set health.not_finite=skip"

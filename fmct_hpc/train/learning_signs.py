@@ -73,7 +73,7 @@ def _spread_patches(config: TrainConfig) -> str:
     return f"set {listed(['a lower optim.base_lr', more(config, 'mae'), more(config, 'ibot')])}"
 
 
-def _keep_patches_apart(config: TrainConfig) -> str:
+def _separate_patches(config: TrainConfig) -> str:
     gram = [f"{more(config, 'gram')} (objective.gram_begin sets its first step)"]
     changes = [*(gram if config.objective.distils else []), more(config, "ibot"), more(config, "mae")]
     return f"use an earlier checkpoint (run.keep_every keeps them), or restart with {listed(changes)}"
@@ -124,7 +124,7 @@ SIGNS = (
         lambda figures, limits: (
             figures.now["patch_similarity"] - figures.minimum["patch_similarity"] > limits.max_patch_drift
         ),
-        _keep_patches_apart,
+        _separate_patches,
     ),
     Sign(
         "tissue is in patches that are not encoded",

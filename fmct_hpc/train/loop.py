@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
     """Losses, signs of collapse and the gradient norm over all ranks, and the step's settings."""
     stop: bool
     """Whether any rank received a stop request."""
-    guilty: str
+    non_finite: str
     """The volumes that caused a non-finite loss or gradient, which updated nothing; else empty."""
 
 
@@ -82,14 +82,14 @@ class Training:
             self.engine.backward(losses[-1].total)
         figures, stop = self._agree(losses, batches, stop)
         figures["gradient_norm"] = update(self.engine, now)
-        guilty = "" if math.isfinite(figures["gradient_norm"]) else _guilty(losses, batches)
+        non_finite = "" if math.isfinite(figures["gradient_norm"]) else _non_finite_source(losses, batches)
         if self.teacher and self.targets:
-            if guilty:
+            if non_finite:
                 self.targets.discard()
             else:
                 self.targets.update()
                 self.teacher.update(self.engine.module, now.momentum)
-        return Outcome(figures | now.figures(), stop, guilty)
+        return Outcome(figures | now.figures(), stop, non_finite)
 
     def _targets(
         self, batches: list[Batch], draws: list[Draws], now: StepSettings
@@ -146,7 +146,7 @@ def _figures(losses: Losses) -> dict[str, Tensor]:
     return {name: value.detach().float() for name, value in parts.items()}
 
 
-def _guilty(losses: list[Losses], batches: list[Batch]) -> str:
+def _non_finite_source(losses: list[Losses], batches: list[Batch]) -> str:
     """A message that names the volumes with a non-finite loss, by rank; all ranks must call it."""
     mine = [
         key

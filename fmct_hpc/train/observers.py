@@ -53,17 +53,17 @@ class RunObservers:
         """
         self._watchdog.alive()
         figures = step.outcome.figures | self._throughput.figures(step.seconds, step.waited) | step.saves
-        if not step.outcome.guilty:
+        if not step.outcome.non_finite:
             figures |= self._learning.step(step.done, step.batches)
         figures |= self._probe.step(step.done)
         self._watchdog.alive()
-        figures["skipped"] = float(bool(step.outcome.guilty))
+        figures["skipped"] = float(bool(step.outcome.non_finite))
         self._damaged += figures["damaged_volumes"]
         figures["damaged_volumes"] = self._damaged  # since this process started
         if self._records:
             self._records.step(step.done, {name: v for name, v in figures.items() if math.isfinite(v)})
-        if step.outcome.guilty:
-            self._health.skip(step.done, step.outcome.guilty)
+        if step.outcome.non_finite:
+            self._health.skip(step.done, step.outcome.non_finite)
         else:
             self._health.step(step.done, figures)
         self._alarm.step(step.done, figures)

@@ -95,17 +95,17 @@ class Saver:
         temporary = _temporary(checkpoint_path(self._run, step))
         try:
             together(lambda: _make_empty(temporary) if rank == 0 else None, self._group)
-            room = all(together(lambda: _take_room(temporary, file_bytes(held)), self._group))
+            reserved = all(together(lambda: _reserve(temporary, file_bytes(held)), self._group))
         except FmctError as error:
             _discard(temporary)
             fail_together(error)
         copies = [piece._replace(values=piece.values.to("cpu", copy=True)) for piece in held]
-        waited = time.perf_counter() - began if room else None
+        waited = time.perf_counter() - began if reserved else None
         arguments = (step, self._state.updates, copies, began, waited, score)
         # A daemon: if another rank has died, this one must not wait for a collective's timeout.
         self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
         self._thread.start()
-        if not room:
+        if not reserved:
             self.finish()
 
     def finish(self) -> None:
@@ -208,15 +208,15 @@ def _make_empty(directory: Path) -> None:
         directory.mkdir(parents=True)
 
 
-def _take_room(temporary: Path, size: int) -> bool:
+def _reserve(temporary: Path, size: int) -> bool:
     """Reserve space for this rank's file of `size` bytes and rank 0's manifest; False if unsupported."""
     rank = dist.get_rank()
     sizes = {part_name(rank): size} | ({MANIFEST: MANIFEST_ROOM} if rank == 0 else {})
-    room = True
+    reserved = True
     for name, bytes_ in sizes.items():
         with _writing(temporary / name):
-            room &= reserve_space(temporary / name, bytes_)
-    return room
+            reserved &= reserve_space(temporary / name, bytes_)
+    return reserved
 
 
 def _discard(temporary: Path) -> None:

@@ -10,7 +10,7 @@ import resource
 from typing import TYPE_CHECKING
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.model.size import tokens_a_volume, training_flops
+from fmct_hpc.model.size import tokens_per_volume, training_flops
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ class Throughput:
     def __init__(self, config: TrainConfig, ranks: int, device: torch.device) -> None:
         self._batch = config.run.batch
         self._device = device
-        self._tokens = self._batch * tokens_a_volume(config)
+        self._tokens = self._batch * tokens_per_volume(config)
         peak = peak_flops(device)
         self._share_of_peak = self._batch * training_flops(config) / (ranks * peak) if peak else None
 

@@ -77,7 +77,7 @@ class Unit:
     ) -> None:
         """Parameters as of `launch.report.relevance.relevance`."""
         self._explainer, self._out, self._evaluation = explainer, out, evaluation
-        self._beside, self._key_file = beside, key_file
+        self._baseline, self._key_file = beside, key_file
 
     def make(self, part: Part, pictures: int) -> Made:
         """Write the maps of the scans of a part, and return its record with the pictures of the first few."""
@@ -103,7 +103,7 @@ class Unit:
 
     def _samples(self, piece: Piece) -> Iterator[MapRow | list[tuple[ScanMaps, ScanMaps | None]]]:
         """Yield the maps of each sample with those of the other classifier, or the row of a refused study."""
-        explainer, beside = self._explainer, self._beside
+        explainer, beside = self._explainer, self._baseline
         by_study = explainer.sample != "volume"
         read = read_scans(piece.path, explainer.reads, self._key_file, piece.rows, by_study)
         for sample in explainer.samples(of_path(piece.number, piece.path, read)):

@@ -40,7 +40,7 @@ class Association:
     qos: frozenset[str]
 
 
-def ask(*command: str, given: str | None = None) -> str:
+def query(*command: str, given: str | None = None) -> str:
     """The standard output of a Slurm command; FmctError with its error message if it fails."""
     if not shutil.which(command[0]):
         raise FmctError(f"{command[0]} is not on the PATH: run this where jobs are submitted from")
@@ -58,7 +58,7 @@ def ask(*command: str, given: str | None = None) -> str:
 
 def nodes() -> list[Nodes]:
     """All kinds of nodes of all partitions."""
-    listed = ask("sinfo", "--noheader", "--exact", "--format=%P|%a|%l|%c|%m|%G|%f")
+    listed = query("sinfo", "--noheader", "--exact", "--format=%P|%a|%l|%c|%m|%G|%f")
     return [_nodes(*line.split("|")) for line in listed.splitlines() if line.count("|") == 6]
 
 
@@ -87,31 +87,31 @@ def minutes(limit: str) -> float:
 def associations(user: str) -> list[Association]:
     """The associations of `user`; FmctError if there is no accounting."""
     fields = "format=account,partition,qos"
-    listed = ask("sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}", fields)
+    listed = query("sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user}", fields)
     rows = [line.split("|") for line in listed.splitlines() if line.count("|") == 2]
     return [Association(account, partition, frozenset(qos.split(","))) for account, partition, qos in rows]
 
 
 def setting(name: str) -> str | None:
     """A value of Slurm's configuration; None if it has no such key."""
-    found = re.search(rf"^{name}\s*=\s*(.*)$", ask("scontrol", "show", "config"), re.MULTILINE)
+    found = re.search(rf"^{name}\s*=\s*(.*)$", query("scontrol", "show", "config"), re.MULTILINE)
     return found[1].strip() if found else None
 
 
 def version() -> str:
     """The version of Slurm's commands."""
-    return ask("sbatch", "--version").strip()
+    return query("sbatch", "--version").strip()
 
 
 def has_pyxis() -> bool:
     """Whether srun has pyxis's options."""
-    return "--container-image" in ask("srun", "--help")
+    return "--container-image" in query("srun", "--help")
 
 
 def trial(script: str) -> str:
     """Its message (`sbatch --test-only`) about a batch script that it would reject, else empty."""
     try:
-        ask(TRIAL, "--test-only", given=script)
+        query(TRIAL, "--test-only", given=script)
     except FmctError as error:
         message = str(error).removeprefix("sbatch: ").replace("sbatch: error: ", "")
         return message.replace("allocation failure: ", "")

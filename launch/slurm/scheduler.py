@@ -73,14 +73,14 @@ class Slurm(Scheduler):
         The list is empty for a number that it no longer knows.
         """
         command = ["scontrol", "show", "job", *([number] if number else [])]
-        answer = _ask(command)
+        answer = _run_for_output(command)
         if answer is None:
             return None
         return [_job(record) for record in answer.split("\n\n") if "JobId=" in record]
 
     def queued(self) -> list[Queued] | None:
         """This user's pending and running jobs; None if Slurm does not answer."""
-        answer = _ask(["squeue", "--me", "--noheader", "--format", "%F|%T|%r|%j|%Z|%o"])
+        answer = _run_for_output(["squeue", "--me", "--noheader", "--format", "%F|%T|%r|%j|%Z|%o"])
         if answer is None:
             return None
         found: dict[str, Queued] = {}
@@ -99,7 +99,7 @@ class Slurm(Scheduler):
             return []
         fields = "JobID,State,ExitCode,Start,End,NodeList"
         command = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates"]
-        answer = _ask([*command, "--jobs", ",".join(numbers), "--format", fields])
+        answer = _run_for_output([*command, "--jobs", ",".join(numbers), "--format", fields])
         if answer is None:
             return None
         rows = [line.split("|") for line in answer.splitlines() if line.count("|") == 5]
@@ -113,7 +113,7 @@ class Slurm(Scheduler):
         """Those of the nodes that are down or not responding; None if slurmctld does not answer."""
         if not names:
             return []
-        answer = _ask(["scontrol", "--oneliner", "show", "node", ",".join(names)])
+        answer = _run_for_output(["scontrol", "--oneliner", "show", "node", ",".join(names)])
         if answer is None:
             return None
         found = re.findall(r"NodeName=(\S+).*? State=(\S+)", answer)
@@ -121,19 +121,19 @@ class Slurm(Scheduler):
 
     def hostnames(self, nodes: str) -> list[str]:
         """n[1-3] as n1, n2, n3; empty if Slurm's commands are missing."""
-        return (_ask(["scontrol", "show", "hostnames", nodes]) or "").split()
+        return (_run_for_output(["scontrol", "show", "hostnames", nodes]) or "").split()
 
     def cancel(self, number: str) -> str:
         """scancel(1)."""
-        return _told("scancel", number)
+        return _run_for_error("scancel", number)
 
     def requeue(self, number: str) -> str:
         """`scontrol requeue`."""
-        return _told("scontrol", "requeue", number)
+        return _run_for_error("scontrol", "requeue", number)
 
     def delay(self, number: str, seconds: float) -> str:
         """`scontrol update` of the earliest start, which only a pending job accepts."""
-        return _told("scontrol", "update", f"JobId={number}", f"StartTime=now+{seconds:.0f}")
+        return _run_for_error("scontrol", "update", f"JobId={number}", f"StartTime=now+{seconds:.0f}")
 
     def ended_by(self, log: str) -> Explained | None:
         """By the messages of slurmstepd and srun."""
@@ -155,7 +155,7 @@ class Slurm(Scheduler):
         return f"srun --gpus={gpus} {command}" if gpus else f"srun {command}"
 
 
-def _told(*words: str) -> str:
+def _run_for_error(*words: str) -> str:
     """Run a Slurm command; returns its error message, empty on success."""
     try:
         done = _run(words)
@@ -165,7 +165,7 @@ def _told(*words: str) -> str:
     return _shown(message)
 
 
-def _ask(words: Sequence[str]) -> str | None:
+def _run_for_output(words: Sequence[str]) -> str | None:
     try:
         done = _run(words)
     except (OSError, subprocess.TimeoutExpired):

@@ -67,7 +67,7 @@ def face_mask(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.
     dense = coarse > TISSUE_HU
     head = largest_object(dense, np.zeros_like(dense))
     brain, outline = _brain(coarse, head, edges)
-    region = _before_and_beneath(outline, edges)
+    region = _anterior_or_inferior(outline, edges)
     region &= ndimage.distance_transform_edt(~brain, edges) > MARGIN_MM
     region &= ndimage.distance_transform_edt(head, edges) <= DEPTH_MM
     region &= ~ndimage.binary_closing(coarse > BONE_HU)
@@ -121,7 +121,7 @@ def _opened(mask: np.ndarray, radius_mm: float, edges: np.ndarray, within: np.nd
     return mask & (ndimage.distance_transform_edt(~core, edges) <= radius_mm + edges.max())
 
 
-def _before_and_beneath(brain: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _anterior_or_inferior(brain: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """bool: below the brow, in front of the brain's middle, with no brain farther forward or down."""
     heights, forward = np.argwhere(brain.any(axis=2)).T
     sideways = 2 * round(SIDEWAYS_MM / edges[2]) + 1

@@ -41,12 +41,12 @@ class StudyBuilder:
                 continue  # already part of a volume
             is_incomplete = candidate.keys in incomplete
             if chosen and self._keep == "best":
-                self._give_way(candidate, chosen, is_incomplete)
+                self._reject_for(candidate, chosen, is_incomplete)
                 continue
             more = [one for one in queue if one.keys not in incomplete and one.may_show_more_than(candidate)]
             whole = not chosen and not is_incomplete and bool(more or incomplete)
             made = self._make(candidate, whole)
-            self._note(candidate, made.rejection)
+            self._record(candidate, made.rejection)
             if not made.rejection:
                 chosen = chosen or candidate
             elif isinstance(made.rejection, IncompleteError):
@@ -60,13 +60,13 @@ class StudyBuilder:
         """The outcome of each series, in the selection's order."""
         return list(self._outcomes.values())
 
-    def _note(self, candidate: Candidate, rejection: Rejection | None) -> None:
+    def _record(self, candidate: Candidate, rejection: Rejection | None) -> None:
         if rejection:
-            self._become(candidate.keys, rejection=rejection, stage="build")
+            self._set_outcome(candidate.keys, rejection=rejection, stage="build")
         else:
-            self._become(candidate.keys, candidate=candidate, rejection=None, stage="select")
+            self._set_outcome(candidate.keys, candidate=candidate, rejection=None, stage="select")
 
-    def _give_way(self, candidate: Candidate, chosen: Candidate, is_incomplete: bool) -> None:
+    def _reject_for(self, candidate: Candidate, chosen: Candidate, is_incomplete: bool) -> None:
         """Reject a candidate because another was chosen; series that were tried keep their rejection."""
         rejection = Rejection(Reason.NOT_BEST_OF_STUDY, f"{candidate}; chosen: {chosen}")
         for key in candidate.keys:
@@ -76,7 +76,7 @@ class StudyBuilder:
             elif is_incomplete:
                 self._outcomes[key] = replace(outcome, chosen=chosen)
 
-    def _become(self, keys: Iterable[SeriesKey], **result: Any) -> None:
+    def _set_outcome(self, keys: Iterable[SeriesKey], **result: Any) -> None:
         for key in keys:
             self._outcomes[key] = replace(self._outcomes[key], **result)
 

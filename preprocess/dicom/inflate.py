@@ -53,7 +53,7 @@ class Inflated(io.RawIOBase):
     def __init__(self, file: BinaryIO, start: int, packed: int) -> None:
         """start, packed: offset of the stream in `file`, and its maximum size in bytes."""
         self._file, self._start, self._packed = file, start, packed
-        self._position = self._unpacked = self._taken = 0
+        self._position = self._unpacked = self._consumed = 0
         self._rest = b""
         self._state = zlib.decompressobj(-zlib.MAX_WBITS)
         self._points = [self._point()]
@@ -81,7 +81,7 @@ class Inflated(io.RawIOBase):
         """As a file's."""
         point = self._points[bisect_right(self._points, self._position, key=_unpacked) - 1]
         if not point.unpacked <= self._unpacked <= self._position:
-            self._unpacked, self._taken, self._rest = point.unpacked, point.packed, point.rest
+            self._unpacked, self._consumed, self._rest = point.unpacked, point.packed, point.rest
             self._state = point.state.copy()
         while self._unpacked < self._position:
             if not self._inflate(min(self._position - self._unpacked, INDEX_SPACING)):
@@ -96,9 +96,9 @@ class Inflated(io.RawIOBase):
         data = b""
         while limit and not data and not self._state.eof:
             if not self._rest:
-                self._file.seek(self._start + self._taken)
-                self._rest = self._file.read(min(_READ_BYTES, self._packed - self._taken))
-                self._taken += len(self._rest)
+                self._file.seek(self._start + self._consumed)
+                self._rest = self._file.read(min(_READ_BYTES, self._packed - self._consumed))
+                self._consumed += len(self._rest)
             ended = not self._rest
             data = self._state.decompress(self._rest, limit)
             self._rest = self._state.unconsumed_tail
@@ -112,4 +112,4 @@ class Inflated(io.RawIOBase):
         return data
 
     def _point(self) -> _Point:
-        return _Point(self._unpacked, self._taken, self._rest, self._state.copy())
+        return _Point(self._unpacked, self._consumed, self._rest, self._state.copy())

@@ -103,7 +103,11 @@ def write_report(
         galleries=[
             ("Stored volumes", f"Volumes with the smallest pseudonyms, a random sample. {MIDDLE}", sample),
             ("Flagged volumes", f"Stored volumes with at least one finding of the checks. {MIDDLE}", flagged),
-            (ALIKE_TITLE.format(len(alike)), f"{SIMILAR} {MIDDLE}", _alike(dataset, alike, window_hu)),
+            (
+                ALIKE_TITLE.format(len(alike)),
+                f"{SIMILAR} {MIDDLE}",
+                _similar_pairs(dataset, alike, window_hu),
+            ),
             ("Volumes in quarantine", f"Volumes rejected by the checks. {MIDDLE}", refused),
             ("Defacing", f"Before and after, {DEFACED}", defaced),
         ],
@@ -122,7 +126,7 @@ def _of_tasks(pictures: Iterable[Picture]) -> tuple[list[Figure], list[Figure]]:
     return refused, defaced
 
 
-def _alike(dataset: Dataset, pairs: pa.Table, window_hu: tuple[float, float]) -> list[Figure]:
+def _similar_pairs(dataset: Dataset, pairs: pa.Table, window_hu: tuple[float, float]) -> list[Figure]:
     """The most similar pairs, one volume after the other."""
     return [
         _stored(dataset, key, [f"like {other[:KEY_DIGITS]}: {row['correlation']:.2f}"], window_hu)

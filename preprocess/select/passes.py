@@ -58,7 +58,7 @@ def without_overlap(positions: Positions) -> Positions:
         if not 1 < len(runs) <= MAX_RUNS:
             return positions
         passes, usual = runs, _usual(positions, runs, normal)
-    kept = {image for group in _cut(passes, normal, usual) for image in group}
+    kept = {image for group in _merged(passes, normal, usual) for image in group}
     left = (tuple(image for image in group if image in kept) for group in positions)
     return [group for group in left if group]
 
@@ -109,19 +109,19 @@ def _runs(positions: Positions, normal: np.ndarray) -> list[Positions]:
     return _divided(positions, [[of[image] for image in group] for group in positions])
 
 
-def _cut(passes: Iterable[Positions], normal: np.ndarray, usual: float) -> Positions:
+def _merged(passes: Iterable[Positions], normal: np.ndarray, usual: float) -> Positions:
     """The kept slices of all passes."""
     kept: list[Positions] = []
     for one in sorted(passes, key=lambda p: height(p[0], normal) - height(p[-1], normal)):
         one = list(one)
         for other in kept:
             if one and other and _between(one, other, normal, usual):
-                _give_way(one, other, normal, usual)
+                _remove_overlap(one, other, normal, usual)
         kept.append(one)
     return [group for one in kept for group in one]
 
 
-def _give_way(one: Positions, other: Positions, normal: np.ndarray, usual: float) -> None:
+def _remove_overlap(one: Positions, other: Positions, normal: np.ndarray, usual: float) -> None:
     """Remove the slices of one of two passes, in place, where both cover the same region."""
     lower, upper = sorted((one, other), key=lambda p: height(p[0], normal))
     if height(upper[-1], normal) <= height(lower[-1], normal) + SAME_POSITION_MM:

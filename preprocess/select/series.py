@@ -99,10 +99,10 @@ def usable(series: Series, config: SelectConfig) -> Selected:
         part=any(map(words.names_only_a_part, descriptions)),
     )
     _require_one_scan(selected)
-    return _of_one_pass_a_place(selected)
+    return _without_overlapping_passes(selected)
 
 
-def _of_one_pass_a_place(selected: Selected) -> Selected:
+def _without_overlapping_passes(selected: Selected) -> Selected:
     """`selected` without slices of one pass that lie between slices of another pass."""
     kept = without_overlap(list(selected.positions))
     overlapping = sum(map(len, selected.positions)) - sum(map(len, kept))

@@ -41,7 +41,7 @@ def select_study(
     refused: series divided between patients (preprocess.select.divided).
     """
     judged = tuple(
-        SeriesDecision(one, refused[one.key]) if one.key in refused else _by_itself(one, config)
+        SeriesDecision(one, refused[one.key]) if one.key in refused else _judge_alone(one, config)
         for one in series
     )
     try:
@@ -81,7 +81,7 @@ def _in_order(
     return (*ranked(wholes, config), *ranked([one for one in alone if one.series.key in parts], config))
 
 
-def _by_itself(one: Series, config: SelectConfig) -> SeriesDecision:
+def _judge_alone(one: Series, config: SelectConfig) -> SeriesDecision:
     refusal = refusal_of(one)
     if refusal:
         return SeriesDecision(one, refusal)

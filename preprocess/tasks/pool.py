@@ -34,7 +34,7 @@ def run_tasks(
     while left:
         ended: list[int] = []
         try:
-            for index, failure in _run_until_a_death(catalog, out, left, config):
+            for index, failure in _run_until_worker_dies(catalog, out, left, config):
                 ended.append(index)
                 yield (index, failure) if failure else None
             return
@@ -49,11 +49,11 @@ def run_tasks(
             log.warning("a worker process died; continuing with %d remaining tasks", len(left))
 
 
-def _run_until_a_death(
+def _run_until_worker_dies(
     catalog: Path, out: Path, todo: list[int], config: PreprocessConfig
 ) -> Iterator[tuple[int, FmctError | None]]:
     """Number and error of each task as it finishes; raises BrokenProcessPool when a process dies."""
-    with _one_thread_each(), process_pool(min(config.workers, len(todo))) as pool:
+    with _single_threaded(), process_pool(min(config.workers, len(todo))) as pool:
         futures = {pool.submit(run_task, catalog, out, index, config): index for index in todo}
         for future in as_completed(futures):
             try:
@@ -65,7 +65,7 @@ def _run_until_a_death(
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[None]:
+def _single_threaded() -> Iterator[None]:
     """Processes started in this context use one thread each: parallelism is over series."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))

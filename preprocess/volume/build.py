@@ -119,7 +119,7 @@ def _decode(selected: Selected) -> _Decoded:
     with decoding() as decoder:
         for group in selected.positions:
             distinct: dict[bytes, tuple[Instance, Slice]] = {}
-            for instance in sorted(group, key=_taken, reverse=True):
+            for instance in sorted(group, key=_acquisition_time, reverse=True):
                 try:
                     one = decoder.decode(instance)
                 except Rejection as rejection:
@@ -163,7 +163,7 @@ def _leave_out_off_scale(decoded: _Decoded) -> None:
         decoded.details.setdefault(Reason.NOT_HOUNSFIELD, detail)
 
 
-def _taken(instance: Instance) -> tuple[int, int, int, str, str]:
+def _acquisition_time(instance: Instance) -> tuple[int, int, int, str, str]:
     """Sort key of instances by acquisition time."""
     return (
         instance.acquisition_number or 0,

@@ -75,7 +75,7 @@ def read_nrrd(path: Path) -> TextHeader:
             "encoding: neither raw nor gzip, or lines or bytes skipped; save it again",
         )
     place = text.find(b"\n\n") + 2 if b"\n\n" in text else text.find(b"\r\n\r\n") + 4
-    return TextHeader(fields, _beside(path, name), 0 if name else place, encoding != "raw")
+    return TextHeader(fields, _values_path(path, name), 0 if name else place, encoding != "raw")
 
 
 def read_metaimage(path: Path) -> TextHeader:
@@ -94,7 +94,7 @@ def read_metaimage(path: Path) -> TextHeader:
     name = fields["elementdatafile"]
     local = name.upper() == "LOCAL"
     packed = fields.get("compresseddata", "false").lower() == "true"
-    return TextHeader(fields, path if local else _beside(path, name), end if local else 0, packed)
+    return TextHeader(fields, path if local else _values_path(path, name), end if local else 0, packed)
 
 
 def _start(path: Path) -> bytes:
@@ -115,7 +115,7 @@ def _fields(text: bytes, between: bytes) -> dict[str, str]:
     }
 
 
-def _beside(path: Path, name: str) -> Path:
+def _values_path(path: Path, name: str) -> Path:
     """The file of the values: this one, or one in the same folder; a header cannot point elsewhere."""
     if not name:
         return path

@@ -36,16 +36,16 @@ def main(folder):
         loader = Loader(config.data, 0, 4, 2, place.rank, 2)
         batches = iter(loader)
         first, second, third = next(batches), next(batches), next(batches)
-        assert not training.step(0, [first], False).guilty
+        assert not training.step(0, [first], False).non_finite
         before = everything(training)
         if place.rank == 1:
             second.views.whole[0, 1] = float("nan")
         outcome = training.step(1, [second], False)
         expected = [None, None]
         dist.all_gather_object(expected, second.keys)
-        assert outcome.guilty == f"volumes of rank 1: {', '.join(expected[1])}", outcome.guilty
+        assert outcome.non_finite == f"volumes of rank 1: {', '.join(expected[1])}", outcome.non_finite
         assert torch.equal(everything(training), before), name
-        assert not training.step(2, [third], False).guilty
+        assert not training.step(2, [third], False).non_finite
         assert not torch.equal(everything(training), before), name
         loader.close()
     (folder / f"sound-{place.rank}").touch()

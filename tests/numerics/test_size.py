@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.views import Views
 from fmct_hpc.fields import Size, edges
-from fmct_hpc.model.size import encoder_flops, parameter_counts, table, tokens_a_view, training_flops
+from fmct_hpc.model.size import encoder_flops, parameter_counts, table, tokens_per_view, training_flops
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.objective.student import Student, Teacher
 from fmct_hpc.train.schedules import settings as scheduled
@@ -128,7 +128,7 @@ def test_the_documented_table_is_the_counted_one() -> None:
     data, model = {"path": "unused", "view_size": (56, 224, 224)}, {"patch_size": (4, 16, 16)}
     thin = config(data=data, model=model)
     for shown in (
-        f"{tokens_a_view(thin) - 5:,} patches",
+        f"{tokens_per_view(thin) - 5:,} patches",
         f"{encoder_flops(thin) / 1e9:.0f} GFLOP",
         f"{training_flops(thin) / 1e12:.1f} TFLOP",
     ):

@@ -6,7 +6,7 @@ from small_training import small_config, write_dataset, write_recipe
 from typer.testing import CliRunner
 
 from fmct_hpc.config import TrainConfig
-from fmct_hpc.model.size import parameter_counts, tokens_a_volume, training_flops
+from fmct_hpc.model.size import parameter_counts, tokens_per_volume, training_flops
 from fmct_hpc.train.dry_run import held_bytes, outlook
 from fmct_hpc.train.length import with_steps
 from fmct_hpc.train.run import preflight
@@ -33,13 +33,13 @@ def test_a_dry_run_on_gpus_reports_the_cost_of_its_interval(tmp_path: Path) -> N
 
 def test_tokens_of_the_reference_by_hand() -> None:
     config = TrainConfig.model_validate({"data": {"path": "unused"}})
-    assert tokens_a_volume(config) == 4 * (1 + 4 + 512) + (1 + 4 + 128)
+    assert tokens_per_volume(config) == 4 * (1 + 4 + 512) + (1 + 4 + 128)
     mae = config.model_copy(update={"objective": config.objective.model_copy(update={"dino_weight": 0.0})})
-    assert tokens_a_volume(mae) == 133
+    assert tokens_per_volume(mae) == 133
     small = TrainConfig.model_validate({"data": {"path": "unused", "local_view_size": 48}})
-    assert tokens_a_volume(small) == 2 * (5 + 512) + 2 * (5 + 64) + (5 + 128)
+    assert tokens_per_volume(small) == 2 * (5 + 512) + 2 * (5 + 64) + (5 + 128)
     fewer = small.model_copy(update={"model": small.model.model_copy(update={"keep_tokens": 0.6})})
-    assert tokens_a_volume(fewer) == 2 * (5 + 308) + 2 * (5 + 39) + (5 + 77)
+    assert tokens_per_volume(fewer) == 2 * (5 + 308) + 2 * (5 + 39) + (5 + 77)
 
 
 def test_a_dry_run_shows_the_savings_of_smaller_local_views(tmp_path: Path) -> None:
