@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from fmct_hpc.objective.part import Gallery
 from fmct_hpc.objective.registry import PARTS
@@ -52,6 +51,8 @@ class Records:
 
         last_step: the run's last step, for the time left; log_every: steps between log lines (`Pace`).
         """
+        from torch.utils.tensorboard import SummaryWriter  # rank 0 alone needs it
+
         metrics = run / "metrics.jsonl"
         lines = metrics.read_bytes().splitlines() if metrics.exists() else []
         kept = [line for line in lines if (figures := figures_of(line)) and figures["step"] <= start_step]

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from deepspeed.runtime import compiler
 
 from fmct_hpc.optimizer import AdamW
 from fmct_hpc.train.muon import import_muon
@@ -60,6 +59,8 @@ def test_it_steps_with_a_closure_and_hooks_and_keeps_no_graph() -> None:
 
 
 def test_muon_is_there_and_what_compiles_is_as_it_was() -> None:
+    from deepspeed.runtime import compiler
+
     before = compiler.compile
     import_muon()
     muon = importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
@@ -68,6 +69,8 @@ def test_muon_is_there_and_what_compiles_is_as_it_was() -> None:
 
 
 def test_a_deepspeed_without_muon_or_that_function_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepspeed.runtime import compiler
+
     monkeypatch.setattr("fmct_hpc.train.muon.MODULE", "deepspeed.no_muon")
     import_muon()
     monkeypatch.delattr(compiler, "compile")

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.special import logit
 from torch import Tensor
 
 from fmct_hpc.probe.kinds.base import PredictionColumns, RawArray, Targets
@@ -37,6 +36,8 @@ class Ordinal(Classes):
 
     def start(self, targets: Targets) -> Tensor:
         """From the class frequencies; see `biases`."""
+        from scipy.special import logit  # every rank of a training imports this module
+
         counts = np.bincount(targets, minlength=len(self.numbers)).clip(0.5)
         above = logit(1 - counts.cumsum()[:-1] / counts.sum())
         return torch.from_numpy(np.append(above[:1], np.log(-np.diff(above)))).float()
