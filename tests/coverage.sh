@@ -11,6 +11,7 @@ code=0
 coverage run -m pytest "$@" || code=$?
 coverage combine --quiet
 for package in shards preprocess fmct_hpc launch; do
-  printf '%-12s%3s %% of lines\n' "$package" "$(coverage report --include "$package/*" --format total)"
+  share=$(coverage report --include "$package/*" --format total) && share+=" % of lines" || share="nothing ran"
+  printf '%-12s%s\n' "$package" "$share"
 done
 exit "$code"
