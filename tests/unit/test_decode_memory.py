@@ -12,6 +12,7 @@ from dicom_files import ct_image, save, scanned
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
+from preprocess.dicom import pixel_header
 from preprocess.dicom.decode import Decoder
 from preprocess.reasons import Rejection
 
@@ -80,7 +81,8 @@ def test_a_codestream_that_declares_no_such_image_reaches_no_decoder(
     codestream: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decoders take memory for what it declares: behind fill bytes, in a hierarchy, after its lines."""
-    monkeypatch.setattr("preprocess.dicom.image_file.get_decoder", Mock(return_value=Mock(as_array=None)))
+    monkeypatch.setattr(pixel_header, "_same", pixel_header._same.__wrapped__)  # no header of another test
+    monkeypatch.setattr(pixel_header, "get_decoder", Mock(return_value=Mock(as_array=None)))
     data = ct_image(STORED)
     data.PixelData = encapsulate([codestream])
     data["PixelData"].VR = "OB"
