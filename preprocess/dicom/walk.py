@@ -96,11 +96,11 @@ def walked(file: BinaryIO, start: bytes, size: int, wanted: Mapping[int, BaseTag
         if _DEFLATED in start[:_META_BYTES]:
             return _walked_deflated(file, start, size, wanted)
         found, pixels, _ = _elements(file, start, size, wanted, 132)
-        meta = [_uid(found.pop(tag, None)) for tag in _META.values()]
-        if not meta[2] or meta[2] in _OTHERWISE:
+        _, sop_uid, syntax = [_uid(found.pop(tag, None)) for tag in _META.values()]
+        if not syntax or syntax in _OTHERWISE:
             return None
-        _encoding_of(found)
-        return Walked(found, meta[1], meta[2], file, pixels)
+        _encoding_of(found)  # raises for an odd one
+        return Walked(found, sop_uid, syntax, file, pixels)
     except (_OddError, struct.error, zlib.error):  # struct.error: a truncated head
         return None
 
@@ -111,15 +111,15 @@ def _walked_deflated(file: BinaryIO, start: bytes, size: int, wanted: Mapping[in
     if len(start) < end + 2 or start[end : end + 2] in (b"\2\0", b"\0\0"):
         raise _OddError  # pydicom reads all elements of groups 2 and 0, whatever length the group states
     stated, _, last = _elements(file, start[:end], end, _META, 132)
-    meta = [_uid(stated.get(tag)) for tag in _META.values()]
-    if last >> 16 != 2 or meta[2] != DeflatedExplicitVRLittleEndian:
+    _, sop_uid, syntax = [_uid(stated.get(tag)) for tag in _META.values()]
+    if last >> 16 != 2 or syntax != DeflatedExplicitVRLittleEndian:
         raise _OddError
     inflated: Any = io.BufferedReader(Inflated(file, end, size - end), WINDOW)
     found, pixels, _ = _elements(inflated, inflated.peek(WINDOW), MAX_UNPACKED, wanted, 0)
     if any(tag in found for tag in _META.values()):
         raise _OddError
     _encoding_of(found)
-    return Walked(found, meta[1], meta[2], inflated, pixels)
+    return Walked(found, sop_uid, syntax, inflated, pixels)
 
 
 def dataset(elements: Elements) -> Dataset:
