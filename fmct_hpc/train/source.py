@@ -22,7 +22,7 @@ from fmct_hpc.train.checkpoint import (
 from fmct_hpc.train.export import configuration_of, encoder_info, load_encoder, origin_of
 from fmct_hpc.train.pieces import PieceFiles
 from fmct_hpc.train.state import AVERAGE, TARGETS, WEIGHT, whole_tensors
-from fmct_hpc.train.weight_files import digests_of, other_parts, weights_digest
+from fmct_hpc.train.weight_files import digests_of, other_parts
 from shards.errors import FmctError, raise_refusal
 
 
