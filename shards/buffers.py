@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import DTypeLike
 
-_LEAST = 2**20
+_MIN_BYTES = 2**20
 """Smaller allocations are not requested from the system each time."""
 
 
@@ -15,14 +15,14 @@ class Buffers:
     """Provides arrays in memory that no earlier array uses any more; safe for threads."""
 
     def __init__(self, limit: int) -> None:
-        """most: number of buffers to keep, each of the size of the largest array that used it."""
-        self._most = limit
+        """limit: number of buffers to keep, each of the size of the largest array that used it."""
+        self._limit = limit
         self._buffers: deque[np.ndarray] = deque()
 
     def take(self, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         """An uninitialised array."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        if size < _LEAST:
+        if size < _MIN_BYTES:
             return np.empty(shape, dtype)
         for _ in range(len(self._buffers)):
             try:
@@ -38,7 +38,7 @@ class Buffers:
                 self._buffers.append(buffer)
             del buffer
         new = np.empty(size, np.uint8)
-        if len(self._buffers) < self._most:
+        if len(self._buffers) < self._limit:
             self._buffers.append(new)
         return _as(new, size, shape, dtype)
 

@@ -100,7 +100,7 @@ def shared_dicom() -> Callable[[str], Path]:
 
 @pytest.fixture
 def cluster() -> Cluster:
-    """Without the cluster tests skip, and fail in CI."""
+    """Without the cluster, tests are skipped; in CI they fail."""
     if "FMCT_CLUSTER_DIR" not in os.environ or not shutil.which("sinfo"):
         problem = "no Slurm here: run tests/run.sh as root"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(problem)

@@ -61,7 +61,7 @@ class Summary(Closed):
 
 
 class Planned(NamedTuple):
-    """A unit of the grid, and what it is computed with."""
+    """A unit of the grid, with its files and its encoder."""
 
     place: int
     """In the grid, from 0."""

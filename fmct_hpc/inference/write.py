@@ -70,12 +70,13 @@ class FeatureTable:
     ) -> None:
         """Load the encoder; parameters as of `write_features`.
 
-        Raises FmctError if the encoder cannot be loaded or an output is not writable.
+        Raises FmctError if the encoder cannot be loaded, an output is not writable, or there is no such
+        device.
         """
         require_folder(out)
         if private_map is not None:
             require_file(private_map, encoder, key_file, *paths)
-        self._out, self._batch, self._device = out, batch, device
+        self._out, self._batch, self._device = out, batch, usable_device(device)
         self._key_file, self._map = key_file, private_map
         self._loaded = load_weights(encoder)
         self._digest = OurEncoder(*self._loaded).digest
@@ -97,7 +98,7 @@ class FeatureTable:
         features of another encoder, and for a private map of a share.
         """
         if self._map is not None and share != WHOLE:
-            raise FmctError("--private-map: it needs all paths in one process; leave out --share")
+            raise FmctError("--private-map: it requires all paths in one process; omit --share")
         with writing(self._out, "fmct features", shared=share != WHOLE):
             about = Subject(command="features", sources={"encoder": Origin.of(None, self._digest)})
             claim(self._out, about, [TABLE])
@@ -157,9 +158,8 @@ class FeatureTable:
 
     def _rows(self, piece: Piece) -> Iterator[dict[str, Any]]:
         model, info = self._loaded
-        device = usable_device(self._device)
         scans = read_scans(piece.path, info, self._key_file, piece.rows)
-        found = of_scans(scans, model.to(device).eval(), info, self._batch, device)
+        found = of_scans(scans, model.to(self._device).eval(), info, self._batch, self._device)
         for scan in of_path(piece.number, piece.path, found):
             write_scan(scan, self._out)
             of_scan = {name: getattr(scan, name) for name in ("key", "cls", "mean", "flags")}

@@ -111,7 +111,7 @@ def _rows(
     stored = StoredFeatures.of(source.store, layer, pool, cohort.places_in(source.store))
     training = np.arange(len(stored)) if cohort.splits is None else np.flatnonzero(cohort.splits == "train")
     chosen = stored.standardised_over(training).chosen(volumes)
-    search = search_for(chosen, len(volumes), len(volumes), config.search)
+    search = search_for(chosen, len(volumes), None, config.search)
     patients = np.unique(cohort.patient_keys[volumes], return_inverse=True)[1].astype(np.int64)
     labels = cohort.values[volumes]
     rows = []

@@ -23,11 +23,18 @@ EXACT = "exact"
 class Search:
     """Ranks the nearest of some volumes for queries."""
 
-    def __init__(self, stored: StoredFeatures, name: str, depth: int, config: SearchConfig) -> None:
-        """name: `EXACT`, or the index of `CODES` to build; depth: how many volumes to rank for each query."""
+    def __init__(self, stored: StoredFeatures, name: str, depth: int | None, config: SearchConfig) -> None:
+        """name: `EXACT`, or the index of `CODES` to build.
+
+        depth: how many volumes to rank for each query; None for all, of an index `config.candidates`.
+        """
         self.name = name
         self.volumes = len(stored)
-        self.depth = min(depth, len(stored), len(stored) if name == EXACT else config.candidates)
+        if depth is None:
+            depth = self.volumes if name == EXACT else config.candidates
+        self.depth = min(depth, self.volumes)
+        # An index orders by rounded features, so that it ranks more volumes than are returned.
+        self._fetched = self.depth if name == EXACT else min(max(depth, config.candidates), self.volumes)
         self._stored = stored
         self._whole: NDArray[np.float32] | None = None
         self._index = None if name == EXACT else Index(stored, name, config)
@@ -36,7 +43,7 @@ class Search:
     def at_once(self) -> int:
         """Queries per call of `nearest`, which bounds memory."""
         if self._index is not None:
-            return max(1, AT_ONCE // self.depth)
+            return max(1, AT_ONCE // self._fetched)
         return max(
             1, AT_ONCE // (self.volumes if self._whole is not None else _compared(self._stored, self.depth))
         )
@@ -52,7 +59,8 @@ class Search:
         Returns numbers (B, depth), -1 if an index finds fewer, and exact cosines, -inf there.
         """
         if self._index is not None:
-            return self._index.nearest(asked, self.depth)
+            numbers, cosines = self._index.nearest(asked, self._fetched)
+            return numbers[:, : self.depth], cosines[:, : self.depth]
         batches: Iterable[tuple[int, NDArray[np.float32]]] = self._stored.batches()
         return nearest_of(batches if self._whole is None else [(0, self._whole)], asked, self.depth)
 
@@ -63,10 +71,10 @@ class Search:
     @cached_property
     def recall(self) -> float | None:
         """The share of the truly nearest that the index finds, for sampled queries; None if exact."""
-        return None if self._index is None else recall_of(self._index, self._stored, self.depth)
+        return None if self._index is None else recall_of(self._index, self._stored, self._fetched)
 
 
-def search_for(stored: StoredFeatures, queries: int, depth: int, config: SearchConfig) -> Search:
+def search_for(stored: StoredFeatures, queries: int, depth: int | None, config: SearchConfig) -> Search:
     """The search for a number of queries; raises FmctError as `chosen_search`."""
     search = Search(stored, chosen_search(stored, queries, depth, config), depth, config)
     if queries > search.at_once:
@@ -74,7 +82,7 @@ def search_for(stored: StoredFeatures, queries: int, depth: int, config: SearchC
     return search
 
 
-def chosen_search(stored: StoredFeatures, queries: int, depth: int, config: SearchConfig) -> str:
+def chosen_search(stored: StoredFeatures, queries: int, depth: int | None, config: SearchConfig) -> str:
     """`EXACT`, or the first of `CODES` that fits into the memory; raises FmctError if none fits.
 
     The exact search is also chosen beyond memory if one pass over the features answers all queries, and
@@ -94,9 +102,9 @@ def chosen_search(stored: StoredFeatures, queries: int, depth: int, config: Sear
     )
 
 
-def _compared(stored: StoredFeatures, depth: int) -> int:
+def _compared(stored: StoredFeatures, depth: int | None) -> int:
     """Volumes per query in memory during a pass: those of a batch, and those found."""
-    return max(min(stored.at_once, len(stored)), min(depth, len(stored)), 1)
+    return max(min(stored.at_once, len(stored)), len(stored) if depth is None else min(depth, len(stored)), 1)
 
 
 class Neighbour(NamedTuple):

@@ -41,7 +41,7 @@ class EvaluatedClassifier:
 
 @dataclass(frozen=True)
 class ClassifierGroup:
-    """Judges with the same encoder."""
+    """Classifiers with the same encoder."""
 
     name: str
     """The encoder's name."""

@@ -16,7 +16,7 @@ from fmct_hpc.probe.statistics.scored import Scored
 from fmct_hpc.robustness.changes import CHANGES
 from fmct_hpc.robustness.classifiers import ClassifierGroup, EvaluatedClassifier
 from fmct_hpc.robustness.config import RobustnessConfig
-from fmct_hpc.robustness.score import Said
+from fmct_hpc.robustness.score import Scores
 
 SCHEMA = pa.schema(
     [
@@ -38,7 +38,7 @@ Row = dict[str, Any]
 def rows_of(
     group: ClassifierGroup,
     steps: Sequence[tuple[str, float]],
-    kept: Sequence[Said],
+    kept: Sequence[Scores],
     config: RobustnessConfig,
     cohort: Cohort,
 ) -> Iterator[Row]:

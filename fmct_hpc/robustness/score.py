@@ -29,8 +29,8 @@ VERSION = 1
 """Increase it with every change of the scores for the same inputs; all scores are then recomputed."""
 UNCHANGED = (next(iter(CHANGES)), 0.0)
 """A change of severity 0: the unchanged volumes."""
-SCHEMA = pa.schema([("classifier", pa.int32()), ("row", pa.int64()), ("said", pa.list_(pa.float64()))])
-Said = list[NDArray[np.float64]]
+SCHEMA = pa.schema([("judge", pa.int32()), ("row", pa.int64()), ("said", pa.list_(pa.float64()))])
+Scores = list[NDArray[np.float64]]
 """For each classifier (N, P): the tested rows of its folds, concatenated; P is 1 for binary labels."""
 
 
@@ -106,7 +106,7 @@ def write_scores(
                 own[order[np.searchsorted(rows[order], batch[inside])]] = predicted
         progress(len(batch))
     tables = [
-        pa.table({"classifier": np.full(len(rows), number), "row": rows, "said": own.tolist()}).cast(SCHEMA)
+        pa.table({"judge": np.full(len(rows), number), "row": rows, "said": own.tolist()}).cast(SCHEMA)
         for number, (folds, of_judge) in enumerate(zip(tests, found, strict=True))
         for rows, own in zip(folds, of_judge, strict=True)
         if own is not None
@@ -139,14 +139,14 @@ def _read(tokens: torch.Tensor, prefix: int, pools: tuple[str, ...]) -> NDArray[
     return pooled(tokens, prefix, pools).cpu().numpy()
 
 
-def read_scores(path: Path, group: ClassifierGroup) -> Said:
+def read_scores(path: Path, group: ClassifierGroup) -> Scores:
     """Read a file of `write_scores`; raises FmctError if missing, damaged, or of other volumes."""
     try:
         table = pq.read_table(path, schema=SCHEMA)
     except (OSError, pa.ArrowInvalid) as error:
         raise_refusal(error, path)
         raise FmctError(f"{path}: missing or damaged; remove it, and run the same command again") from None
-    classifiers, rows = table["classifier"].to_numpy(), table["row"].to_numpy()
+    classifiers, rows = table["judge"].to_numpy(), table["row"].to_numpy()
     found = []
     for number, classifier in enumerate(group.classifiers):
         own = np.flatnonzero(classifiers == number)

@@ -15,13 +15,12 @@ def other_parts(encoder: Path) -> dict[str, Path]:
     return {part: file for part, file in files.items() if file.is_file()}
 
 
-def weights_digest(encoder: Path) -> str:
-    """SHA-256 of an encoder's file or, with other parts in its folder, of the digests of all."""
-    others = {part: sha256(file) for part, file in other_parts(encoder).items()}
+def digests_of(encoder: Path) -> tuple[str, str]:
+    """The digests by which an encoder's file may be recorded.
+
+    The first is the SHA-256 of the digests of the encoder and the parts beside it, or of the encoder's file
+    alone if there are none. The second, of the encoder's file, was recorded by earlier versions.
+    """
+    beside = {part: sha256(file) for part, file in other_parts(encoder).items()}
     own = sha256(encoder)
-    return hashlib.sha256(f"{own} {others}".encode()).hexdigest() if others else own
-
-
-def digests_of(encoder: Path) -> tuple[str, ...]:
-    """The digests that may be recorded for an encoder's file: earlier versions omitted the other parts."""
-    return weights_digest(encoder), sha256(encoder)
+    return hashlib.sha256(f"{own} {beside}".encode()).hexdigest() if beside else own, own

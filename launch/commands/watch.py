@@ -74,11 +74,12 @@ def cancel(folder: Watched) -> None:
         return
     numbers = sorted({job.array for job in alive}, key=int)
     errors = {number: error for number in numbers if (error := cluster.cancel(number))}
+    for job in alive:
+        if job.array not in errors:
+            echo(f"job {job.job} ({job.name}, {job.state.lower()}): cancelled")
     if errors:
         why = "; ".join(dict.fromkeys(errors.values()))
         raise FmctError(f"{cluster.title} did not cancel jobs {', '.join(errors)}: {why}")
-    for job in alive:
-        echo(f"job {job.job} ({job.name}, {job.state.lower()}): cancelled")
 
 
 @watch_app.command(hidden=True, context_settings=OTHERS)

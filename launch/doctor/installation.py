@@ -31,7 +31,7 @@ MIN_SHARED_BYTES = 2**30
 SECONDS = 300
 """First imports from a slow file system take minutes."""
 DRIVER = Path("/proc/driver/nvidia/version")
-"""Where NVIDIA's kernel driver says which one it is."""
+"""Version file of NVIDIA's kernel driver."""
 AGAIN = "bash launch/environment.sh .venv"
 
 _SYNTAXES = {

@@ -31,6 +31,8 @@ class Kind(NamedTuple):
         return listed.finished(folder) if self.module == listed.__name__ else []
 
 
+ARRAYS = ("features-array", "relevance-array", "robustness-array", "segment-array")
+"""Stages of `fmct launch array` whose units are listed files."""
 LEDGERS: dict[str, Kind] = {
     "train": Kind("fmct_hpc.train.ledger", "attempts/0001.json", ("train",)),
     "scan": Kind("preprocess.scan.work_folder"),
@@ -41,7 +43,7 @@ LEDGERS: dict[str, Kind] = {
     "features": Kind("fmct_hpc.probe.features", "features.json"),
     "sweep": Kind("fmct_hpc.probe.sweep.ledger", "plan.json", ("sweep", "probe"), markers="units/*.json"),
     "predict": Kind("fmct_hpc.classifier.table", "predictions.parquet"),
-    "files": Kind(listed.__name__, listed.LIST, ("segment-array", "robustness-array", "relevance-array")),
+    "files": Kind(listed.__name__, listed.LIST, ARRAYS),
 }
 """By the name that a stage registers (shards.progress.register)."""
 

@@ -71,17 +71,18 @@ class Masks:
     def truth(self, key: str, task: str, grid: PatchGrid) -> Truth | None:
         """The mask of a volume on its patch grid; None if the table has none.
 
-        Raises FmctError that names the row if the file is unreadable, has no position, or is empty.
+        Raises FmctError that names the row, and no path, if the file is unreadable, has no position, or is
+        empty.
         """
         if (key, task) not in self.files:
             return None
         row, file = self.files[key, task]
         try:
             points, voxel_mm3 = _mask_points(file)
-        except Rejection as rejection:
-            raise FmctError(f"{self.table} row {row}, column mask: {rejection}") from None
+        except (Rejection, FmctError) as error:
+            raise FmctError(f"--masks row {row}, column mask: {error}") from None
         if not len(points):
-            raise FmctError(f"{self.table} row {row}, column mask: the mask is empty; remove the row")
+            raise FmctError(f"--masks row {row}, column mask: the mask is empty; remove the row")
         return Truth.of(points, voxel_mm3, grid)
 
 
@@ -105,7 +106,7 @@ def _mask_points(file: Path) -> tuple[NDArray[np.float64], float]:
     """Centres of the voxels above one half, LPS mm (M, 3), and the volume of a voxel, mm³."""
     volume = open_volume(file)
     if volume.affine is None:
-        raise FmctError(f"{file}: this format has no position in the patient; use NIfTI")
+        raise FmctError("this format has no position in the patient; use NIfTI")
     marked = np.stack([volume.read(number) > 0.5 for number in range(volume.shape[0])])
     points = np.argwhere(marked) @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     return points, float(abs(np.linalg.det(volume.affine[:3, :3])))

@@ -95,7 +95,8 @@ class Relevance:
             "classifier beside": Origin.of(None, of_beside),
         }
         self._subject = Subject(command="relevance", sources=sources)
-        self._parts = parts_of(paths, PART_VOLUMES, PART_PATHS, explainer.sample != "volume")
+        parts = parts_of(paths, PART_VOLUMES, PART_PATHS, explainer.sample != "volume")
+        self._parts = sorted(parts, key=lambda part: part[0].number)  # pictures are of the first paths
         about = [VERSION, of_first, of_beside, list(explainer.readings), list(explainer.methods)]
         about += [sha256(key_file) if key_file else ""]
         about += [[evaluation.digest, evaluation.tolerance_mm]] if evaluation else []
@@ -133,7 +134,8 @@ class Relevance:
         made = [one for one in map(self._whole, range(len(self._parts))) if one is not None]
         if not made:
             raise FmctError(f"{self._out}: no maps of these paths yet; run without --collect")
-        once = dict.fromkeys(row for one in made for row in one.rows)  # the parts of a path may refuse alike
+        # Several parts of a path may be rejected for the same reason.
+        once = dict.fromkeys(row for one in made for row in one.rows)
         rows = sorted(once, key=lambda row: row.path)
         shown = sorted((scan for one in made for scan in one.shown), key=lambda scan: scan.path)[:MAX_SHOWN]
         refused = [line for row in rows if row.reason for line in _lines(row, row.reason)]

@@ -75,7 +75,7 @@ class Unit:
         beside: Explainer | None,
         key_file: Path | None,
     ) -> None:
-        """Parameters as of `launch.report.relevance.relevance`."""
+        """Parameters as of `launch.report.relevance.Relevance`."""
         self._explainer, self._out, self._evaluation = explainer, out, evaluation
         self._baseline, self._key_file = beside, key_file
 

@@ -32,7 +32,7 @@ _SPACES = bytes.maketrans(_CONTROLS, b" " * len(_CONTROLS))
 
 
 class Bounded:
-    """A file for DICOM parsers that raises Rejection after more than `most` bytes in all.
+    """A file for DICOM parsers that raises Rejection after more than `limit` bytes in all.
 
     A single read never requests more bytes than the file has: for a damaged length of gigabytes, Python would
     allocate the memory before reading.

@@ -86,7 +86,7 @@ class Decoder:
         digest = hashlib.sha256(np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).data)
         digest.update(np.array([slope, intercept], "<f8").tobytes())
         padding = _padding(attributes, stored.dtype)
-        hu = _to_hu(stored, slope, intercept, padding)
+        hu = to_hu(stored, slope, intercept, padding)
         if outside is not None:
             hu[outside] = AIR_HU
         return Slice(hu, digest.digest())
@@ -178,7 +178,8 @@ def _as_stored(value: int, dtype: np.dtype) -> int:
     return int(np.array(value & 0xFFFF, np.uint16).astype(dtype)) if dtype.itemsize == 2 else value
 
 
-def _to_hu(stored: np.ndarray, slope: float, intercept: float, padding: tuple[int, int] | None) -> np.ndarray:
+def to_hu(stored: np.ndarray, slope: float, intercept: float, padding: tuple[int, int] | None) -> np.ndarray:
+    """Stored values as int16 HU; padding becomes `AIR_HU`, unless its range overlaps the body's."""
     if padding:
         low, high = (value * slope + intercept for value in padding)
         if low <= BODY_HU[1] and high >= BODY_HU[0]:
@@ -187,12 +188,12 @@ def _to_hu(stored: np.ndarray, slope: float, intercept: float, padding: tuple[in
     padding = padding or (1, 0)  # an empty range
     if slope == 1 and intercept.is_integer() and abs(intercept) < 2**16 and native.itemsize == 2:
         return _shifted(native, np.int32(intercept), np.int32(padding[0]), np.int32(padding[1]))
-    return _rescaled(native, slope, intercept, *padding)
+    return rescaled(native, slope, intercept, *padding)
 
 
 @njit()
 def _shifted(stored: np.ndarray, intercept: int, first_padding: int, last_padding: int) -> np.ndarray:
-    """As `_rescaled` with a slope of 1, for values of 16 bits, in int32: a third of the time."""
+    """As `rescaled` with a slope of 1, for values of 16 bits, in int32: a third of the time."""
     out = np.empty(stored.shape, np.int16)
     for i in range(stored.shape[0]):
         for j in range(stored.shape[1]):
@@ -205,9 +206,10 @@ def _shifted(stored: np.ndarray, intercept: int, first_padding: int, last_paddin
 
 
 @njit()
-def _rescaled(
+def rescaled(
     stored: np.ndarray, slope: float, intercept: float, first_padding: int, last_padding: int
 ) -> np.ndarray:
+    """Stored values (rows, columns) as int16 HU; padding, and values below `MIN_HU`, become `AIR_HU`."""
     out = np.empty(stored.shape, np.int16)
     for i in range(stored.shape[0]):
         for j in range(stored.shape[1]):

@@ -61,11 +61,11 @@ class ImageFile:
 
     @property
     def bits_stored(self) -> int:
-        """Bits StoredFeatures (0028,0101)."""
+        """Bits Stored (0028,0101)."""
         return self._numbers["BitsStored"]
 
     def stored(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """Integer (rows, columns) stored values of frame `frame`, sign-extended from Bits StoredFeatures.
+        """Integer (rows, columns) stored values of frame `frame`, sign-extended from Bits Stored.
 
         Also returns the pixels with all their bits, if values start at bit 0; else the same values again.
         """
@@ -82,7 +82,7 @@ class ImageFile:
         if allocated not in (8, 16, 32):
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"Bits Allocated is {allocated}")
         if not 0 < bits <= allocated or representation not in (0, 1):
-            detail = f"Bits StoredFeatures is {bits} of {allocated}, Pixel Representation {representation}"
+            detail = f"Bits Stored is {bits} of {allocated}, Pixel Representation {representation}"
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
         encoded = self._encoded(frame)
         if not header.is_encapsulated and allocated == 16:

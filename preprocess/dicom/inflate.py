@@ -92,7 +92,7 @@ class Inflated(io.RawIOBase):
         return len(data)
 
     def _inflate(self, limit: int) -> bytes:
-        """The next bytes, up to `most`; none at the end."""
+        """The next bytes, up to `limit`; none at the end."""
         data = b""
         while limit and not data and not self._state.eof:
             if not self._rest:

@@ -176,9 +176,9 @@ def _decode(
             ahead = above[at(x + 1)]
             context = 81 * levels[at(ahead - up + max_value)] + 9 * levels[at(up - corner + max_value)]
             context += levels[at(corner - left + max_value)]
-            run_samples = 0
+            run_bits = 0
             if context == 0:
-                x, ended, run_samples, run, held, count, word = filled_run(
+                x, ended, run_bits, run, held, count, word = filled_run(
                     data, held, count, word, lengths, run, x, line
                 )
                 if x > columns:
@@ -194,7 +194,7 @@ def _decode(
                 own = state[at(abs(context))]
                 total = own[0]
             own[4] = order = golomb_order(own[4], own[3], total)
-            max_zeros = limit - run_samples - wide - 1
+            max_zeros = limit - run_bits - wide - 1
             mapped, held, count, word = golomb(data, held, count, word, zeros_of, order, max_zeros, wide)
             if context == 0:
                 error = end_of_run(own, mapped, same, order, reset)

@@ -40,7 +40,7 @@ class _Stated:
     """JPEG-LS's segment of preset parameters (14495-1 C.2.4.1.1)."""
 
     def take(self, marker: int, segment: bytes) -> None:
-        """Keep what a segment says of the scan; raises Rejection if it is not valid."""
+        """Store the parameters in a segment; raises Rejection if it is not valid."""
         if marker == _DHT:
             self.tables |= _tables(segment)
         elif marker == _DRI:

@@ -140,14 +140,14 @@ def read_pixel_header(file: BinaryIO, size: int) -> tuple[PixelHeader, BinaryIO]
         found.file.seek(found.pixels)
         # At the same position, so that they are equal in all files.
         elements = tuple(one._replace(value_tell=0) for one in found.elements.values())
-        return _same(elements, found.transfer_syntax), found.file
+        return shared_header(elements, found.transfer_syntax), found.file
     file.seek(0)
     data, file = read_attributes(file, size, _TAGS)
     return PixelHeader(data, transfer_syntax(data)), file
 
 
 @lru_cache(maxsize=8)
-def _same(elements: tuple[RawDataElement, ...], syntax: str) -> PixelHeader:
+def shared_header(elements: tuple[RawDataElement, ...], syntax: str) -> PixelHeader:
     """The header of all files with these elements, which are interpreted once."""
     return PixelHeader(dataset({one.tag: one for one in elements}), syntax)
 

@@ -80,12 +80,12 @@ class Walked(NamedTuple):
 
 
 def wanting(tags: Iterable[BaseTag]) -> Mapping[int, BaseTag]:
-    """What `walked` returns if these `tags` are wanted."""
+    """The argument `wanted` of `walked` for these `tags`, with those that it always reads."""
     return {**_META, _CHARACTER_SET: _CHARACTER_SET, **{int(tag): tag for tag in tags}}
 
 
 def walked(file: BinaryIO, start: bytes, size: int, wanted: Mapping[int, BaseTag]) -> Walked | None:
-    """The elements that are `wanted`, of `wanting`, before the pixels of a file.
+    """The `wanted` elements (see `wanting`) before the pixels of a file.
 
     The file has `size` bytes and starts with `start`. None if it may have another encoding, be damaged, not
     be an image, or be unusual.

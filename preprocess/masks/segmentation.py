@@ -134,9 +134,9 @@ def _add(
 def _step(slices: Stack, stated_mm: float | None) -> NDArray[np.float64]:
     """The step between slices: the least step of the stored ones, or the stated one if smaller."""
     if len(slices.positions) > 1:
-        threshold = int(np.argmin(np.diff(slices.heights)))
-        step = slices.positions[threshold + 1] - slices.positions[threshold]
-        gap = float(np.diff(slices.heights)[threshold])
+        narrowest = int(np.argmin(np.diff(slices.heights)))
+        step = slices.positions[narrowest + 1] - slices.positions[narrowest]
+        gap = float(np.diff(slices.heights)[narrowest])
         # All stored slices may be far apart; the stated step is then smaller.
         return np.asarray(step if stated_mm is None or gap <= stated_mm * 1.1 else step * (stated_mm / gap))
     if stated_mm is None:

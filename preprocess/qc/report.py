@@ -29,8 +29,8 @@ BINS = 30
 MIDDLE = "Axial, coronal and sagittal slices through the middle."
 DEFACED = "in the slices where most was blanked. These images show faces: protect them like the scans."
 KEY_DIGITS = 8
-ALIKE_TITLE = "Similar volumes of different patients: {} pairs"
-SIMILAR = (
+SIMILAR_TITLE = "Similar volumes of different patients: {} pairs"
+SIMILAR_TEXT = (
     "Their brains correlate like one scan exported twice; qc/alike.csv lists all pairs. "
     "They are not removed: if both volumes of a pair are of the same patient, correct the Patient ID."
 )
@@ -104,8 +104,8 @@ def write_report(
             ("Stored volumes", f"Volumes with the smallest pseudonyms, a random sample. {MIDDLE}", sample),
             ("Flagged volumes", f"Stored volumes with at least one finding of the checks. {MIDDLE}", flagged),
             (
-                ALIKE_TITLE.format(len(alike)),
-                f"{SIMILAR} {MIDDLE}",
+                SIMILAR_TITLE.format(len(alike)),
+                f"{SIMILAR_TEXT} {MIDDLE}",
                 _similar_pairs(dataset, alike, window_hu),
             ),
             ("Volumes in quarantine", f"Volumes rejected by the checks. {MIDDLE}", refused),

@@ -139,7 +139,7 @@ def resample(hu: np.ndarray, slices: Stack, grid: Grid, outside: int, smooth: bo
 
 
 def slices_of_a_plane(heights: np.ndarray, extent: float, weights: np.ndarray) -> int:
-    """The most slices, of any heights, that a plane of the grid takes which extends over `extent` of them."""
+    """Upper bound on the slices that a plane of the grid uses if it spans `extent` mm of `heights`, in mm."""
     last = np.searchsorted(heights, heights + extent, "right")
     most = int((last - np.arange(len(heights))).max())
     return min(most + weights.shape[1] + 2, len(heights))

@@ -196,8 +196,8 @@ def clear(folder: Path, name: str) -> None:
         shutil.rmtree(left)
 
 
-def least(name: str, folder: Path, rounds: int, apart: bool) -> tuple[float, float]:
-    """CPU seconds, the least of rounds, and the greatest peak of memory, MiB."""
+def minimum_of_rounds(name: str, folder: Path, rounds: int, apart: bool) -> tuple[float, float]:
+    """The minimum CPU seconds of the rounds, and the maximum peak memory, MiB."""
     found = []
     for _ in range(rounds):
         clear(folder, name)
@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for work in STEPS:
                 if work in BEFORE:
                     measure(BEFORE[work], folder, apart=options.apart, start="fork")
-                cpu, peak = least(work, folder, rounds, options.apart)
+                cpu, peak = minimum_of_rounds(work, folder, rounds, options.apart)
                 further = ratio = ""
                 if work in before:
                     fewer, of_fewer = before[work]

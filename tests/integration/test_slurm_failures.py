@@ -1,6 +1,7 @@
-"""A cluster's bad days, on a real Slurm with a real training: it goes on, or stops with one clear reason.
+"""Failures on a real Slurm with a real training: it continues, or stops with one clear reason.
 
-By default the most telling ones; `FMCT_BAD_DAYS=all` runs all, and with -s prints docs/operations.md's table.
+By default the most important ones; `FMCT_FAILURES=all` runs all, and with -s prints the table of
+docs/operations.md.
 """
 
 import os
@@ -40,7 +41,7 @@ STEPS, SAVE_EVERY, HIT = 30, 10, 14
 """Faults strike after step HIT, between the checkpoints of steps 10 and 20."""
 PAUSE = "0.2"
 
-rare = pytest.mark.skipif(os.environ.get("FMCT_BAD_DAYS") != "all", reason="FMCT_BAD_DAYS=all runs it")
+rare = pytest.mark.skipif(os.environ.get("FMCT_FAILURES") != "all", reason="FMCT_FAILURES=all runs it")
 
 
 class Training:

@@ -123,6 +123,18 @@ def test_an_index_that_ranks_all_gives_the_figures_of_the_exact_search(heads: He
         np.testing.assert_allclose(one.by_chance, other.by_chance, atol=1e-12)
 
 
+@pytest.mark.parametrize("code", CODES)
+def test_an_index_ranks_more_candidates_than_it_returns(heads: Heads, code: str) -> None:
+    """Rounded features order near volumes wrongly; among the candidates the exact cosines decide."""
+    own = stored(heads[0], VOLUMES)
+    queries = own.unit(np.arange(VOLUMES))
+    few, whole = Search(own, code, 5, SearchConfig()), Search(own, code, VOLUMES, SearchConfig())
+    assert few.recall == 1
+    (numbers, cosines), (of_all, cosines_of_all) = few.nearest(queries), whole.nearest(queries)
+    np.testing.assert_array_equal(numbers, of_all[:, :5])
+    np.testing.assert_array_equal(cosines, cosines_of_all[:, :5])
+
+
 class Beginnings:
     """Random rankings that end at `depth`."""
 

@@ -22,7 +22,7 @@ from shards.masks import MaskInfo
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep, a classifier of it, labels that cannot be, and files that do not belong to it."""
+    """A sweep, a classifier of it, invalid labels, and files that do not belong to it."""
     folder = tmp_path_factory.mktemp("bad")
     sweep = bright_sweep(folder)
     write_classifier(fit(sweep, method="logistic"), folder / "kept")

@@ -456,5 +456,5 @@ def test_whole_numbers_are_rescaled_as_others(kind: type[np.uint16] | type[np.in
     for intercept in (-1024.0, 0.0, -32768.0, 65535.0):
         for padding in (None, (-2000, -1900), (63536, 65535), (5000, 5000)):
             bounds = padding or (1, 0)
-            expected = decode_module._rescaled(every, 1.0, intercept, *bounds)
-            assert np.array_equal(decode_module._to_hu(every, 1.0, intercept, padding), expected)
+            expected = decode_module.rescaled(every, 1.0, intercept, *bounds)
+            assert np.array_equal(decode_module.to_hu(every, 1.0, intercept, padding), expected)

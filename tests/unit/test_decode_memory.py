@@ -81,7 +81,8 @@ def test_a_codestream_that_declares_no_such_image_reaches_no_decoder(
     codestream: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decoders take memory for what it declares: behind fill bytes, in a hierarchy, after its lines."""
-    monkeypatch.setattr(pixel_header, "_same", pixel_header._same.__wrapped__)  # no header of another test
+    # No header of another test.
+    monkeypatch.setattr(pixel_header, "shared_header", pixel_header.shared_header.__wrapped__)
     monkeypatch.setattr(pixel_header, "get_decoder", Mock(return_value=Mock(as_array=None)))
     data = ct_image(STORED)
     data.PixelData = encapsulate([codestream])

@@ -44,4 +44,6 @@ def test_shares_give_the_files_of_one_process_and_a_killed_one_resumes(
     assert "2 parts" in said(str(parts), "--share", "0/1")
     said(str(parts), "--collect")
     assert {path: (parts / path).read_bytes() for path in made} == made
-    said(str(parts), "--share", "0/2", "--private-map", str(tmp_path / "map.parquet"), code=1)
+    for way in (["--share", "0/2"], ["--collect"]):
+        said(str(parts), *way, "--private-map", str(tmp_path / "map.parquet"), code=1)
+        assert not (tmp_path / "map.parquet").exists()

@@ -22,7 +22,7 @@ OTHERS = {
     "_candidate_tempdir_list": "tempfile: a machine without a temporary folder",
     "_get_config_or_cache_dir": "matplotlib: a machine without a home",
 }
-"""Private names of other programs that tests use, for want of a public way."""
+"""Private names of other programs that tests use because there is no public equivalent."""
 
 
 def private(name: str) -> bool:

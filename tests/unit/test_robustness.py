@@ -114,7 +114,10 @@ def test_shares_need_the_features_extracted_before_and_are_counted(
         monkeypatch.setenv(VARIABLE, str(tmp_path / f"7_{number}.ledgers.json"))
         assert robustness(fresh, tmp_path / "out", share=(number, 2)) is None
         assert progress_of_job(tmp_path, f"7_{number}") == Progress(1, 1)
-        assert len(list((tmp_path / "out" / "units").iterdir())) == number + 1
+        units = list((tmp_path / "out" / "units").iterdir())
+        assert len(units) == number + 1
+        # Results of every version name them so; a missing column would be read as null.
+        assert {tuple(pq.read_schema(unit).names) for unit in units} == {("judge", "row", "said")}
     assert progress(tmp_path / "out") == Progress(2, 2)
 
 

@@ -13,7 +13,7 @@ UNSEEDED = {"os.urandom", "time.time_ns", "secrets.randbits", "secrets.token_byt
 
 
 def is_unseeded(call: ast.Call, imports_random: bool) -> bool:
-    """Whether a call draws what nobody can draw again."""
+    """Whether a call draws random values that cannot be reproduced."""
     name = ast.unparse(call.func)
     if name.endswith(("default_rng", "random.Random")):
         return not call.args or any(is_unseeded(one, False) for one in calls_in(*call.args))

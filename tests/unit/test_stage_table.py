@@ -133,7 +133,7 @@ def test_a_training_has_its_steps_and_a_failed_array_its_cause(
     assert running[:3] == ("x", "pending, 1 of its tasks failed (crash)", "1 of 5 tasks")
 
 
-@pytest.mark.parametrize("stage", ["segment-array", "robustness-array", "relevance-array"])
+@pytest.mark.parametrize("stage", ["segment-array", "robustness-array", "relevance-array", "features-array"])
 def test_an_array_of_listed_files_has_the_time_left_at_its_own_rate(tmp_path: Path, stage: str) -> None:
     files = [tmp_path / f"units/{number}.json" for number in range(6)]
     register_files(tmp_path, files)

@@ -47,7 +47,7 @@ class Reader:
             return repr((rejection.reason, rejection.detail))
 
     def pixels(self, data: bytes, walks: bool = True) -> str:
-        """The same of the pixels and of what they are converted by."""
+        """The same for the pixels and the attributes of their conversion."""
         self.walks = walks
         try:
             image = ImageFile(BytesIO(data), len(data))
@@ -113,7 +113,7 @@ def test_a_usual_header_is_walked(reader: Reader, tmp_path: Path) -> None:
 
 
 def test_a_deflated_header_is_walked(reader: Reader, tmp_path: Path) -> None:
-    """Where nothing of it is damaged; the walk meets much less than half of what is."""
+    """The walk accepts an undamaged one, and agrees with pydicom on damaged ones."""
     data = full()
     data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     whole = written(data, tmp_path)

@@ -125,7 +125,7 @@ class Kind:
         """
         raise NotImplementedError
 
-    def curves(self, judged: ScoredPredictions, training: Targets) -> list[Curve]:
+    def curves(self, test: ScoredPredictions, training: Targets) -> list[Curve]:
         """The reliability curves of a test set; training: targets of the training volumes."""
         return []
 

@@ -61,14 +61,14 @@ class Multiclass(Classes):
         """
         return _Measure(self, test)
 
-    def curves(self, judged: ScoredPredictions, training: Targets) -> list[Curve]:
+    def curves(self, test: ScoredPredictions, training: Targets) -> list[Curve]:
         """Of each class: its probability, and the share of volumes that have it."""
         return [
             curve_of_means(
                 f"class {number}",
-                judged.predictions[:, place],
-                (judged.targets == place).astype(np.float64),
-                judged.patients,
+                test.predictions[:, place],
+                (test.targets == place).astype(np.float64),
+                test.patients,
             )
             for place, number in enumerate(self.numbers)
         ]

@@ -85,15 +85,15 @@ class Ordinal(Classes):
         """
         return _Measure(self, test)
 
-    def curves(self, judged: ScoredPredictions, training: Targets) -> list[Curve]:
+    def curves(self, test: ScoredPredictions, training: Targets) -> list[Curve]:
         """Of each grade but the last: the probability of a higher one, and the share that has one."""
-        above = 1 - judged.predictions.cumsum(axis=1)
+        above = 1 - test.predictions.cumsum(axis=1)
         return [
             curve_of_means(
                 f"above {number}",
                 above[:, place],
-                (judged.targets > place).astype(np.float64),
-                judged.patients,
+                (test.targets > place).astype(np.float64),
+                test.patients,
             )
             for place, number in enumerate(self.numbers[:-1])
         ]

@@ -87,9 +87,9 @@ class Regression(Kind):
         """
         return _Measure(test)
 
-    def curves(self, judged: ScoredPredictions, training: Targets) -> list[Curve]:
+    def curves(self, test: ScoredPredictions, training: Targets) -> list[Curve]:
         """Predicted values, and the means of the true ones."""
-        return [curve_of_means("value", judged.predictions[:, 0], judged.targets, judged.patients)]
+        return [curve_of_means("value", test.predictions[:, 0], test.targets, test.patients)]
 
 
 class _Measure:

@@ -102,16 +102,16 @@ class Survival(Kind):
         """
         return _Measure(test, training)
 
-    def curves(self, judged: ScoredPredictions, training: Targets) -> list[Curve]:
+    def curves(self, test: ScoredPredictions, training: Targets) -> list[Curve]:
         """The probability of an event by the last horizon, as of `measure`; none without a baseline."""
         at = horizons(training)[-1:]
-        chances = 1 - event_free(judged, at)[:, 0]
+        chances = 1 - event_free(test, at)[:, 0]
         known = ~np.isnan(chances)
         if not known.any():
             return []
-        times, events = judged.targets[known].T
+        times, events = test.targets[known].T
         own = chances[known], times, events == 1
-        return [curve_of_events("event", *own, float(at[0]), judged.patients[known])]
+        return [curve_of_events("event", *own, float(at[0]), test.patients[known])]
 
     def at(self, training: Targets) -> dict[str, float]:
         """The horizons, in the unit of the times."""

@@ -25,9 +25,9 @@ def kind_rows(tests: Sequence[Test], config: SweepConfig) -> list[Row]:
         measures: dict[int, list[Measure]] = {}
         for number in numbers:
             test = tests[number]
-            judged, training = _judged(test), training_targets(test)
-            curves[number] = test.cell.kind.curves(judged, training)
-            measures[number] = [test.cell.kind.measure(judged, training)]
+            scored, training = _scored(test), training_targets(test)
+            curves[number] = test.cell.kind.curves(scored, training)
+            measures[number] = [test.cell.kind.measure(scored, training)]
             measures[number] += [curve.observed for curve in curves[number]]
         patients = int(tests[numbers[0]].patients.max()) + 1
         every = [measure for own in measures.values() for measure in own]
@@ -58,7 +58,7 @@ def _curve(curve: Curve, observed: Sequence[Draws], confidence: float) -> Row:
     }
 
 
-def _judged(test: Test) -> ScoredPredictions:
+def _scored(test: Test) -> ScoredPredictions:
     validation = [
         (found.validation, test.cell.labels[parts.validation])
         for parts, found in zip(test.cell.folds, test.fitted, strict=True)
