@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,7 +28,7 @@ from preprocess_export import (
 from launch.jobs.progress import progress, progress_of_job
 from preprocess import run
 from preprocess.build import finish
-from preprocess.config import CheckConfig, GridConfig, PrivacyConfig
+from preprocess.config import CheckConfig, PrivacyConfig
 from preprocess.dicom.catalog import Series, read_catalog
 from preprocess.privacy.deidentify import Pseudonymizer
 from preprocess.privacy.trace import trace
@@ -334,10 +335,10 @@ def test_a_defect_in_one_series_costs_that_series_only(
 ) -> None:
     export, out = made
 
-    def failing(series: Series, grid: GridConfig, select: SelectConfig) -> Volume:
+    def failing(series: Series, *others: Any) -> Volume:
         if series.series_uid.endswith(".4.1"):
             raise ValueError(f"patient 2 in {series.instances[0].path}")
-        return build_volume(series, grid, select)
+        return build_volume(series, *others)
 
     monkeypatch.setattr(finish, "build_volume", failing)
     with caplog.at_level(logging.ERROR):
@@ -363,11 +364,11 @@ def test_an_interrupt_leaves_no_marker(
     export, _ = made
     calls = []
 
-    def interrupted(series: Series, grid: GridConfig, select: SelectConfig) -> Volume:
+    def interrupted(series: Series, *others: Any) -> Volume:
         calls.append(1)
         if len(calls) > 2:
             raise KeyboardInterrupt
-        return build_volume(series, grid, select)
+        return build_volume(series, *others)
 
     monkeypatch.setattr(finish, "build_volume", interrupted)
     run.plan(export.catalog, tmp_path, export.config())
