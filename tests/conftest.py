@@ -2,7 +2,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 REPOSITORY = Path(__file__).parents[1]
+SAFE_PATH = "PYTHONSAFEPATH"
 
 DURATIONS = Durations.read()
 
@@ -65,6 +66,16 @@ def _file(path: Path) -> str:
 
 def _is_on_cluster(file: str | Path) -> bool:
     return Path(file).name.startswith("test_slurm_")
+
+
+@pytest.fixture(autouse=True)
+def path_of_child_processes() -> Iterator[None]:
+    """Undo what `launch.cli.main` sets in a test: scripts of the next one import from their own folder."""
+    before = os.environ.get(SAFE_PATH)
+    yield
+    os.environ.pop(SAFE_PATH, None)
+    if before is not None:
+        os.environ[SAFE_PATH] = before
 
 
 @pytest.fixture
