@@ -35,6 +35,7 @@ PART_VOLUMES, PART_PATHS = 256, 16
 """Volumes of a dataset, and other paths (usually one exam each), per part: about a minute of work."""
 VERSION = 1
 """Increase it with every change of the features for the same inputs; all are then computed again."""
+MAP_NEEDS_ALL = "--private-map: it requires all paths in one process; omit --share and --collect"
 Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
 MAP = pa.schema([(name, pa.string()) for name in ("path", "key", "study_key", "patient_key", "reason")])
@@ -98,7 +99,7 @@ class FeatureTable:
         features of another encoder, and for a private map of a share.
         """
         if self._map is not None and share != WHOLE:
-            raise FmctError("--private-map: it requires all paths in one process; omit --share")
+            raise FmctError(MAP_NEEDS_ALL)
         with writing(self._out, "fmct features", shared=share != WHOLE):
             about = Subject(command="features", sources={"encoder": Origin.of(None, self._digest)})
             claim(self._out, about, [TABLE])
@@ -108,8 +109,11 @@ class FeatureTable:
     def collect(self) -> Written:
         """Join the finished parts, in the order of the paths, and write the private map, if there is one.
 
-        Raises FmctError if no part is finished, or if `out` has features of scans that are not at the paths.
+        Raises FmctError if no part is finished, if `out` has features of scans that are not at the paths, and
+        for a private map without a preceding `run`, which reads the paths.
         """
+        if self._map is not None and not self._places:
+            raise FmctError(MAP_NEEDS_ALL)
         done = [file for file in self._files if file.is_file()]
         if not done:
             raise FmctError(f"{self._out}: no features of these paths yet; run without --collect")

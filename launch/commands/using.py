@@ -48,8 +48,6 @@ def features(
     kept.
     """
     at_most_one(share=share, collect=collect)
-    if private_map is not None and (share or collect):
-        raise FmctError("--private-map: it requires all paths in one process; omit --share and --collect")
     from fmct_hpc.inference.write import FeatureTable
 
     _require_key(key_file)
