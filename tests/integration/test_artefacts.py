@@ -89,7 +89,7 @@ def times(out: Path) -> dict[str, int]:
     return made
 
 
-def test_datasets_of_both_formats_are_read_and_whole(artefacts: Path) -> None:
+def test_datasets_of_both_formats_are_read_and_verify(artefacts: Path) -> None:
     zarr, tar = Dataset.open(Path("data/zarr")), Dataset.open(Path("data/webdataset"))
     found = newest(Path("zero1"))
     assert found
@@ -111,7 +111,7 @@ def same_processing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("catalog", "out", "overrides"), [("catalog", "data", []), ("small", "marked", MARKED)]
 )
-def test_what_was_preprocessed_is_not_made_again(
+def test_preprocessed_volumes_are_not_made_again(
     artefacts: Path, same_processing: None, catalog: str, out: str, overrides: list[str]
 ) -> None:
     config, folder = recipe(*overrides), Path(out)
@@ -128,7 +128,7 @@ def test_what_was_preprocessed_is_not_made_again(
     assert written(folder) == after
 
 
-def test_another_limit_that_only_marks_makes_no_volume_again(artefacts: Path, same_processing: None) -> None:
+def test_a_changed_limit_that_only_flags_rebuilds_no_volume(artefacts: Path, same_processing: None) -> None:
     out = Path("data")
     made, datasets = times(out), contents(out / "zarr", out / "webdataset")
     assert run.preprocess(Path("catalog.parquet"), Path("data"), recipe()).flagged_volumes == 0
@@ -154,7 +154,7 @@ def test_training_resumes_from_a_checkpoint(artefacts: Path, run_folder: str, st
     assert [attempt.number for attempt in attempts(folder)] == [1, 2]
 
 
-def test_an_encoder_and_its_checkpoint_give_the_features_they_gave(artefacts: Path) -> None:
+def test_an_encoder_and_its_checkpoint_give_the_same_features_as_before(artefacts: Path) -> None:
     exported = Path("exported")
     export_checkpoint(Path("zero1/checkpoints/step-00000002"), exported)
     for weights in (Path("zero1/encoder.safetensors"), exported / "encoder.safetensors"):
@@ -169,7 +169,7 @@ def test_an_encoder_and_its_checkpoint_give_the_features_they_gave(artefacts: Pa
     assert pretraining_patients(Path("zero1")) == frozenset(patients)
 
 
-def test_an_encoder_takes_volumes_that_are_marked_or_selected_otherwise(
+def test_an_encoder_accepts_volumes_of_other_flag_or_selection_settings(
     artefacts: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`marked` has the digest that 0.1.0 gave to another limit and a shifted date."""
@@ -182,7 +182,7 @@ def test_an_encoder_takes_volumes_that_are_marked_or_selected_otherwise(
         list(fmct_hpc.features(Path("marked/zarr"), (encoder[0], other)))
 
 
-def test_features_that_were_extracted_are_used(artefacts: Path) -> None:
+def test_extracted_features_are_reused(artefacts: Path) -> None:
     store = FeatureStore.open(Path("stores/ours"))
     store.verify()
     assert store.info.encoder_digest == OurEncoder(*load_encoder(Path("zero1/encoder.safetensors"))).digest
@@ -191,7 +191,7 @@ def test_features_that_were_extracted_are_used(artefacts: Path) -> None:
         assert mean == pytest.approx(kept, abs=1e-5)
 
 
-def test_a_sweep_has_nothing_to_compute_again(artefacts: Path) -> None:
+def test_a_finished_sweep_recomputes_nothing(artefacts: Path) -> None:
     before = written(Path("stores"), Path("sweep/units"))
     figures = pq.read_table("sweep/results.parquet").select(["encoder", "auc"])
     sweep = Sweep(load(SweepConfig, Path("sweep.yaml"), []), Path("sweep"))
@@ -258,7 +258,7 @@ REFUSALS: dict[str, tuple[str, tuple[str, ...], Callable[[], object]]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
-def test_what_a_newer_version_wrote_is_refused_and_left_alone(artefacts: Path, kind: str) -> None:
+def test_outputs_of_a_newer_version_are_refused_and_unchanged(artefacts: Path, kind: str) -> None:
     pattern, places, read = REFUSALS[kind]
     (file,) = (path for path in artefacts.glob(pattern) if ".manifest" not in path.name)
     add_key(file, *places)

@@ -158,7 +158,7 @@ def sparse(path: Path) -> None:
         file.truncate(at + 8 + 3 * 2**30)
 
 
-def test_what_asks_for_gigabytes_has_its_row_and_costs_nothing_else(tmp_path: Path) -> None:
+def test_files_that_declare_gigabytes_are_quarantined_without_other_losses(tmp_path: Path) -> None:
     export, catalog, out = tmp_path / "e", tmp_path / "c.parquet", tmp_path / "out"
     reasons = make_export(export)
     done = fmct("scan", str(export), "--catalog", str(catalog), "--workers", "1")

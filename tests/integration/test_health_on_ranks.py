@@ -64,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data") / "data")
 
 
-def test_no_rank_updates_on_what_is_not_finite_and_a_hang_ends_with_all_stacks(
+def test_no_rank_updates_on_non_finite_gradients_and_a_hang_dumps_all_stacks(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for stage in range(4):
@@ -104,7 +104,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_start_that_hangs_ends_with_all_stacks_too(
+def test_a_start_that_hangs_dumps_all_stacks(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(data, run={"steps": 2, "hang_minutes": 0.3})

@@ -126,7 +126,7 @@ def test_a_file_gives_the_voxels_and_the_measures_of_its_dicom(
             assert row[name] == pytest.approx(expected[name], abs=0.01)
 
 
-def test_bad_rows_end_in_the_quarantine_with_their_reasons_and_cost_no_other(tmp_path: Path) -> None:
+def test_bad_rows_are_quarantined_with_reasons_and_affect_no_others(tmp_path: Path) -> None:
     folder = tmp_path / "Doe^Jane"
     hu, affine = as_array(axial(slices=20, gap=6.0, start=(-66, -60, 0)))
     good = write_nifti(hu, affine, folder / "good.nii.gz")
@@ -175,7 +175,7 @@ def test_bad_rows_end_in_the_quarantine_with_their_reasons_and_cost_no_other(tmp
     assert "Doe^0" not in done.output
 
 
-def test_a_kept_catalog_serves_select_trace_and_the_same_bytes(tmp_path: Path) -> None:
+def test_a_kept_catalog_serves_select_and_trace_and_gives_the_same_bytes(tmp_path: Path) -> None:
     hu, affine = as_array(axial(slices=20, gap=6.0, start=(-66, -60, 0)))
     rows = []
     for number in range(3):
@@ -197,7 +197,7 @@ def test_a_kept_catalog_serves_select_trace_and_the_same_bytes(tmp_path: Path) -
     assert not list(tmp_path.glob("*/catalog*"))
 
 
-def test_a_killed_import_resumes_to_the_bytes_of_an_unbroken_one(tmp_path: Path) -> None:
+def test_a_killed_import_resumes_to_identical_bytes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(24):

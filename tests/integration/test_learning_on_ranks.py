@@ -72,7 +72,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         yield made
 
 
-def test_looks_change_no_bit_of_a_run(runs: Runs) -> None:
+def test_evaluations_leave_a_run_bit_identical(runs: Runs) -> None:
     for kind in KINDS:
         looked, blind = (runs.metrics(f"{kind}-{name}-2") for name in ("looked", "blind"))
         assert [[row[name] for name in LOSSES] for row in looked] == [
@@ -84,7 +84,7 @@ def test_looks_change_no_bit_of_a_run(runs: Runs) -> None:
         assert ends[0].read_bytes() == ends[1].read_bytes(), kind
 
 
-def test_looks_give_the_same_results_on_any_ranks_and_when_a_run_continues(runs: Runs) -> None:
+def test_evaluations_agree_on_any_number_of_ranks_and_after_a_resume(runs: Runs) -> None:
     runs.do(1, "2-fp32-looked-1", "2-fp32-looked-1-resumed")
     runs.do(4, "0-fp32-looked-4")
     expected = runs.metrics("2-fp32-looked-2")

@@ -104,7 +104,7 @@ def late(run: Ended, name: str) -> float:
     return sum(found) / len(found)
 
 
-def test_a_sound_run_recognises_volumes_and_shows_no_sign(ended: dict[str, Ended]) -> None:
+def test_a_healthy_run_retrieves_volumes_and_raises_no_alarm(ended: dict[str, Ended]) -> None:
     sound = ended["sound"]
     assert sound.learning == set()
     assert sound.collapse == set()
@@ -125,7 +125,7 @@ def test_a_uniform_run_is_reported(ended: dict[str, Ended]) -> None:
     assert late(uniform, "retrieval") < late(ended["sound"], "retrieval") - 0.05
 
 
-def test_a_run_that_learns_the_crop_alone_is_reported_where_no_collapse_is(ended: dict[str, Ended]) -> None:
+def test_a_run_that_learns_only_the_crop_is_reported_without_a_collapse(ended: dict[str, Ended]) -> None:
     crops = ended["crops"]
     assert crops.learning == {CROPS}
     assert crops.collapse == set(), "features and targets spread: only what they spread by is wrong"

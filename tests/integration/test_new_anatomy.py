@@ -14,7 +14,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> AppliedExample:
     return follow("How to add an anatomy", tmp_path_factory.mktemp("copy"))
 
 
-def test_the_documented_anatomy_takes_what_the_head_refuses(copy: AppliedExample, tmp_path: Path) -> None:
+def test_the_documented_anatomy_accepts_what_the_head_profile_refuses(
+    copy: AppliedExample, tmp_path: Path
+) -> None:
     """Two knees and two heads, one of each without a text that names it."""
     copy.lint()
     script = str(REPOSITORY / "tests/two_anatomies.py")

@@ -35,7 +35,7 @@ for words in (
 """
 
 
-def test_the_documented_method_is_swept_kept_and_predicts(tmp_path: Path) -> None:
+def test_the_documented_method_is_swept_exported_and_predicts(tmp_path: Path) -> None:
     copy = follow("How to add a probe's method", tmp_path / "copy")
     copy.lint()
     grid = bright_sweep(tmp_path)

@@ -16,7 +16,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> AppliedExample:
     return follow("How to add an objective", tmp_path_factory.mktemp("copy"))
 
 
-def test_the_documented_part_trains_on_two_ranks_and_is_counted_and_shown(
+def test_the_documented_part_trains_on_two_ranks_and_is_counted_and_logged(
     copy: AppliedExample, tmp_path: Path
 ) -> None:
     config = small_config(write_dataset(tmp_path / "data"), run={"steps": 2})
@@ -35,7 +35,7 @@ def test_the_documented_part_trains_on_two_ranks_and_is_counted_and_shown(
     assert "VICReg&#39;s variance" in (tmp_path / "report.html").read_text()
 
 
-def test_the_documented_part_passes_what_every_part_must(copy: AppliedExample) -> None:
+def test_the_documented_part_passes_the_tests_of_every_part(copy: AppliedExample) -> None:
     copy.lint()
     tests = (
         "-m",

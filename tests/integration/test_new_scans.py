@@ -86,7 +86,7 @@ def test_dicom_gives_the_features_of_its_shard(export: Export, data: Path, encod
     assert stored[dataset.record(0).key].cls == pytest.approx(direct[0], abs=1e-6)
 
 
-def test_a_classifier_says_of_dicom_what_it_says_of_its_shard(
+def test_a_classifier_predicts_the_same_from_dicom_as_from_its_shard(
     export: Export, data: Path, encoder: Path
 ) -> None:
     kept = fmct_hpc.load_classifier(REPOSITORY / "tests/data/classifiers/logistic")
@@ -106,7 +106,7 @@ def test_a_classifier_says_of_dicom_what_it_says_of_its_shard(
     assert all(scan.flags is not None for scan in keyed)
 
 
-def test_maps_of_dicom_are_those_of_its_shard_at_the_same_place(
+def test_maps_of_dicom_equal_those_of_its_shard_at_the_same_place(
     export: Export, data: Path, encoder: Path, tmp_path: Path
 ) -> None:
     words = ["--encoder", str(encoder), "--out"]
@@ -131,7 +131,7 @@ def test_maps_of_dicom_are_those_of_its_shard_at_the_same_place(
         assert np.asarray(image.dataobj).max() > 0
 
 
-def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: Path) -> None:
+def test_nifti_and_arrays_give_the_features_of_their_dicom(tmp_path: Path, encoder: Path) -> None:
     acquisition = axial(slices=20, gap=6.0, start=(-66, -60, 0))
     slices = write_series(tmp_path / "dicom", 0, 1, acquisition)
     with zipfile.ZipFile(tmp_path / "exam.zip", "w") as archive:
@@ -163,7 +163,7 @@ def test_nifti_and_arrays_give_what_their_dicom_gives(tmp_path: Path, encoder: P
 @pytest.mark.parametrize("field", ["isotropic", "squeezed"])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize(("view_size", "patch_size"), [(8, 4), ((10, 8, 5), (2, 4, 5))])
-def test_patches_have_their_centres_where_they_look(
+def test_patch_centres_are_at_the_voxels_that_patches_read(
     axis: int, field: str, view_size: int | tuple[int, int, int], patch_size: int | tuple[int, int, int]
 ) -> None:
     """In a ramp of HU the mean of a patch is the ramp at the patch's centre."""
@@ -204,7 +204,7 @@ def wide(points: np.ndarray) -> np.ndarray:
     return np.where((x / 170) ** 2 + (y / 110) ** 2 < 1, 40, -1000)
 
 
-def test_what_is_not_a_head_ct_is_refused_with_the_reason(
+def test_scans_other_than_head_ct_are_refused_with_the_reason(
     tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_encoder(encoder)
@@ -254,7 +254,7 @@ def test_what_is_not_a_head_ct_is_refused_with_the_reason(
         list(fmct_hpc.features(tmp_path / "said", loaded))
 
 
-def test_the_command_writes_what_it_can_and_names_the_rest(
+def test_the_command_writes_what_it_can_and_reports_the_rest(
     tmp_path: Path, export: Export, data: Path, encoder: Path
 ) -> None:
     (tmp_path / "mr").mkdir()
@@ -295,7 +295,7 @@ def few_bytes(folder: Path, data: Path) -> list[Path]:
     return [*sorted(folder.glob("*.nii*")), folder / "shards", folder / "locked" / "x", folder / "absent"]
 
 
-def test_few_bytes_that_claim_gigabytes_are_refused_by_number(
+def test_small_files_that_declare_gigabytes_are_refused_by_size(
     tmp_path: Path, export: Export, data: Path, encoder: Path
 ) -> None:
     """Under a limit of memory, and without a word of the paths, which may spell a name."""
@@ -337,7 +337,7 @@ def test_features_of_other_scans_or_of_another_encoder_are_not_replaced(
     assert write_features([data, tmp_path / "one"], encoder, out).scans == STUDIES + 1
 
 
-def test_a_folder_of_files_gives_what_each_file_gives(tmp_path: Path, encoder: Path) -> None:
+def test_a_folder_of_files_gives_the_features_of_each_file(tmp_path: Path, encoder: Path) -> None:
     loaded = load_encoder(encoder)
     hu, affine = as_array(axial(slices=20, gap=6.0))
     folder = tmp_path / "Doe^Jane"
@@ -374,7 +374,7 @@ def test_a_folder_of_files_gives_what_each_file_gives(tmp_path: Path, encoder: P
     assert written.refused == ("path 0: file 2 of 3 by name: not a readable NIfTI file (WrapStructError)",)
 
 
-def test_dicom_beside_other_files_is_what_a_folder_gives(tmp_path: Path, encoder: Path) -> None:
+def test_a_folder_with_dicom_and_other_files_is_read_as_dicom(tmp_path: Path, encoder: Path) -> None:
     acquisition = axial(slices=20, gap=6.0)
     write_series(tmp_path / "exam", 0, 1, acquisition)
     (alone,) = fmct_hpc.features(tmp_path / "exam", encoder)

@@ -97,7 +97,7 @@ def test_the_documented_scheduler_runs_requeues_and_shows_jobs(copy: Path, tmp_p
     )
 
 
-def test_the_documented_scheduler_is_formatted_as_all_code(copy: Path) -> None:
+def test_the_documented_scheduler_passes_the_formatter(copy: Path) -> None:
     settings = ("--config", str(REPOSITORY / "pyproject.toml"))
     files = [str(copy / path) for path in ("launch/local.py", "launch/schedulers.py")]
     call(copy, copy, "-m", "ruff", "check", *settings, *files)

@@ -157,7 +157,7 @@ def test_the_recipes_of_containers_hold_what_they_copy_and_install(tmp_path: Pat
     run(lint, REPOSITORY / "launch/container/Dockerfile", folder=tmp_path)
 
 
-def test_the_container_answers_offline_with_its_layers_alone(clean: Path, tmp_path: Path) -> None:
+def test_the_container_predicts_offline_with_its_layers_alone(clean: Path, tmp_path: Path) -> None:
     """Its entry point, in an environment with the built wheel and no module of another layer."""
     (entry,) = (json.loads(words) for name, words in dockerfile() if name == "ENTRYPOINT")
     command = [entry[0].replace("/opt/fmct/bin", str(clean)), *entry[1:]]
@@ -193,7 +193,7 @@ def test_the_container_answers_offline_with_its_layers_alone(clean: Path, tmp_pa
             answer(given, tmp_path / "nothing", model, "cpu")
 
 
-def test_recipes_that_are_there_stay(clean: Path, tmp_path: Path) -> None:
+def test_existing_recipes_are_not_replaced(clean: Path, tmp_path: Path) -> None:
     mine = tmp_path / "launch" / "recipes" / "site-example.yaml"
     mine.parent.mkdir(parents=True)
     mine.write_text("account: mine\n")

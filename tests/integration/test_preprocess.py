@@ -131,7 +131,7 @@ def test_findings_are_flags_or_rejections_and_the_report_shows_both(
     assert f'<td>noisy</td><td class="n">{len(rows)}</td>' in page
 
 
-def test_the_report_counts_what_was_not_understood_without_its_words(tmp_path: Path) -> None:
+def test_the_report_counts_unmatched_texts_without_printing_them(tmp_path: Path) -> None:
     export = make_export(tmp_path, 1)
     for series, text in ((4, "Kepala Budi"), (5, "Kepala Sari")):
         unclear = axial(slices=3)
@@ -148,7 +148,7 @@ def test_the_report_counts_what_was_not_understood_without_its_words(tmp_path: P
         assert html.escape(REMEDIES[reason]).replace("&#x27;", "&#39;") in page
 
 
-def test_a_body_whose_header_says_nothing_is_no_head(tmp_path: Path) -> None:
+def test_a_body_without_header_descriptions_is_rejected_as_not_a_head(tmp_path: Path) -> None:
     export = make_export(tmp_path, 1)
     positions = axial(slices=20, gap=6.0).positions - np.array([130, 130, 0])
     wide = Acquisition(positions, spacing=(8.0, 8.0))
@@ -169,7 +169,7 @@ def test_a_body_whose_header_says_nothing_is_no_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shown", [True, False])
-def test_defaced_volumes_say_so_and_the_report_shows_them_if_it_may(tmp_path: Path, shown: bool) -> None:
+def test_defaced_volumes_are_flagged_and_shown_only_where_the_report_may(tmp_path: Path, shown: bool) -> None:
     export = make_export(tmp_path, 1)
     privacy = PrivacyConfig(deface=True, show_defacing=shown)
     config = export.config().model_copy(update={"privacy": privacy})
@@ -196,7 +196,7 @@ def test_both_formats_hold_the_same_voxels_and_records(made: tuple[Export, Path]
     assert manifest["shard"].to_pylist() == zarr.index["shard"].to_pylist()
 
 
-def test_a_rerun_touches_nothing(copied: tuple[Export, Path]) -> None:
+def test_a_rerun_changes_nothing(copied: tuple[Export, Path]) -> None:
     export, out = copied
     before = times(out)
     summary = run.preprocess(export.catalog, out, export.config(workers=2))
@@ -204,9 +204,7 @@ def test_a_rerun_touches_nothing(copied: tuple[Export, Path]) -> None:
     assert summary.volumes == STUDIES
 
 
-def test_the_number_of_workers_and_a_pool_do_not_change_a_byte(
-    made: tuple[Export, Path], tmp_path: Path
-) -> None:
+def test_the_bytes_depend_on_neither_workers_nor_pool(made: tuple[Export, Path], tmp_path: Path) -> None:
     export, out = made
     seen: list[tuple[int, int]] = []
     summary = run.preprocess(
@@ -217,7 +215,7 @@ def test_the_number_of_workers_and_a_pool_do_not_change_a_byte(
     assert summary.volumes == STUDIES
 
 
-def test_a_changed_configuration_redoes_all_and_leaves_nothing_old(copied: tuple[Export, Path]) -> None:
+def test_a_changed_configuration_redoes_everything_and_removes_old_files(copied: tuple[Export, Path]) -> None:
     export, out = copied
     run.plan(export.catalog, out, export.config(spacing=5.0))
     assert run.status(out).stale == 2
@@ -243,7 +241,7 @@ def test_a_changed_file_redoes_its_own_task_only(copied: tuple[Export, Path]) ->
     assert len(Dataset.open(out / "zarr")) == STUDIES
 
 
-def test_a_new_and_a_vanished_study_are_followed(copied: tuple[Export, Path]) -> None:
+def test_new_and_removed_studies_are_followed(copied: tuple[Export, Path]) -> None:
     export, out = copied
     before = set(pq.read_table(out / "manifest.parquet")["key"].to_pylist())
     write_study(export.folder, STUDIES)
@@ -255,7 +253,7 @@ def test_a_new_and_a_vanished_study_are_followed(copied: tuple[Export, Path]) ->
     assert len(before - after) == len(after - before) == 1
 
 
-def test_shares_of_any_number_are_every_task_once(
+def test_any_number_of_shares_covers_every_task_once(
     copied: tuple[Export, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export, out = copied
@@ -281,7 +279,7 @@ def test_a_deleted_shard_is_made_again_byte_for_byte(copied: tuple[Export, Path]
     assert contents(out) == before
 
 
-def test_collecting_again_restores_what_was_written_beside_the_shards(copied: tuple[Export, Path]) -> None:
+def test_collecting_again_restores_the_files_beside_the_shards(copied: tuple[Export, Path]) -> None:
     export, out = copied
     before = contents(out)
     (out / "zarr/preprocessing.json").unlink()
@@ -327,7 +325,7 @@ def test_a_catalog_that_changed_since_the_plan_is_refused(copied: tuple[Export, 
         run.run_task(export.catalog, out, 2, export.config())
 
 
-def test_a_defect_in_one_series_costs_that_series_only(
+def test_a_defect_in_one_series_loses_that_series_only(
     made: tuple[Export, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -378,7 +376,7 @@ def test_an_interrupt_leaves_no_marker(
     assert not list((tmp_path / "zarr").glob("*"))
 
 
-def test_an_export_without_one_volume_says_why(made: tuple[Export, Path], tmp_path: Path) -> None:
+def test_an_export_without_any_volume_reports_the_reason(made: tuple[Export, Path], tmp_path: Path) -> None:
     export, _ = made
     config = export.config().model_copy(update={"select": SelectConfig(min_slices=30)})
     with pytest.raises(
@@ -389,7 +387,7 @@ def test_an_export_without_one_volume_says_why(made: tuple[Export, Path], tmp_pa
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_an_archive_that_0_1_0_started_is_kept_up_as_it_was_started(tmp_path: Path) -> None:
+def test_an_archive_of_0_1_0_continues_with_its_own_defaults(tmp_path: Path) -> None:
     """Its volumes have a digest over limits that only mark, too; studies that are added get the same one."""
     export = make_export(tmp_path, 2)
     config = export.config(formats=("zarr",)).model_copy(update={"check": CheckConfig(max_noise_hu=0.5)})

@@ -43,7 +43,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.timeout(120 + 30 * KILLS)
-def test_killed_runs_end_in_the_bytes_of_an_unbroken_one(tmp_path: Path, seed: int) -> None:
+def test_killed_runs_resume_to_identical_bytes(tmp_path: Path, seed: int) -> None:
     export = make_export(tmp_path, studies=12)
     out, unbroken = tmp_path / "out", tmp_path / "unbroken"
     run_inline(export, unbroken, export.config())
@@ -81,7 +81,7 @@ def break_off(export: Export, out: Path, program: str) -> str:
     return done.stderr
 
 
-def test_a_worker_that_dies_costs_nothing(tmp_path: Path) -> None:
+def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     export = make_export(tmp_path, studies=12)
     run_inline(export, tmp_path / "unbroken", export.config())
     said = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "True"))
@@ -90,7 +90,7 @@ def test_a_worker_that_dies_costs_nothing(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
 
 
-def test_workers_that_die_again_and_again_are_reported_in_one_line(tmp_path: Path) -> None:
+def test_workers_that_die_repeatedly_are_reported_in_one_line(tmp_path: Path) -> None:
     export = make_export(tmp_path, studies=12)
     said = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "False"))
     assert "FmctError" in said
@@ -142,7 +142,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_the_next_run_completes(tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_next_run_resumes(tmp_path: Path, small_disk: Path) -> None:
     export = make_export(tmp_path, studies=12)
     run_inline(export, tmp_path / "unbroken", export.config())
     out = small_disk / "out"
@@ -160,7 +160,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_completes(tmp_path: Path, smal
     assert contents(out) == contents(tmp_path / "unbroken")
 
 
-def test_a_mount_that_goes_away_stops_its_tasks_and_comes_back(tmp_path: Path) -> None:
+def test_tasks_stop_while_a_mount_is_gone_and_resume_when_it_is_back(tmp_path: Path) -> None:
     export = make_export(tmp_path, studies=12)
     run_inline(export, tmp_path / "unbroken", export.config())
     out = tmp_path / "out"

@@ -171,13 +171,13 @@ def png_text(content: bytes) -> str:
         return str(picture.info)
 
 
-def test_a_date_is_kept_only_as_it_was_asked_for(logs_and_out: tuple[str, Path]) -> None:
+def test_dates_are_kept_only_shifted(logs_and_out: tuple[str, Path]) -> None:
     _, out = logs_and_out
     (shifted,) = set(pq.read_table(out / "manifest.parquet")["shifted_study_date"].to_pylist())
     assert 1 <= (date(2031, 2, 3) - shifted).days <= 900
 
 
-def test_the_export_is_as_meant(logs_and_out: tuple[str, Path]) -> None:
+def test_the_export_has_the_expected_volumes_and_rejections(logs_and_out: tuple[str, Path]) -> None:
     _, out = logs_and_out
     keys = pq.read_table(out / "manifest.parquet")["key"].to_pylist()
     assert len(keys) == 2
@@ -196,14 +196,14 @@ def test_the_export_is_as_meant(logs_and_out: tuple[str, Path]) -> None:
     ]
 
 
-def test_no_output_and_no_log_names_anyone(logs_and_out: tuple[str, Path]) -> None:
+def test_no_output_or_log_contains_an_identity(logs_and_out: tuple[str, Path]) -> None:
     logs, out = logs_and_out
     found = [(name, mark) for name, text in texts(out) for mark in MARKS if mark in text]
     assert not found
     assert not [mark for mark in MARKS if mark in logs]
 
 
-def test_no_output_holds_a_bare_hash_that_guessing_could_confirm(logs_and_out: tuple[str, Path]) -> None:
+def test_no_output_holds_an_unkeyed_hash_of_an_identifier(logs_and_out: tuple[str, Path]) -> None:
     logs, out = logs_and_out
     identifiers = [
         f"{MARK}-4711",

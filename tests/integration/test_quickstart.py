@@ -49,7 +49,7 @@ def result(done: tuple[Path, str]) -> ProbeResult:
     return ProbeResult.model_validate_json((done[0] / "probe/results.json").read_bytes())
 
 
-def test_pretraining_is_above_the_untrained_model_with_intervals_apart(result: ProbeResult) -> None:
+def test_pretraining_beats_the_untrained_model_with_disjoint_intervals(result: ProbeResult) -> None:
     rows = {(row.task, row.encoder): row.auc for row in result.rows if row.head == "logistic"}
     tasks = {task for task, _ in rows}
     assert len(tasks) == 6
@@ -57,7 +57,7 @@ def test_pretraining_is_above_the_untrained_model_with_intervals_apart(result: P
     assert not any(rows[task, "trained"][2] < rows[task, "untrained"][1] for task in tasks)
 
 
-def test_it_is_tested_on_patients_that_the_pretraining_did_not_see(
+def test_the_probe_tests_on_patients_unseen_in_pretraining(
     done: tuple[Path, str], result: ProbeResult
 ) -> None:
     folder, _ = done
@@ -76,14 +76,14 @@ def _attempts(folder: Path) -> list[dict[str, dict[str, str]]]:
     return [json.loads(path.read_text()) for path in sorted((folder / "run/attempts").glob("????.json"))]
 
 
-def test_the_run_was_killed_and_went_on(done: tuple[Path, str]) -> None:
+def test_the_run_was_killed_and_resumed(done: tuple[Path, str]) -> None:
     first, second = attempts(done[0] / "run")
     assert (first.cause, second.cause) == ("killed", "done")
     assert second.first_step > 1
     assert second.last_step == second.configuration["run"]["steps"]
 
 
-def test_the_last_thing_on_the_screen_is_what_was_shown(done: tuple[Path, str], result: ProbeResult) -> None:
+def test_the_output_ends_with_the_summary_of_fmct_report(done: tuple[Path, str], result: ProbeResult) -> None:
     folder, said = done
     last = said.split("Summary\n")[1].splitlines()
     names = [line.split()[0] for line in last if not line.startswith(" ")]
@@ -107,7 +107,7 @@ def test_the_last_thing_on_the_screen_is_what_was_shown(done: tuple[Path, str], 
     assert (folder / "report.html").stat().st_size > 10**5
 
 
-def test_no_line_warns(done: tuple[Path, str]) -> None:
+def test_no_line_is_a_warning(done: tuple[Path, str]) -> None:
     """A line of the log has its level's letter behind the time."""
     _, said = done
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d I ", said, re.MULTILINE)

@@ -81,7 +81,7 @@ def rows(run: Path) -> int:
     return (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
 
 
-def test_a_reader_killed_at_a_random_moment_ends_the_run_with_one_line(
+def test_a_reader_killed_at_a_random_time_ends_the_run_with_one_line(
     recipe: Path, tmp_path: Path, seed: int
 ) -> None:
     generator = random.Random(seed)

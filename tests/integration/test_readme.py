@@ -53,7 +53,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_your_own_data_goes_from_dicom_to_a_report(reader: Path) -> None:
+def test_own_data_goes_from_dicom_to_a_report(reader: Path) -> None:
     page = (reader / "report.html").read_text()
     assert "any_bleed" in page
     assert (reader / "runs/first/encoder.safetensors").is_file()
@@ -74,7 +74,7 @@ def test_the_first_recipe_trains_a_small_archive_for_a_sound_number_of_epochs(re
     assert "WARNING" not in said
 
 
-def test_the_model_in_three_lines(reader: Path) -> None:
+def test_the_model_loads_in_three_lines(reader: Path) -> None:
     (block,) = blocks(README, "python", "Your own data")
     given = """
 from pathlib import Path
@@ -86,7 +86,7 @@ volume_hu, spacing_mm = dataset.read(0), dataset.info.spacing_mm
     assert shape.strip() == "(1, 10, 24)"
 
 
-def test_the_encoder_is_handed_over(reader: Path) -> None:
+def test_the_encoder_is_exported_for_others(reader: Path) -> None:
     (block,) = blocks(REPOSITORY / "docs/recipes.md", "bash", "Using an encoder elsewhere")
     assert "tokens within" in bash(block, reader)
     card = (reader / "hub/first/README.md").read_text()
@@ -94,7 +94,7 @@ def test_the_encoder_is_handed_over(reader: Path) -> None:
     assert str(reader) not in card + (reader / "hub/first/config.json").read_text()
 
 
-def test_new_scans_in_a_shell_and_in_python(reader: Path) -> None:
+def test_features_of_new_scans_in_a_shell_and_in_python(reader: Path) -> None:
     given = {"exam other-exam": "export/dicom", '"exam"': '"export/dicom"'}
     (shell,), (python,) = (blocks(README, language, "New scans") for language in ("bash", "python"))
     assert "scans of 1 paths" in bash(substituted(shell, given), reader)
@@ -103,7 +103,7 @@ def test_new_scans_in_a_shell_and_in_python(reader: Path) -> None:
     assert "(24,) (8, 24) (8, 3)" in shapes
 
 
-def test_the_cluster_in_five_minutes_up_to_the_submission(reader: Path) -> None:
+def test_the_cluster_quickstart_runs_up_to_the_submission(reader: Path) -> None:
     pipeline = (REPOSITORY / "launch/recipes/pipeline-example.yaml").read_text()
     paths = {"/private/": "", "/shared/fmct/": "", "labels.csv": "export/labels.csv", **PATHS}
     (reader / "pipeline.yaml").write_text(substituted(pipeline, paths))

@@ -80,7 +80,7 @@ def test_the_recipe_leads_from_download_to_probe(
     assert counts == {"n_train": 8, "n_validation": 4, "n": 8, "positives": 4, "auc": 1.0}
 
 
-def test_tables_of_another_form_are_refused(tmp_path: Path) -> None:
+def test_tables_of_another_layout_are_refused(tmp_path: Path) -> None:
     release(tmp_path, [f"ID_{n}.nii.gz" for n in range(20)], ["any"])
     tables = tmp_path / "tables"
     labels = ("labels", tables, "--format", "reference", "--key-file", key_file(tmp_path), "--out")

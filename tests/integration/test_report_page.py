@@ -102,7 +102,7 @@ def table_of(browser: webdriver.Chrome, caption: str) -> WebElement:
     return table
 
 
-def test_it_asks_nothing_of_a_network_and_the_console_is_silent(
+def test_the_page_makes_no_request_and_logs_nothing_to_the_console(
     browser: webdriver.Chrome, page: Path, tmp_path: Path
 ) -> None:
     assert complaints(browser, page) == []
@@ -116,7 +116,7 @@ def test_it_asks_nothing_of_a_network_and_the_console_is_silent(
     assert "TypeError" in said
 
 
-def test_every_picture_shows_and_says_what_it_is(shown: webdriver.Chrome) -> None:
+def test_every_picture_is_rendered_with_alternative_text(shown: webdriver.Chrome) -> None:
     images = shown.execute_script(
         "return [...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width, i.alt])"
     )
@@ -141,7 +141,7 @@ def test_every_picture_shows_and_says_what_it_is(shown: webdriver.Chrome) -> Non
     assert len(identifiers) == len(set(identifiers))
 
 
-def test_headings_lead_through_the_page(shown: webdriver.Chrome) -> None:
+def test_headings_are_nested_without_gaps(shown: webdriver.Chrome) -> None:
     levels = shown.execute_script("return [...document.querySelectorAll('h1,h2,h3')].map(h => +h.tagName[1])")
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -211,7 +211,7 @@ def contrast(one: list[float], other: list[float]) -> float:
 
 
 @pytest.mark.parametrize(("scheme", "media"), [("light", "screen"), ("dark", "screen"), ("dark", "print")])
-def test_text_and_figures_stand_out_in_any_light_and_on_paper(
+def test_text_and_figures_have_enough_contrast_on_screen_and_paper(
     shown: webdriver.Chrome, scheme: str, media: str
 ) -> None:
     appear(shown, scheme, media)
@@ -226,7 +226,7 @@ def test_text_and_figures_stand_out_in_any_light_and_on_paper(
     assert colours["drawing"] in (colours["ink"], colours["dim"]), "a figure's text is in the page's ink"
 
 
-def test_paper_shows_all_that_a_screen_scrolls_or_folds(shown: webdriver.Chrome) -> None:
+def test_print_shows_everything_that_the_screen_scrolls_or_folds(shown: webdriver.Chrome) -> None:
     assert not shown.find_element(By.TAG_NAME, "details").get_property("open")
     pdf = base64.b64decode(shown.print_page())
     assert pdf.startswith(b"%PDF")
@@ -243,12 +243,12 @@ def test_paper_shows_all_that_a_screen_scrolls_or_folds(shown: webdriver.Chrome)
     assert not shown.find_element(By.TAG_NAME, "nav").is_displayed()
 
 
-def test_a_telephone_scrolls_in_one_direction(shown: webdriver.Chrome) -> None:
+def test_a_phone_scrolls_in_one_direction_only(shown: webdriver.Chrome) -> None:
     appear(shown, width=390)
     assert shown.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
-def test_a_label_is_shown_as_it_is_called(shown: webdriver.Chrome, page: Path) -> None:
+def test_a_label_is_shown_with_its_name(shown: webdriver.Chrome, page: Path) -> None:
     assert column(table_of(shown, "Probes"), 0).count(HOSTILE) == 8
     assert shown.execute_script("return document.scripts.length") == 1
     rendered = MarkdownIt("commonmark").enable("table").parse(page.with_suffix(".md").read_text())
@@ -260,7 +260,7 @@ def test_a_label_is_shown_as_it_is_called(shown: webdriver.Chrome, page: Path) -
     assert texts.count(HOSTILE) == cells.count(HOSTILE) > 8
 
 
-def test_the_card_says_what_the_page_says(shown: webdriver.Chrome, page: Path) -> None:
+def test_the_card_has_the_figures_of_the_page(shown: webdriver.Chrome, page: Path) -> None:
     rendered = MarkdownIt("commonmark").enable("table").parse(page.with_suffix(".md").read_text())
     headings = [
         after.content
@@ -274,7 +274,7 @@ def test_the_card_says_what_the_page_says(shown: webdriver.Chrome, page: Path) -
     assert len([token for token in rendered if token.type == "tr_open"]) == rows + summary + 1 + facts
 
 
-def test_what_happened_in_training_is_reported(shown: webdriver.Chrome) -> None:
+def test_attempts_and_alarms_of_training_are_reported(shown: webdriver.Chrome) -> None:
     collapse = table_of(shown, "Signs of collapse")
     assert [cell.text for cell in collapse.find_elements(By.CSS_SELECTOR, "tbody th, tbody td")] == [
         *("the features of all volumes are nearly equal", "101", "200", "100")
@@ -286,7 +286,7 @@ def test_what_happened_in_training_is_reported(shown: webdriver.Chrome) -> None:
     assert any("1 step was not finite" in warning and "7" in warning for warning in warnings), warnings
 
 
-def test_signs_that_a_run_does_not_learn_are_reported_with_the_remedy(inputs: Inputs, tmp_path: Path) -> None:
+def test_learning_alarms_are_reported_with_the_remedy(inputs: Inputs, tmp_path: Path) -> None:
     card = report(tmp_path / "page.html", Sources(inputs.run)).read_text()
     [row] = [line for line in card.splitlines() if line.startswith("| the patch tokens lie along one")]
     _, _, first, last, remedy, _ = (text.strip() for text in row.split("|"))
@@ -295,7 +295,7 @@ def test_signs_that_a_run_does_not_learn_are_reported_with_the_remedy(inputs: In
     assert "best checkpoint is that of step 700" in card
 
 
-def test_the_threshold_of_a_sign_is_the_one_that_was_used(inputs: Inputs, tmp_path: Path) -> None:
+def test_an_alarm_is_reported_with_the_threshold_of_the_run(inputs: Inputs, tmp_path: Path) -> None:
     """Of a run that is shorter than health.patience, that is a quarter of its steps."""
     shutil.copytree(inputs.run, tmp_path / "run")
     recorded = json.loads((tmp_path / "run/config.json").read_text())
@@ -306,7 +306,7 @@ def test_the_threshold_of_a_sign_is_the_one_that_was_used(inputs: Inputs, tmp_pa
     assert "lasted at least 40 steps (a quarter of the run, as health.patience is 2,000)" in card
 
 
-def test_nothing_but_a_report_of_the_same_run_is_replaced(inputs: Inputs, tmp_path: Path) -> None:
+def test_only_a_report_of_the_same_run_is_replaced(inputs: Inputs, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     shutil.copytree(inputs.run, tmp_path / "other")
     (tmp_path / "other/attempts/0001.json").unlink()
@@ -323,7 +323,7 @@ def test_nothing_but_a_report_of_the_same_run_is_replaced(inputs: Inputs, tmp_pa
     assert not (tmp_path / "README.html").exists()
 
 
-def test_parts_that_are_not_there_are_left_out_with_a_line(inputs: Inputs, tmp_path: Path) -> None:
+def test_missing_parts_are_left_out_with_a_line(inputs: Inputs, tmp_path: Path) -> None:
     card = report(tmp_path / "bare.html", Sources(inputs.run)).read_text()
     for title in ("Data", "Evaluation", "Relevance maps", "Embedding"):
         body = re.search(rf"## {title}\n\n(.*?)\n\n#", card, re.DOTALL)
@@ -354,7 +354,7 @@ def test_a_damaged_input_is_one_line_that_names_it(
     assert not list(tmp_path.glob("page.*"))
 
 
-def test_another_file_in_the_place_of_a_run_or_of_labels_is_named(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_wrong_file_given_as_a_run_or_labels_is_named(inputs: Inputs, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("study_instance_uid,bleed\n1.2,1\n")
     with pytest.raises(FmctError, match=r"file.config\.json: missing; is .*file a run folder"):
         report(tmp_path / "page.html", Sources(tmp_path / "file"))
@@ -362,7 +362,7 @@ def test_another_file_in_the_place_of_a_run_or_of_labels_is_named(inputs: Inputs
         report(tmp_path / "page.html", Sources(inputs.run, labels=tmp_path / "file"))
 
 
-def test_features_of_another_encoder_are_called_so(inputs: Inputs, tmp_path: Path) -> None:
+def test_features_of_another_encoder_are_marked_as_such(inputs: Inputs, tmp_path: Path) -> None:
     store = FeatureStore.open(inputs.features)
     weights, info = load_encoder(inputs.run / "encoder.safetensors")
     changed = {f"encoder.{name}": tensor + 1 for name, tensor in weights.state_dict().items()}
@@ -372,7 +372,7 @@ def test_features_of_another_encoder_are_called_so(inputs: Inputs, tmp_path: Pat
         assert any(isinstance(block, Text) and block.warning for block in blocks) == warned
 
 
-def test_the_same_input_gives_the_same_bytes_without_places_or_whole_keys(
+def test_the_same_input_gives_the_same_bytes_without_paths_or_whole_keys(
     inputs: Inputs, page: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / page.name

@@ -41,7 +41,7 @@ def make_files(folder: Path) -> None:
 
 
 @pytest.mark.timeout(120 + 30 * KILLS)
-def test_killed_scans_end_in_the_bytes_of_an_unbroken_one(tmp_path: Path, seed: int) -> None:
+def test_killed_scans_resume_to_identical_bytes(tmp_path: Path, seed: int) -> None:
     make_files(tmp_path / "export")
     expected = tmp_path / "expected.parquet"
     assert scan(tmp_path / "export", expected).repeated.same_bytes == FILES // 10

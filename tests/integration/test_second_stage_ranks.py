@@ -99,7 +99,7 @@ def files_of(run: Path) -> PieceFiles:
 
 
 @pytest.mark.parametrize("name", SECOND)
-def test_a_second_stage_has_the_first_ones_state_and_features(stages: Path, name: str) -> None:
+def test_a_second_stage_starts_with_the_state_and_features_of_the_first(stages: Path, name: str) -> None:
     """On every rank; AdamW's moments are 0."""
     config = small_config(stages / "data")
     files = files_of(stages / "first")

@@ -90,7 +90,7 @@ def test_the_command_prints_every_decision_and_its_counts(export: Export, tmp_pa
         assert UID_ROOT not in text
 
 
-def test_identifiers_are_given_only_if_asked_for(export: Export, tmp_path: Path) -> None:
+def test_identifiers_are_printed_only_on_request(export: Export, tmp_path: Path) -> None:
     out = tmp_path / "table.parquet"
     shown = select(export, "--explain", "--identified", "--out", out)
     assert f"BONE {MARK}" in shown
@@ -102,7 +102,7 @@ def test_identifiers_are_given_only_if_asked_for(export: Export, tmp_path: Path)
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_numbers_stand_beside_the_decisions(export: Export) -> None:
+def test_measurements_are_printed_beside_the_decisions(export: Export) -> None:
     by_decision = {row["decision"]: row for row in rows(export)}
     joined, volume = by_decision["joined"], by_decision["volume"]
     assert (joined["slices"], joined["thickness_mm"], joined["coverage_mm"]) == (15, 7, 105)
@@ -148,7 +148,7 @@ def test_preprocessing_does_what_was_explained(export: Export, tmp_path: Path) -
     assert summary.series == summary.volumes + summary.joined_series + summary.rejected_series
 
 
-def test_the_row_groups_of_a_catalog_divide_no_study() -> None:
+def test_no_study_spans_row_groups_of_a_catalog() -> None:
     members = [
         series(stack(), study_uid=str(study), series_uid=f"{study}.{n}")
         for study in range(7)
@@ -160,7 +160,7 @@ def test_the_row_groups_of_a_catalog_divide_no_study() -> None:
         assert [one for whole in whole_studies(iter(groups)) for one in whole] == studies(members)
 
 
-def test_no_input_is_replaced_by_the_table(export: Export, tmp_path: Path) -> None:
+def test_the_table_overwrites_no_input(export: Export, tmp_path: Path) -> None:
     link = tmp_path / "table.parquet"
     link.symlink_to(export.catalog)
     before = export.catalog.read_bytes()
@@ -170,7 +170,7 @@ def test_no_input_is_replaced_by_the_table(export: Export, tmp_path: Path) -> No
     assert link.is_symlink()
 
 
-def test_the_order_is_that_of_the_keys_and_not_of_patients(export: Export) -> None:
+def test_the_order_is_by_key_not_by_patient(export: Export) -> None:
     """The catalog's, by Patient ID, would number patients as they came."""
     explained = rows(export, identified=True)
     keys = [(row["study_key"], row["key"]) for row in explained]
@@ -179,7 +179,7 @@ def test_the_order_is_that_of_the_keys_and_not_of_patients(export: Export) -> No
     assert patients != sorted(patients)
 
 
-def test_it_ends_with_the_texts_that_no_term_understood(tmp_path: Path) -> None:
+def test_the_output_ends_with_unmatched_texts(tmp_path: Path) -> None:
     texts = ["Kepala tanpa zat", "Kepala tanpa zat", "[bold]Budi\x1b[2J", "HEAD 5.0"]
     for number, text in enumerate(texts):
         kernel = {"ConvolutionKernel": "Zz9x"} if number == 3 else {}
@@ -205,7 +205,7 @@ def test_it_ends_with_the_texts_that_no_term_understood(tmp_path: Path) -> None:
     assert "series_description" not in select(export, term)
 
 
-def test_descriptions_are_shown_as_they_are(tmp_path: Path) -> None:
+def test_descriptions_are_shown_unchanged(tmp_path: Path) -> None:
     """Rich's markup, a terminal's commands, a spreadsheet's formulas."""
     texts = ["HEAD [/red]", "=HYPERLINK(1)", "HEAD \x1b[2J"]
     for number, text in enumerate(texts):

@@ -45,7 +45,7 @@ def blob(seed: int, shape: tuple[int, int, int] = (17, 20, 23)) -> NDArray[np.bo
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_overlap_and_surface_distances_are_monais(seed: int) -> None:
+def test_overlap_and_surface_distances_equal_monais(seed: int) -> None:
     truth, predicted = blob(seed), blob(seed + 50)
     found = agreement(truth, predicted, SPACING, 2.0)
     y, y_pred = (torch.from_numpy(mask)[None, None].float() for mask in (truth, predicted))
@@ -59,7 +59,7 @@ def test_overlap_and_surface_distances_are_monais(seed: int) -> None:
     assert found.truth_ml == pytest.approx(truth.sum() * 3e-3)
 
 
-def test_what_is_empty_is_defined() -> None:
+def test_figures_of_empty_masks_are_defined() -> None:
     mask, nothing = blob(1), np.zeros((17, 20, 23), np.bool_)
     silent = agreement(mask, nothing, SPACING, 2.0)
     diagonal = np.linalg.norm(np.multiply(mask.shape, SPACING))
@@ -70,7 +70,7 @@ def test_what_is_empty_is_defined() -> None:
     assert np.isnan(agreement(nothing, nothing, SPACING, 2.0)[:4]).all()
 
 
-def test_cells_hold_the_masks_volume_and_interpolate_as_torch() -> None:
+def test_cells_hold_the_masks_volume_and_interpolate_like_torch() -> None:
     shape, count = (12, 15, 10), (4, 5, 3)
     mask = np.random.default_rng(0).random((2, *shape)) < 0.3
     whole = Cells(np.zeros(3), np.array(shape, float), count, shape)
@@ -88,7 +88,7 @@ def test_cells_hold_the_masks_volume_and_interpolate_as_torch() -> None:
     assert not outside[..., :2].any()
 
 
-def test_intervals_are_a_plain_loops_over_patients() -> None:
+def test_intervals_equal_a_plain_loop_over_patients() -> None:
     generator = np.random.default_rng(3)
     patients = np.array(["a", "a", "b", "c", "c", "c", "d"])
     rows = [
@@ -189,7 +189,7 @@ def segmented(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SegmentCo
     return folder / "out", config
 
 
-def test_heads_find_what_tokens_hold_and_nothing_else(segmented: tuple[Path, SegmentConfig]) -> None:
+def test_heads_segment_what_tokens_encode_and_nothing_else(segmented: tuple[Path, SegmentConfig]) -> None:
     out, _ = segmented
     rows = pq.read_table(out / "results.parquet").to_pylist()
     by_cell = {(r["encoder"], r["head"], r["class"]): r for r in rows}
@@ -213,7 +213,7 @@ def test_heads_find_what_tokens_hold_and_nothing_else(segmented: tuple[Path, Seg
     assert gain["n_with"] == best["n_with"]
 
 
-def test_figures_are_means_of_the_volumes_table_and_patients_are_apart(
+def test_figures_are_means_over_volumes_of_disjoint_patients(
     segmented: tuple[Path, SegmentConfig],
 ) -> None:
     out, config = segmented
@@ -236,7 +236,7 @@ def test_figures_are_means_of_the_volumes_table_and_patients_are_apart(
     ]
 
 
-def test_what_is_done_is_kept_and_others_are_refused(segmented: tuple[Path, SegmentConfig]) -> None:
+def test_finished_units_are_kept_and_other_results_refused(segmented: tuple[Path, SegmentConfig]) -> None:
     out, config = segmented
     before = {path: path.stat().st_mtime_ns for path in (out / "units").iterdir()}
     tables = {name: (out / f"{name}.parquet").read_bytes() for name in ("results", "volumes", "comparisons")}
@@ -255,7 +255,7 @@ def test_what_is_done_is_kept_and_others_are_refused(segmented: tuple[Path, Segm
         _ = Segmentation(swapped, out).cohort
 
 
-def test_shares_of_an_array_make_what_one_run_makes(
+def test_shares_of_an_array_give_the_results_of_one_run(
     segmented: tuple[Path, SegmentConfig], tmp_path: Path
 ) -> None:
     out, config = segmented
@@ -274,7 +274,7 @@ def test_shares_of_an_array_make_what_one_run_makes(
         assert (tmp_path / "out" / f"{name}.parquet").read_bytes() == (out / f"{name}.parquet").read_bytes()
 
 
-def test_the_untrained_twin_is_added() -> None:
+def test_the_untrained_encoder_is_added() -> None:
     spec = {"name": "first", "weights": "runs/first"}
     config = SegmentConfig.model_validate({"data": "d", "masks": "m", "features": "f", "encoders": [spec]})
     assert [(one.name, one.untrained) for one in config.compared] == [("first", None), ("first-untrained", 0)]

@@ -88,7 +88,7 @@ def test_each_parts_loss_and_gradient_do_not_depend_on_the_ranks(tmp_path: Path)
                 )
 
 
-def test_parameters_of_each_part_are_those_that_are_built() -> None:
+def test_parameter_counts_of_each_part_equal_the_built_modules() -> None:
     built: Counter[str] = Counter()
     for name, parameter in Student(all_parts()).named_parameters():
         built[name.split(".")[0]] += parameter.numel()

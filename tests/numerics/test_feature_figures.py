@@ -39,14 +39,14 @@ def test_effective_rank_is_rankme(generator: np.random.Generator, rows: int, wid
     assert effective_rank(z.T @ z) == pytest.approx(expected, rel=1e-4)
 
 
-def test_effective_rank_of_what_is_known() -> None:
+def test_effective_rank_of_known_matrices() -> None:
     orthogonal = torch.eye(16, dtype=torch.float64)[:6] * 3
     one = torch.ones(40, 1, dtype=torch.float64) @ torch.rand(1, 16, dtype=torch.float64)
     assert effective_rank(orthogonal.T @ orthogonal) == pytest.approx(6)
     assert effective_rank(one.T @ one) == pytest.approx(1, abs=1e-5)
 
 
-def test_similarities_are_mean_cosines_inside_a_view(generator: np.random.Generator) -> None:
+def test_similarities_are_mean_cosines_within_a_view(generator: np.random.Generator) -> None:
     cls, patches = generator.normal(size=(3, 6)) + 1, generator.normal(size=(3, 5, 6)) + 1
     expected = [
         [

@@ -47,7 +47,7 @@ def learned(folder: Path, sections: dict[str, dict[str, object]]) -> dict[str, A
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_losses_and_features_are_those_on_record(variant: str, tmp_path: Path) -> None:
+def test_losses_and_features_equal_the_golden_values(variant: str, tmp_path: Path) -> None:
     """Another machine's matrix products differ in their last bits, and the updates with them."""
     found, golden = learned(tmp_path, VARIANTS[variant]), json.loads(GOLDEN.read_bytes())[variant]
     for now, then in zip(found["losses"], golden["losses"], strict=True):

@@ -86,7 +86,7 @@ def students(settings: TrainConfig) -> tuple[Student, Teacher]:
 
 @pytest.mark.parametrize("patch", [(4, 4, 4), (2, 6, 3), (12, 4, 6)])
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.99, 1.0])
-def test_the_patches_with_the_most_tissue_stay_and_the_first_ones_of_a_tie(
+def test_patches_with_the_most_tissue_are_kept_and_ties_go_to_the_first(
     share: float, patch: tuple[int, int, int]
 ) -> None:
     views = torch.cat([heads(4), torch.full((1, 3, 12, 12, 12), 0.2)])
@@ -108,12 +108,12 @@ def test_the_patches_with_the_most_tissue_stay_and_the_first_ones_of_a_tie(
     assert torch.equal(kept_of(views + 51 / 255, patch, share), found)
 
 
-def test_the_number_of_patches_is_not_rounded_up_by_an_error_of_rounding() -> None:
+def test_the_number_of_patches_is_not_raised_by_rounding_error() -> None:
     assert [kept_patches(100, share) for share in (0.55, 0.57, 0.551, 1.0)] == [55, 57, 56, 100]
     assert kept_patches(27, 0.48) == KEPT
 
 
-def test_the_tissue_that_goes_is_counted_whatever_the_intensity_shift() -> None:
+def test_dropped_tissue_is_counted_under_any_intensity_shift() -> None:
     views = heads(3)
     held = np.rint(patchify(views, 4).numpy() * np.float32(255)).sum(axis=-1)
     gone = [
@@ -130,7 +130,7 @@ def test_the_tissue_that_goes_is_counted_whatever_the_intensity_shift() -> None:
 
 @pytest.mark.parametrize("positions", ["sincos", "learned", "rope"])
 @pytest.mark.parametrize("size", [12, 8])
-def test_features_are_those_of_the_kept_patches_alone(positions: str, size: int) -> None:
+def test_features_depend_on_the_kept_patches_alone(positions: str, size: int) -> None:
     torch.manual_seed(0)
     encoder = VisionTransformer(config({"positions": positions}).model, 3, 12)
     whole = VisionTransformer(config({"positions": positions, "keep_tokens": 1}).model, 3, 12)
@@ -170,7 +170,7 @@ def losses_of(settings: TrainConfig, whole: torch.Tensor, local: torch.Tensor) -
     return student(Views(whole, local), targets, draws, now), student
 
 
-def test_no_part_reads_what_is_left_out() -> None:
+def test_no_part_reads_dropped_patches() -> None:
     weights = {f"{kind.name}_weight": 0.5 for kind in PARTS}
     settings = config(
         None,
@@ -195,7 +195,7 @@ def test_no_part_reads_what_is_left_out() -> None:
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_mae_is_of_the_hidden_ones_of_the_kept_patches() -> None:
+def test_mae_is_over_the_masked_among_the_kept_patches() -> None:
     settings = config(dino_weight=0, mae_weight=1)
     student = Student(settings)
     views, made = heads(2, 3), []
@@ -223,7 +223,7 @@ def test_mae_is_of_the_hidden_ones_of_the_kept_patches() -> None:
     assert loss == pytest.approx(np.mean(errors), rel=1e-5)
 
 
-def test_a_reconstruction_leaves_alone_what_is_not_encoded() -> None:
+def test_a_reconstruction_leaves_dropped_patches_unchanged() -> None:
     student, _ = students(config(mae_weight=1))
     view, places = heads(1), torch.tensor([[2, 9]])
     kept = by_hand(view[0], (4, 4, 4), KEPT)
@@ -234,7 +234,7 @@ def test_a_reconstruction_leaves_alone_what_is_not_encoded() -> None:
     torch.testing.assert_close(made[hidden].mean(-1), own[hidden].mean(-1), atol=0.3, rtol=0)
 
 
-def test_ibot_hides_a_share_of_the_kept_patches_those_that_blocks_cover_first() -> None:
+def test_ibot_masks_a_share_of_the_kept_patches_starting_with_covered_ones() -> None:
     samples, grid = np.arange(6), (8, 8, 8)
     masked = masked_patches(1, 10, samples, 2, grid, 200, 0.5, (0.1, 0.5))
     alike = masked_patches(1, 10, samples, 2, grid, 512, 0.5, (0.1, 0.5))
@@ -263,7 +263,7 @@ def test_student_and_teacher_compare_the_same_patches() -> None:
     torch.testing.assert_close(logits, student.get_submodule("ibot_head")(tokens[where]))
 
 
-def test_new_scans_have_the_places_of_the_patches_that_are_kept(tmp_path: Path) -> None:
+def test_features_of_new_scans_have_the_positions_of_the_kept_patches(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", 2)
     encoder, info = load_encoder(small_encoder(data, tmp_path / "encoder"))
     fewer = info.model_copy(update={"model": info.model.model_copy(update={"keep_tokens": 0.5})})
@@ -278,9 +278,7 @@ def test_new_scans_have_the_places_of_the_patches_that_are_kept(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("share", "hottest", "loses"), [(0.6, -800, 0.0), (0.5, -400, 1e-4)])
-def test_of_whole_generated_heads_air_alone_goes_by_its_hu(
-    share: float, hottest: float, loses: float
-) -> None:
+def test_only_air_is_dropped_from_whole_synthetic_heads(share: float, hottest: float, loses: float) -> None:
     """Below -800 HU all default windows are 0."""
     data = DataConfig(path=Path("unused"), view_size=32)
     in_hu = data.model_copy(update={"windows": ((0, 2000),)})

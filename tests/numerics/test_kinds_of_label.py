@@ -57,7 +57,7 @@ def path(kind: Kind, targets: np.ndarray, strengths: tuple[float, ...] = STRENGT
     return fitted, fitted.path(X, targets, strengths)
 
 
-def test_multinomial_coefficients_are_scikit_learns() -> None:
+def test_multinomial_coefficients_equal_scikit_learns() -> None:
     kind, found = path(Multiclass((0, 1, 2)), CLASS)
     for number, strength in enumerate(STRENGTHS):
         model = LogisticRegression(C=strength, tol=1e-10, max_iter=5000).fit(X, CLASS)
@@ -66,7 +66,7 @@ def test_multinomial_coefficients_are_scikit_learns() -> None:
         np.testing.assert_allclose(kind.predictions(raw), model.predict_proba(X), atol=1e-5)
 
 
-def test_ridge_coefficients_are_scikit_learns() -> None:
+def test_ridge_coefficients_equal_scikit_learns() -> None:
     kind, found = path(Regression(), VALUE)
     for number, strength in enumerate(STRENGTHS):
         model = Ridge(alpha=1 / strength).fit(X, VALUE)
@@ -76,7 +76,7 @@ def test_ridge_coefficients_are_scikit_learns() -> None:
         np.testing.assert_allclose(Regression().predictions(X @ weight + bias)[:, 0], model.predict(X))
 
 
-def test_unpenalised_proportional_odds_are_statsmodels() -> None:
+def test_unpenalised_proportional_odds_equal_statsmodels() -> None:
     model = OrderedModel(GRADE, X, distr="logit").fit(method="bfgs", disp=False, gtol=1e-9, maxiter=1000)
     kind, found = path(Ordinal((0, 1, 2, 3)), GRADE, (1e9,))
     np.testing.assert_allclose(found.weights[0][:, 0], model.params[:D], atol=1e-4)
@@ -84,7 +84,7 @@ def test_unpenalised_proportional_odds_are_statsmodels() -> None:
     np.testing.assert_allclose(kind.predictions(raw), model.predict(X), atol=1e-5)
 
 
-def test_cox_coefficients_are_those_of_lifelines() -> None:
+def test_cox_coefficients_equal_lifelines() -> None:
     frame = DataFrame(X).assign(time=TIME, event=EVENTS)
     for strength, penalizer in ((1e9, 0.0), (3.0, 1 / (3.0 * N))):  # lifelines divides the likelihood by N
         fitter = CoxPHFitter(penalizer=penalizer, baseline_estimation_method="breslow")
@@ -117,7 +117,7 @@ def calibration_error(said: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> 
 COUNTS = next(resample_counts(int(PATIENTS.max()) + 1, 3, seed=0))
 
 
-def test_figures_of_classes_are_scikit_learns_on_resamples() -> None:
+def test_figures_of_classes_equal_scikit_learns_on_resamples() -> None:
     kind = Multiclass((0, 1, 2))
     said = RNG.dirichlet((1, 1, 1), N)
     found = kind.measure(judged(said, CLASS), None)(COUNTS)
@@ -133,7 +133,7 @@ def test_figures_of_classes_are_scikit_learns_on_resamples() -> None:
         np.testing.assert_allclose(row, expected, rtol=1e-9)
 
 
-def test_figures_of_grades_and_values_are_those_of_others_on_resamples() -> None:
+def test_figures_of_grades_and_values_equal_reference_implementations_on_resamples() -> None:
     kind = Ordinal((0, 1, 2, 3))
     said = RNG.dirichlet((1, 1, 1, 1), N)
     grades, median = kind.expected(said), kind.median(said)
@@ -156,7 +156,7 @@ def test_figures_of_grades_and_values_are_those_of_others_on_resamples() -> None
         np.testing.assert_allclose(other, expected, rtol=1e-9)
 
 
-def test_concordance_is_that_of_lifelines_and_areas_those_of_their_definition() -> None:
+def test_concordance_equals_lifelines_and_areas_their_definition() -> None:
     risks = np.round(TRUE + RNG.normal(0, 1, N), 1)  # with ties
     own = replace(judged(risks[:, None], SURVIVED), validation=[(risks[:50, None], SURVIVED[:50])])
     found = Survival().measure(own, SURVIVED)(COUNTS)
@@ -174,7 +174,7 @@ def test_concordance_is_that_of_lifelines_and_areas_those_of_their_definition() 
             np.testing.assert_allclose(figure, expected, rtol=1e-9)
 
 
-def test_brier_scores_are_those_of_a_plain_loop_on_curves_of_lifelines() -> None:
+def test_brier_scores_equal_a_plain_loop_over_lifelines_curves() -> None:
     chosen, tested = np.arange(80), np.arange(N)
     frame = DataFrame(X[chosen]).assign(time=TIME[chosen], event=EVENTS[chosen])
     cox = CoxPHFitter(baseline_estimation_method="breslow").fit(frame, "time", "event")
@@ -211,7 +211,7 @@ def bins_of(said: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(np.digitize(said, edges) == k) for k in range(10)]
 
 
-def test_reliability_curves_are_means_of_bins_and_lifelines_shares_on_resamples() -> None:
+def test_reliability_curves_equal_bin_means_and_lifelines_shares_on_resamples() -> None:
     classes, grades = RNG.dirichlet((1, 1, 1), N), RNG.dirichlet((1, 1, 1, 1), N)
     values = VALUE + RNG.normal(0, 1, N)
     expected = [(classes[:, k], (k == CLASS).astype(float)) for k in range(3)]
@@ -241,7 +241,7 @@ def test_reliability_curves_are_means_of_bins_and_lifelines_shares_on_resamples(
             np.testing.assert_allclose(share, 1 - fitted.survival_function_at_times(at).item(), rtol=1e-9)
 
 
-def test_the_interval_of_an_error_that_noise_makes_greater_holds_the_value() -> None:
+def test_the_centred_interval_of_a_biased_error_contains_the_value() -> None:
     kind, rng = Multiclass((0, 1, 2)), np.random.default_rng(8)
     said = rng.dirichlet((1, 1, 1), N)
     truth = (rng.random(N)[:, None] > said.cumsum(axis=1)).sum(axis=1)  # calibrated
@@ -274,7 +274,7 @@ def test_ranks_are_compared_within_folds_only() -> None:
         (Survival(), SURVIVED),
     ],
 )
-def test_unseen_labels_change_nothing_and_heads_give_the_scores(kind: Kind, targets: np.ndarray) -> None:
+def test_unseen_labels_change_nothing_and_heads_reproduce_the_scores(kind: Kind, targets: np.ndarray) -> None:
     rows = np.arange(N)
     train, validation, scored = rows[:120], rows[120:160], rows[160:]
     problem = Problem(targets, train, validation, scored, train, 0, kind)

@@ -57,7 +57,7 @@ def test_targets_are_centred_sharpened_and_the_centre_is_a_running_mean() -> Non
         np.testing.assert_allclose(targets.center, centre, atol=1e-6)
 
 
-def test_a_step_without_a_masked_patch_leaves_their_centre() -> None:
+def test_a_step_without_masked_patches_leaves_the_centre_unchanged() -> None:
     targets = RunningCentre(8, momentum=0.9)
     targets.center.fill_(2.0)
     assert targets.probabilities([torch.empty(0, 8)], 0.04)[0].shape == (0, 8)
@@ -162,7 +162,7 @@ def test_sigreg_is_epps_and_pulleys_statistic_of_each_view_and_direction() -> No
     assert point.item() == pytest.approx(100 * (2 * np.pi) ** 0.5 * (1 - 2**0.5 + 3**-0.5), rel=1e-3)
 
 
-def test_lejepas_distance_is_of_every_view_to_the_mean_of_the_global_ones() -> None:
+def test_lejepas_distance_is_from_every_view_to_the_mean_of_the_global_views() -> None:
     embeddings = GENERATOR.normal(size=(5, 4, 6))
     terms = [
         (embeddings[v, b] - (embeddings[0, b] + embeddings[1, b]) / 2) ** 2

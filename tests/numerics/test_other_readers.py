@@ -184,7 +184,7 @@ def documented() -> dict[str, dict[str, Cell]]:
 )  # of MONAI's nvImageCodec, and what it says of an enhanced CT's geometry
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reader", READERS)
-def test_a_reader_does_what_the_document_says(reader: str, kind: str, scan_of: Callable[[str], Scan]) -> None:
+def test_each_reader_behaves_as_documented(reader: str, kind: str, scan_of: Callable[[str], Scan]) -> None:
     scan = scan_of(kind)
     off, right, slices = documented()[kind][reader]
     reads = [READERS[reader](scan.folder)]
@@ -195,7 +195,7 @@ def test_a_reader_does_what_the_document_says(reader: str, kind: str, scan_of: C
         assert (in_place(read, scan.middles), len(scan.middles)) == (right, slices)
 
 
-def test_ours_is_right_for_each_kind_that_the_document_has() -> None:
+def test_our_reader_is_right_for_every_documented_case() -> None:
     table = documented()
     assert set(table) == set(KINDS)
     assert all(set(row) >= set(READERS) for row in table.values())

@@ -66,7 +66,9 @@ def test_the_regularisation_path_equals_scikit_learn() -> None:
             assert intercepts[number, 0].item() == pytest.approx(model.intercept_[0], abs=0.02)
 
 
-def test_strengths_solved_in_parts_are_those_solved_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regularisation_strengths_solved_in_parts_equal_those_solved_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     x = torch.from_numpy(Scaling.over(features(), np.arange(400))(features()))
     labels = torch.stack([x[:, 0] > 0.5, x[:, 1] > 0], dim=1).float()
     used = (torch.arange(400)[:, None] % torch.tensor([2, 3]) > 0).float()
@@ -153,7 +155,7 @@ def test_linear_equals_an_optimizer_for_each_rate() -> None:
         assert found.scores == pytest.approx(results[best][case.scored], abs=1e-4)
 
 
-def test_a_batch_holds_no_volume_twice_before_all_were_there() -> None:
+def test_a_batch_repeats_no_volume_before_all_were_drawn() -> None:
     batches = batches_of_steps(10, 4, 5, seed=1)
     assert [len(batch) for batch in batches] == [4] * 5
     assert np.array_equal(np.sort(np.concatenate(batches).reshape(2, 10)), [np.arange(10)] * 2)
@@ -180,7 +182,7 @@ def test_neighbours_equal_scikit_learn() -> None:
     assert found.scores == pytest.approx(expected[best][len(case.validation) :], abs=1e-4)
 
 
-def test_attention_finds_a_mark_on_one_patch_that_the_mean_hides() -> None:
+def test_attention_detects_a_mark_on_one_patch_that_the_mean_dilutes() -> None:
     generator = np.random.default_rng(0)
     volumes, patches, width = 300, 64, 16
     tokens = generator.normal(size=(volumes, patches, width)).astype(np.float32)
@@ -199,7 +201,7 @@ def test_attention_finds_a_mark_on_one_patch_that_the_mean_hides() -> None:
     assert roc_auc_score(truth, mean.scores) < 0.7
 
 
-def test_one_volume_of_each_class_is_enough_for_every_method() -> None:
+def test_every_method_fits_one_volume_of_each_class() -> None:
     x = features()
     labels = np.arange(len(x)) % 2 == 0
     rows = np.arange(4)

@@ -238,7 +238,7 @@ def test_our_encoder_gives_the_references_features(tmp_path: Path, registers: in
 
 
 @pytest.mark.parametrize("network", ["student", "teacher"])
-def test_a_dino_checkpoint_comes_back_bit_for_bit(tmp_path: Path, network: str) -> None:
+def test_a_dino_checkpoint_survives_the_round_trip_bit_for_bit(tmp_path: Path, network: str) -> None:
     states = {"student": vit_state() | head_state(), "teacher": vit_state() | head_state()}
     torch.save(dino_checkpoint(states["student"], states["teacher"]), tmp_path / "dino.pt")
     convert(tmp_path / "dino.pt", "--out", tmp_path / "ours", "--network", network, "--heads", HEADS)
@@ -256,7 +256,9 @@ def test_a_dino_checkpoint_comes_back_bit_for_bit(tmp_path: Path, network: str) 
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_an_mae_checkpoint_reconstructs_the_same_and_comes_back(tmp_path: Path, use_bias: bool) -> None:
+def test_an_mae_checkpoint_reconstructs_the_same_and_survives_the_round_trip(
+    tmp_path: Path, use_bias: bool
+) -> None:
     state = mae_state(use_bias)
     document: dict[str, Any] = {"epoch": 1, "state_dict": {f"module.{n}": t for n, t in state.items()}}
     torch.save({**document, "momentum_model_state_dict": None}, tmp_path / "mae.pt")
@@ -277,7 +279,7 @@ def test_an_mae_checkpoint_reconstructs_the_same_and_comes_back(tmp_path: Path, 
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_an_encoder_trained_here_goes_to_the_reference(tmp_path: Path) -> None:
+def test_an_encoder_trained_here_exports_to_the_reference(tmp_path: Path) -> None:
     model = {"width": WIDTH, "depth": DEPTH, "heads": HEADS, "patch_size": PATCH}
     settings = TrainConfig.model_validate({"data": {"path": "d", "view_size": PATCH * GRID}, "model": model})
     student = Student(settings)
@@ -302,7 +304,7 @@ def test_an_encoder_trained_here_goes_to_the_reference(tmp_path: Path) -> None:
         ({}, {"patch_size": (PATCH, PATCH, 2)}, "model.patch_size"),
     ],
 )
-def test_an_encoder_the_reference_can_not_hold_is_refused(
+def test_an_encoder_that_the_reference_cannot_represent_is_refused(
     tmp_path: Path, data: dict[str, object], model: dict[str, object], key: str
 ) -> None:
     model = {"width": WIDTH, "depth": DEPTH, "heads": HEADS, "patch_size": PATCH, **model}
@@ -352,7 +354,7 @@ def foreign(change: str) -> State:
         ("another model", "patch_embedding.patch_embeddings.weight: missing"),
     ],
 )
-def test_a_foreign_checkpoint_gets_one_line_that_names_the_weight(
+def test_a_foreign_checkpoint_is_refused_in_one_line_that_names_the_weight(
     tmp_path: Path, change: str, expected: str
 ) -> None:
     torch.save(foreign(change), tmp_path / "foreign.pt")
@@ -363,7 +365,7 @@ def test_a_foreign_checkpoint_gets_one_line_that_names_the_weight(
     assert not (tmp_path / "ours").exists()
 
 
-def test_files_that_are_no_checkpoints_get_one_line(tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("weights")
     torch.save({"state_dict": vit_state()}, tmp_path / "mae.pt")
     torch.save({"state_dict": vit_state(), "code": Path("x")}, tmp_path / "code.pt")

@@ -47,7 +47,7 @@ def exact(own: StoredFeatures) -> Search:
 
 
 @pytest.mark.parametrize("at_once", [1, 300, 2**24])
-def test_each_question_has_the_precision_and_recall_of_scikit_learn(
+def test_each_query_has_the_precision_and_recall_of_scikit_learn(
     heads: Heads, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_module, "AT_ONCE", at_once)
@@ -87,13 +87,13 @@ def test_chance_is_the_mean_over_all_rankings() -> None:
     assert asked.by_chance == pytest.approx(np.tile(mean, (4, 1)))
 
 
-def test_where_there_are_few_volumes_recall_is_certain() -> None:
+def test_recall_is_1_with_few_volumes() -> None:
     labels = np.array([[1.0], [1.0], [0.0]])
     (asked,) = evaluate_queries(exact(stored(np.eye(3), 3)), np.arange(3), labels)
     assert asked.by_chance[:, 1:].tolist() == [[0.5, 1.0, 1.0]] * 2
 
 
-def test_intervals_cover_the_mean_and_count_a_patient_once(heads: Heads) -> None:
+def test_intervals_contain_the_mean_and_count_a_patient_once(heads: Heads) -> None:
     x, patients, labels = heads
     asked = evaluate_queries(exact(stored(x, VOLUMES)), patients, labels)[0]
     precision, *recalls = drawn(asked, 2000)
@@ -108,7 +108,7 @@ def test_intervals_cover_the_mean_and_count_a_patient_once(heads: Heads) -> None
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_an_index_that_ranks_all_gives_the_figures_of_the_exact_search(heads: Heads, code: str) -> None:
+def test_an_exhaustive_index_gives_the_figures_of_the_exact_search(heads: Heads, code: str) -> None:
     x, patients, labels = heads
     labels = np.column_stack([labels, patients % 5])
     own = stored(x, 60)
@@ -148,7 +148,7 @@ class Beginnings:
         return np.where(np.arange(29) < self.depth, order, -1)[:, : self.depth + 2]
 
 
-def test_precision_of_a_beginning_is_that_of_a_plain_loop_and_by_chance_its_mean() -> None:
+def test_precision_at_k_equals_a_plain_loop_and_chance_is_its_mean() -> None:
     patients, labels = np.arange(30), (np.arange(30)[:, None] < 9).astype(float)
     found: list[np.ndarray] = []
     expected: list[np.ndarray] = []
@@ -167,7 +167,7 @@ def test_precision_of_a_beginning_is_that_of_a_plain_loop_and_by_chance_its_mean
     assert np.mean(found) == pytest.approx(asked.by_chance[0, 0], abs=0.005)
 
 
-def test_an_index_finds_what_is_near_and_its_cosines_are_exact() -> None:
+def test_an_index_finds_near_neighbours_with_exact_cosines() -> None:
     generator = np.random.default_rng(4)
     centres = generator.normal(size=(60, 32))
     own = stored(centres[generator.integers(0, 60, 6000)] + generator.normal(size=(6000, 32)) * 0.6, 6000)

@@ -57,7 +57,7 @@ def test_coordinates_are_centres_of_patches_and_each_axis_spans_the_box() -> Non
     np.testing.assert_allclose(made, grid_coordinates(2, 5, 3), atol=1e-6)
 
 
-def test_patches_are_turned_and_other_tokens_and_channels_are_not() -> None:
+def test_only_patch_tokens_are_rotated_in_their_rope_channels() -> None:
     x = torch.randn(2, 3, 2 + 30, HEAD, generator=torch.Generator().manual_seed(0))
     turns = rotation(patch_coordinates((2, 5, 3), x.device), HEAD)
     made = rotate(x, turns)
@@ -83,7 +83,7 @@ def test_scores_depend_on_differences_of_coordinates_alone() -> None:
     assert (moved - (query * key).sum(-1)).abs().max() > 0.1
 
 
-def test_an_encoder_is_the_plain_one_with_turned_queries_and_keys() -> None:
+def test_an_encoder_equals_the_plain_one_with_rotated_queries_and_keys() -> None:
     rotary = encoder()
     assert rotary.positions is None
     assert not any("positions" in name for name in rotary.state_dict())
@@ -108,7 +108,7 @@ def test_an_encoder_is_the_plain_one_with_turned_queries_and_keys() -> None:
     np.testing.assert_allclose(cls_attention(rotary, x).flatten(2), seen[:, :, 2:], atol=1e-6)
 
 
-def test_patches_that_are_kept_keep_their_places() -> None:
+def test_kept_patches_keep_their_positions() -> None:
     rotary, x = encoder(), torch.rand(2, 3, 12, 12, 12).double()
     keep = torch.stack([torch.randperm(27, generator=torch.Generator().manual_seed(s)) for s in (0, 1)])
     whole, permuted = rotary(x), rotary(x, keep)
@@ -117,7 +117,7 @@ def test_patches_that_are_kept_keep_their_places() -> None:
         torch.testing.assert_close(permuted[row, 2:], whole[row, 2:][order])
 
 
-def test_boxes_are_drawn_by_step_and_stay_in_their_limits() -> None:
+def test_boxes_are_drawn_by_step_within_their_limits() -> None:
     settings = config({"shift": 0.25, "stretch": 1.5, "rescale": 2})
     drawn = torch.stack([boxes_of(settings, step) for step in range(400)])
     factor, offset = drawn[:, :, 0], drawn[:, :, 1]
@@ -141,7 +141,7 @@ def boxes_of(settings: TrainConfig, step: int) -> torch.Tensor:
     return drawn
 
 
-def test_the_students_passes_are_jittered_and_nothing_else_is() -> None:
+def test_only_student_passes_are_jittered() -> None:
     settings = config({"shift": 0.1, "stretch": 1.2, "rescale": 2})
     drawn, now = draw(settings, 0, np.array([3, 8])), scheduled(settings, 0)
     boxes = boxes_of(settings, 0)
@@ -182,7 +182,7 @@ def test_the_students_passes_are_jittered_and_nothing_else_is() -> None:
         ({"rope_jitter": {"rescale": 0.5}}, "rope_jitter.rescale"),
     ],
 )
-def test_what_can_not_be_is_refused(model: dict[str, object], key: str) -> None:
+def test_impossible_rope_settings_are_refused(model: dict[str, object], key: str) -> None:
     with pytest.raises(ValidationError, match=key):
         config(**model)
 

@@ -22,7 +22,7 @@ def built(slices: Acquisition, written: np.ndarray, folder: Path) -> Volume:
 
 
 @pytest.mark.parametrize("gap", [2.5, 4.3])
-def test_rounded_steps_are_equal_again(gap: float, tmp_path: Path) -> None:
+def test_rounded_positions_become_equidistant_again(gap: float, tmp_path: Path) -> None:
     """Within a tenth of a millimetre, but for the one offset that rounding leaves in them all."""
     slices = axial(slices=60, gap=gap, start=(-70, -60, 10.2))
     rounded = np.floor(slices.positions + 0.5)
@@ -45,7 +45,7 @@ def test_rounded_steps_are_equal_again(gap: float, tmp_path: Path) -> None:
         np.arange(30) * 5,
     ],
 )
-def test_other_positions_stay_what_they_are(heights: np.ndarray, tmp_path: Path) -> None:
+def test_other_positions_stay_unchanged(heights: np.ndarray, tmp_path: Path) -> None:
     slices = Acquisition(np.stack([np.full(len(heights), -70.0), np.full(len(heights), -60.0), heights], 1))
     for k, position in enumerate(slices.positions):
         save(ct_image(np.zeros((4, 4), np.int16), **slices.attributes(position)), tmp_path / "e" / str(k))

@@ -22,12 +22,12 @@ def config(**sections: object) -> TrainConfig:
     return TrainConfig.model_validate({"data": {"path": "unused"}, **sections})
 
 
-def test_the_references_published_weights_are_of_the_size_its_notebook_prints() -> None:
+def test_the_references_published_weights_have_the_size_in_its_notebook() -> None:
     bare = {"qkv_bias": False, "register_tokens": 0, "positions": "learned"}
     assert parameter_counts(config(model=bare))["encoder"] == 89_404_416
 
 
-def test_vit_b_by_hand() -> None:
+def test_vit_b_parameters_counted_by_hand() -> None:
     embedding = 3 * 12**3 * 768 + 768
     attention = 768 * 3 * 768 + 3 * 768 + 768 * 768 + 768
     mlp = 768 * 3072 + 3072 + 3072 * 768 + 768
@@ -57,7 +57,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("model", "objective"), OPTIONS)
 @pytest.mark.parametrize("size", ["S", "B", "L"])
-def test_counts_are_those_of_the_model_that_is_built(
+def test_counts_equal_the_built_model(
     size: str, model: dict[str, object], objective: dict[str, object]
 ) -> None:
     for sizes in ((96, 12), ((56, 224, 224), (4, 16, 16))):
@@ -78,7 +78,7 @@ def require_counts(settings: TrainConfig) -> None:
     ("view", "local", "patch"), [(16, 8, 4), (16, 16, 4), ((4, 16, 24), (4, 8, 16), (2, 4, 8))]
 )
 @pytest.mark.parametrize(("model", "objective"), OPTIONS)
-def test_operations_are_those_that_torch_counts(
+def test_operations_equal_the_count_of_torch(
     model: dict[str, object], objective: dict[str, object], view: Size, local: Size, patch: Size
 ) -> None:
     sizes = {"width": 48, "depth": 2, "heads": 2, "head_hidden": 64, "head_bottleneck": 32, "prototypes": 40}
@@ -108,7 +108,7 @@ def test_operations_are_those_that_torch_counts(
     assert whole.get_total_flops() == pytest.approx(2 * training_flops(settings), rel=2e-4)
 
 
-def test_local_views_of_half_the_edge_spare_a_third_of_the_references_operations() -> None:
+def test_local_views_of_half_the_edge_save_a_third_of_the_references_operations() -> None:
     """By hand: of a view's 98 GFLOP, 68 tokens after 64 patches need 11.3; three passes of two such views."""
 
     def encoder(patches: int) -> int:
@@ -135,7 +135,7 @@ def test_the_documented_table_is_the_counted_one() -> None:
         assert shown in text
 
 
-def test_what_starts_late_counts_for_the_steps_in_which_it_is_computed() -> None:
+def test_a_part_that_starts_late_counts_only_for_its_steps() -> None:
     none, whole, late = (
         training_flops(config(objective=keys))
         for keys in ({}, {"gram_weight": 1, "gram_begin": 0}, {"gram_weight": 1, "gram_begin": 0.75})

@@ -51,7 +51,7 @@ def test_only_pairs_inside_a_fold_count() -> None:
     assert areas_with_covariance([scored])[0][0] == pytest.approx(right / pairs, abs=1e-12)
 
 
-def test_resamples_equal_those_of_a_brute_force_bootstrap() -> None:
+def test_resamples_equal_a_brute_force_bootstrap() -> None:
     first, resamples = cohort(), 40
     second = noisier(first, 0.3)
     patients = first.patients.max() + 1
@@ -92,7 +92,7 @@ OVARIAN = """
 """Albumin, total protein, Krebs-Goplerud score and outcome of the patients of DeLong et al. 1988."""
 
 
-def test_delong_gives_the_published_values_of_its_own_patients() -> None:
+def test_delong_gives_the_values_published_in_its_paper() -> None:
     """Areas, errors and contrasts as SAS/STAT documents them (PROC LOGISTIC, comparing ROC curves)."""
     albumin, protein, score, outcome = np.array(OVARIAN.split(), float).reshape(-1, 4).T
     tests = [
@@ -124,7 +124,7 @@ def test_delong_equals_the_structural_components_of_1988() -> None:
     assert covariance == pytest.approx(expected, abs=1e-12)
 
 
-def test_delong_counts_a_patient_once_however_often_it_was_scanned() -> None:
+def test_delong_counts_a_patient_with_several_scans_once() -> None:
     once = cohort(volumes=60)
     once = Scored(once.scores, once.labels, np.arange(60), once.folds)
     twice = Scored(
@@ -145,7 +145,7 @@ def test_delong_agrees_with_the_bootstrap_over_patients_and_folds() -> None:
     assert covariance[0, 1] == pytest.approx(expected[0, 1], rel=0.25)
 
 
-def test_delong_rejects_a_true_hypothesis_as_often_as_it_should() -> None:
+def test_delong_rejects_a_true_null_hypothesis_at_the_nominal_rate() -> None:
     generator = np.random.default_rng(0)
     labels, patients, folds = np.arange(80) < 30, np.arange(80), np.zeros(80, int)
     found = []
@@ -156,7 +156,7 @@ def test_delong_rejects_a_true_hypothesis_as_often_as_it_should() -> None:
     assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.03)
 
 
-def test_the_same_classifier_is_no_different() -> None:
+def test_a_classifier_does_not_differ_from_itself() -> None:
     found = compare(cohort(), cohort(), 0.95)
     assert (found.difference, found.p) == (0, 1)
 
@@ -199,7 +199,7 @@ def test_equal_probabilities_share_a_bin() -> None:
     assert (list(curve.volumes), curve.error) == ([80, 20], 0)
 
 
-def test_thresholds_are_the_best_of_all_there_are() -> None:
+def test_thresholds_are_the_best_of_all_candidates() -> None:
     scored = cohort()
     scores, labels = scored.scores, scored.labels
     every = [rates(scores, labels, t) for t in (-np.inf, *np.unique(scores), np.inf)]
@@ -214,7 +214,7 @@ def test_thresholds_are_the_best_of_all_there_are() -> None:
         assert found.specificity == max(r.specificity for r in every if r.sensitivity >= least)
 
 
-def test_what_needs_both_classes_is_nan_with_one() -> None:
+def test_figures_that_need_both_classes_are_nan_with_one() -> None:
     scored = Scored(np.array([0.1, 0.4]), np.array([True, True]), np.arange(2), np.zeros(2, int))
     [roc], [precision] = bootstrap([Ranking(scored)], 2, 10, seed=0)
     assert np.isnan([auc(scored), roc.interval(0.95).low, precision.value]).all()

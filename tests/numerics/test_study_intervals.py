@@ -36,7 +36,7 @@ def test_draws_of_one_pretraining_do_not_count_as_pretrainings() -> None:
     }
 
 
-def test_draws_are_independent_where_each_has_a_pretraining_of_its_own_or_all_have_one() -> None:
+def test_draws_are_independent_with_separate_pretrainings_or_a_single_one() -> None:
     values = np.random.default_rng(0).normal(0.7, 0.05, 8)
     expected = (values.var() / 8) ** 0.5
     assert resampled_means([areas(values)]).std() == pytest.approx(expected, rel=0.05)
@@ -44,7 +44,7 @@ def test_draws_are_independent_where_each_has_a_pretraining_of_its_own_or_all_ha
     assert resampled_means(each).std() == pytest.approx(expected, rel=0.05)
 
 
-def test_heads_are_drawn_equally_for_all_draws() -> None:
+def test_the_same_heads_are_resampled_for_all_draws() -> None:
     heads = np.random.default_rng(1).normal(0.7, 0.05, (1, 1 + BOOTSTRAP, 1))
     drawn = resampled_means([np.repeat(heads, 2, axis=0), heads])
     np.testing.assert_allclose(drawn, heads[0, 1:])

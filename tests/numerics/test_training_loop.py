@@ -63,7 +63,7 @@ def plain_losses(config: TrainConfig) -> list[float]:
     return losses
 
 
-def test_two_ranks_under_zero_2_lose_what_a_plain_loop_loses(tmp_path: Path) -> None:
+def test_two_ranks_under_zero_2_have_the_losses_of_a_plain_loop(tmp_path: Path) -> None:
     plain: dict[str, dict[str, object]] = {
         "model": {"drop_path": 0, "positions": "sincos"},
         "objective": {"ibot_weight": 0},

@@ -223,7 +223,7 @@ TOLERANCES = (1e-5, 1e-4, 1e-5, 1e-5)
 """Gamma's is wider: a power of 0.35 magnifies float32's rounding near the minimum."""
 
 
-def test_windows_are_monais_exactly() -> None:
+def test_windows_equal_monais_exactly() -> None:
     volume = head((60, 60, 60))
     whole = [ViewParameters((2, 2, 2), (24, 24, 24))] * 2  # the size of the view: nothing is averaged
     made = views_of(volume, whole)[0]
@@ -236,7 +236,7 @@ def test_windows_are_monais_exactly() -> None:
     ("plain", "size", "local"),
     [(True, 24, 24), (False, 24, 24), (False, 24, 12), (True, FLAT, None), (False, FLAT, LOCAL)],
 )
-def test_views_are_the_reference_chain_in_monai(
+def test_views_equal_the_reference_chain_in_monai(
     shape: Edges, plain: bool, size: int | Edges, local: int | Edges | None
 ) -> None:
     drawn = [ViewParameters(view.start, view.edge) for view in DRAWN] if plain else DRAWN
@@ -250,7 +250,7 @@ def test_views_are_the_reference_chain_in_monai(
 
 
 @pytest.mark.parametrize(("size", "local"), [(24, 12), (FLAT, LOCAL)])
-def test_the_squeezed_field_is_the_references(size: int | Edges, local: int | Edges) -> None:
+def test_the_squeezed_field_equals_the_references(size: int | Edges, local: int | Edges) -> None:
     volume = np.full((50, 70, 64), -1000, np.int16)
     volume[5:46, 10:66, 3:60] = head((41, 56, 57), seed=2)
     cropped = mt.CropForeground(allow_smaller=False)(torch.from_numpy(volume[None].astype(np.float32)))
@@ -294,7 +294,7 @@ def dali(view: np.ndarray, kernels: np.ndarray, gamma: np.float32) -> tuple[Data
 
 
 @pytest.mark.parametrize("edge", [(50, 56, 29), (10, 70, 90)])
-def test_compiled_smoothing_and_contrast_have_the_bits_of_dalis_operators(edge: Edges) -> None:
+def test_compiled_smoothing_and_contrast_equal_dalis_operators_bit_for_bit(edge: Edges) -> None:
     """So that a run that an earlier version began goes on as it would have."""
     view = cut_view(head((40, 61, 56)), (3, -9, 10), edge, WINDOWS, FLAT, shift=0.125)
     kernels, gamma = smoothing.taps((0.5, 0.77, 1.0), 4), np.float32(0.35)
@@ -350,7 +350,7 @@ for view, made in enumerate(cut_on_gpu(*tensors, sizes)):
 """
 
 
-def test_the_gpu_kernel_has_the_numbers_of_the_cpu_kernel() -> None:
+def test_the_gpu_kernel_equals_the_cpu_kernel() -> None:
     """Triton's interpreter runs it, in a process of its own: the choice is made when it is imported."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", GPU_CODE], env=environment, capture_output=True, text=True)
@@ -358,7 +358,7 @@ def test_the_gpu_kernel_has_the_numbers_of_the_cpu_kernel() -> None:
 
 
 @pytest.mark.parametrize("field", ["isotropic", "squeezed"])
-def test_the_gpu_graph_is_one_that_dali_accepts(
+def test_dali_accepts_the_gpu_graph(
     field: Literal["isotropic", "squeezed"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As far as that shows without a GPU: the operators' devices fit, and the views stay on the GPU."""

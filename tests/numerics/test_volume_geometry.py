@@ -64,7 +64,7 @@ def acquisition(seed: int) -> Acquisition:
 
 @pytest.mark.parametrize("seed", range(18))
 @pytest.mark.parametrize(("function", "tolerance"), [(ramp, 1.25), (waves, 4.0)])
-def test_any_acquisition_gives_the_sampled_function(
+def test_any_acquisition_reproduces_the_sampled_function(
     function: Function, tolerance: float, seed: int, tmp_path: Path
 ) -> None:
     scan = acquisition(seed)
@@ -84,7 +84,9 @@ def test_any_acquisition_gives_the_sampled_function(
     assert np.all(volume.voxels[sideways | below | above] == AIR_HU)
 
 
-def test_the_rows_kept_in_memory_change_no_voxel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_rows_in_memory_changes_no_voxel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those of one slice at a time, of a plane's slices, or of all."""
     usual = resample.slices_of_a_plane
     heights = np.cumsum([3.0, 4.5, 2.2, 6.1] * 6)

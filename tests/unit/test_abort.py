@@ -63,7 +63,7 @@ def run(tmp_path: Path, train: str, ranks: int) -> list[tuple[int, str, str]]:
 @pytest.mark.parametrize(
     ("first", "stands"), [(0, "time.sleep(600)"), (1, "dist.barrier()")], ids=["elsewhere", "in gloo"]
 )
-def test_all_ranks_end_with_the_words_of_the_one_that_failed(tmp_path: Path, first: int, stands: str) -> None:
+def test_all_ranks_end_with_the_message_of_the_failed_rank(tmp_path: Path, first: int, stands: str) -> None:
     train = f"if rank_info.rank == {first}: raise {LOST}\n{stands}"
     ranks = run(tmp_path, train, 3)
     assert [code for code, *_ in ranks] == [71, 71, 71], ranks
@@ -73,7 +73,7 @@ def test_all_ranks_end_with_the_words_of_the_one_that_failed(tmp_path: Path, fir
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_loss_that_the_training_does_not_notice_ends_it_too(tmp_path: Path, ranks: int) -> None:
+def test_a_lost_process_unnoticed_by_the_training_ends_it(tmp_path: Path, ranks: int) -> None:
     lost = f"if rank_info.rank == 0: flag.lost = lambda: {LOST}\n"
     last = "flag.last = lambda: print('saved', flush=True)\n"
     ended = run(tmp_path, lost + last + "time.sleep(600)", ranks)
@@ -89,6 +89,6 @@ def test_a_rank_that_is_killed_ends_the_others_and_a_defect_keeps_its_traceback(
     assert "RuntimeError" in other[2]
 
 
-def test_ranks_that_end_well_do_not_wait(tmp_path: Path) -> None:
+def test_ranks_that_succeed_do_not_wait(tmp_path: Path) -> None:
     ended = run(tmp_path, "if rank_info.rank == 1: time.sleep(2)", 2)
     assert ended == [(0, "", ""), (0, "", "")]

@@ -49,7 +49,7 @@ def test_a_hole_in_the_field_is_refused(place: tuple[int, int, int], value: floa
 
 
 @pytest.mark.parametrize("name", ["a.nii", "A.NII", "a.nii.gz", "A.NII.GZ", "packed.nii", "plain.nii.gz"])
-def test_a_niftis_name_says_no_more_than_that_it_is_one(name: str, tmp_path: Path) -> None:
+def test_the_name_of_a_nifti_file_is_used_for_its_type_only(name: str, tmp_path: Path) -> None:
     """Discs that know no small letters, and browsers that unpack and keep the name."""
     hu, affine = ball()
     plain = nibabel.Nifti1Image(hu, np.diag([-1, -1, 1, 1]) @ affine).to_bytes()

@@ -45,7 +45,7 @@ def concluded(
     return found
 
 
-def test_an_attempt_records_where_it_ran_with_what_and_from_which_step_to_which(
+def test_an_attempt_records_machine_software_and_its_range_of_steps(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"JOB_ID": "12", "PROCID": "0", "RESTART_COUNT": "3"}.items():
@@ -67,7 +67,7 @@ def test_an_attempt_records_where_it_ran_with_what_and_from_which_step_to_which(
     assert written.ended >= written.began
 
 
-def test_the_software_on_record_is_that_of_the_process(run: Path) -> None:
+def test_the_recorded_software_is_that_of_the_process(run: Path) -> None:
     software = start(run).software
     assert software.version == version("fmct-hpc")
     assert software.packages["torch"] == version("torch")
@@ -102,7 +102,7 @@ def test_the_next_attempt_concludes_a_killed_one(run: Path) -> None:
     assert attempts.attempts(run)[1].steps == 0
 
 
-def test_the_rank_that_failed_is_named_and_not_those_that_lost_it(run: Path) -> None:
+def test_the_failed_rank_is_named_and_not_its_disconnected_peers(run: Path) -> None:
     attempt = start(run)
     note_failure(run, attempt.number, 0, RuntimeError(LOST))
     note_failure(run, attempt.number, 2, DamagedDataError("shard-3.zarr: volume k: wrong CRC"))
@@ -111,7 +111,7 @@ def test_the_rank_that_failed_is_named_and_not_those_that_lost_it(run: Path) -> 
     assert ended.detail == "shard-3.zarr: volume k: wrong CRC"
 
 
-def test_a_rank_that_said_nothing_is_known_by_its_launcher(run: Path) -> None:
+def test_a_rank_that_failed_silently_is_reported_by_its_launcher(run: Path) -> None:
     attempt = start(run)
     note_failure(run, attempt.number, 0, RuntimeError(LOST))
     ended = concluded(run, "crash", "rank 1: killed by SIGKILL", rank=1, code=137)
@@ -134,14 +134,14 @@ def test_a_failure_has_its_cause(run: Path, error: BaseException, cause: str) ->
     assert concluded(run).cause == cause
 
 
-def test_a_hang_is_reported_by_the_stacks_that_it_left(run: Path) -> None:
+def test_a_hang_is_reported_from_its_stack_dump(run: Path) -> None:
     start(run)
     (run / "hangs").mkdir()
     (run / "hangs/rank-00003.txt").write_text("stacks")
     assert concluded(run, "crash", code=70).cause == "hang"
 
 
-def test_only_what_explains_a_signal_replaces_a_recorded_end(run: Path) -> None:
+def test_a_recorded_end_is_replaced_only_by_the_cause_of_a_signal(run: Path) -> None:
     end(run, start(run), 0, "SIGTERM")
     assert concluded(run).cause == "stopped"
     assert concluded(run, "preempted").cause == "preempted"
@@ -159,7 +159,7 @@ def test_a_damaged_record_is_left_out_and_never_overwritten(
     assert "0001.json" in caplog.text
 
 
-def test_a_job_that_started_again_waits_for_what_is_left_of_its_last_start(
+def test_a_restarted_job_waits_for_leftover_processes_of_its_last_start(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run.mkdir()
@@ -176,7 +176,7 @@ def test_a_job_that_started_again_waits_for_what_is_left_of_its_last_start(
             pass
 
 
-def test_ranks_are_refused_a_file_in_the_run_folders_place(run: Path) -> None:
+def test_ranks_refuse_a_file_in_place_of_the_run_folder(run: Path) -> None:
     run.write_text("mine")
     with pytest.raises(FmctError, match=r"run: is a file; "), writing(run, "fmct train"):
         pass

@@ -99,7 +99,7 @@ SWEEP = ["sweep", "sweep.yaml", "--out", "out"]
         ),
     ],
 )
-def test_one_line_names_what_is_wrong(
+def test_invalid_arguments_are_refused_in_one_line(
     place: Path, words: list[str], names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)

@@ -27,7 +27,7 @@ def test_the_tables_of_what_ran_are_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["order", "unheard"])
-def test_what_cannot_be_written_is_refused(tmp_path: Path, name: str) -> None:
+def test_benchmarks_that_do_not_match_the_document_are_refused(tmp_path: Path, name: str) -> None:
     document = tmp_path / "benchmarks.md"
     document.write_text(OLD)  # which prints one table only
     with pytest.raises(SystemExit):
@@ -35,7 +35,7 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, name: str) -> None:
     assert document.read_text() == OLD
 
 
-def test_the_document_names_benchmarks_that_there_are() -> None:
+def test_the_document_names_existing_benchmarks() -> None:
     blocks = BLOCK.findall(DOCUMENT.read_text())
     assert len(blocks) > 10
     assert all((HERE / command.split()[0]).is_file() for _, _, command, _ in blocks)

@@ -116,7 +116,7 @@ def test_two_datasets_become_one_page(file: Path, monkeypatch: pytest.MonkeyPatc
     assert Path("out/benchmark.html").read_text() == page
 
 
-def test_a_cluster_does_it_task_by_task(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_runs_it_task_by_task(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan, extraction and grid by numbers that count over both datasets, then the page."""
     monkeypatch.chdir(file.parent)
     grid = ["methods=[attentive]", "fractions=[1.0]", "task_minutes=0.1"]
@@ -138,7 +138,7 @@ def test_a_cluster_does_it_task_by_task(file: Path, monkeypatch: pytest.MonkeyPa
         whole.run_task(tasks)
 
 
-def test_what_a_benchmark_refuses(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_benchmarks_are_refused(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     for wrong, said in (
         ("datasets=[]", "datasets"),
@@ -162,7 +162,7 @@ def test_what_a_benchmark_refuses(file: Path, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("benchmark-*.yaml")), ids=lambda path: path.stem)
-def test_a_benchmark_recipe_is_one(path: Path) -> None:
+def test_benchmark_recipes_are_valid(path: Path) -> None:
     config = load(BenchmarkConfig, path, [])
     for dataset in config.datasets:
         sweep = config.sweep(dataset, Path("out"))

@@ -13,7 +13,7 @@ def address(array: np.ndarray) -> int:
     return array.ctypes.data
 
 
-def test_memory_in_use_is_not_given_again() -> None:
+def test_memory_in_use_is_not_reused() -> None:
     buffers = Buffers(2)
     one, two = (buffers.take(SHAPE, np.uint16) for _ in range(2))
     part, places = one[5:, 7], {address(one), address(two)}
@@ -26,7 +26,7 @@ def test_memory_in_use_is_not_given_again() -> None:
     assert address(buffers.take(SHAPE, np.float16)) in places - {address(third)}
 
 
-def test_larger_arrays_get_larger_memory_and_small_ones_none_of_it() -> None:
+def test_larger_arrays_get_larger_memory_and_small_ones_bypass_it() -> None:
     buffers = Buffers(1)
     place = address(buffers.take(SHAPE, np.uint8))
     larger = buffers.take(SHAPE, np.float32)

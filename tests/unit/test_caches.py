@@ -45,7 +45,7 @@ def place() -> Path | None:
         caches.place.cache_clear()
 
 
-def test_the_first_place_that_can_be_used_is_taken(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_usable_folder_is_taken(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = alone / "tmp" / f"fmct-cache-{os.getuid()}"
     monkeypatch.setenv("HOME", "/nonexistent")
     assert place() == scratch
@@ -86,7 +86,7 @@ def _below_a_groups_folder(path: Path) -> None:
 @pytest.mark.parametrize(
     "taken", [_of_another, _a_link, _open_to_the_group, _below_a_groups_folder, Path.touch]
 )
-def test_a_place_that_another_may_write_to_is_not_used(alone: Path, taken: Callable[[Path], None]) -> None:
+def test_a_folder_that_others_can_write_to_is_not_used(alone: Path, taken: Callable[[Path], None]) -> None:
     if taken is _of_another and os.getuid():
         pytest.skip("only root can give a folder away")
     path = alone / "tmp" / "place"
@@ -104,7 +104,7 @@ def test_a_users_unusable_choice_is_reported(
     assert f"{caches.VARIABLE} is not used: {alone / 'mine'}: others can write to it" in caplog.text
 
 
-def test_libraries_keep_their_files_where_this_machine_lets_them(
+def test_libraries_keep_their_caches_in_a_writable_folder(
     alone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", os.environ.copy())
@@ -134,7 +134,7 @@ def hits(alone: Path) -> int:
     return int(done.stdout.split()[0])
 
 
-def test_a_cache_that_is_damaged_is_made_again(alone: Path) -> None:
+def test_a_damaged_cache_is_rebuilt(alone: Path) -> None:
     assert (hits(alone), hits(alone)) == (0, 1)
     files = sorted((alone / "home/.cache/fmct/numba").iterdir())
     assert {file.suffix for file in files} == {".nbi", ".nbc"}
@@ -144,7 +144,7 @@ def test_a_cache_that_is_damaged_is_made_again(alone: Path) -> None:
         assert hits(alone) == 1, f"{file.name} is not made anew"
 
 
-def test_code_is_found_by_all_that_it_is_compiled_from(tmp_path: Path) -> None:
+def test_compiled_code_is_keyed_by_all_of_its_sources(tmp_path: Path) -> None:
     def digest(body: str, factor: int, called: str) -> str:
         made: dict[str, Any] = {"njit": compiled.njit, "FACTOR": factor}
         exec(f"@njit()\ndef inner(x):\n return {called}", made)
@@ -161,7 +161,7 @@ def test_code_is_found_by_all_that_it_is_compiled_from(tmp_path: Path) -> None:
     assert len({base, *others}) == 4
 
 
-def test_code_below_in_its_module_counts_too(alone: Path) -> None:
+def test_compiled_code_is_keyed_by_its_whole_module(alone: Path) -> None:
     """When `njit` is called, what stands below its function is not there yet."""
     results = []
     for number in (1, 2):
@@ -195,7 +195,7 @@ def test_many_processes_at_once_share_a_cache(alone: Path) -> None:
     assert hits(alone) == 1
 
 
-def test_without_any_place_a_sound_dataset_is_sound(tmp_path: Path) -> None:
+def test_a_dataset_verifies_without_any_cache_folder(tmp_path: Path) -> None:
     """Everything is read-only, the home is absent and the user unknown."""
     write_dataset(tmp_path / "data", "zarr", {"a": {make_key(1): noise((33, 20, 20), 1)}})
     done = confined(
@@ -210,7 +210,7 @@ def test_without_any_place_a_sound_dataset_is_sound(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_a_home_that_takes_nothing_costs_no_result(alone: Path, full: bool) -> None:
+def test_an_unwritable_home_changes_no_result(alone: Path, full: bool) -> None:
     write_dataset(alone / "data", "zarr", {"a": {make_key(1): noise((33, 20, 20), 1)}})
     home = [alone / "home"]
     done = confined(

@@ -68,7 +68,7 @@ def queued(found: list[Step], **states: str) -> list[Queued]:
     return [Queued("7", s.job.name, states[s.stage], "", "/", "") for s in found if s.stage in states]
 
 
-def test_each_job_waits_for_what_it_reads(recipe: Path) -> None:
+def test_each_job_depends_on_the_jobs_whose_output_it_reads(recipe: Path) -> None:
     found = chain(recipe)
     stage = {step.job.name: step.stage for step in found}
     waits = {
@@ -89,7 +89,7 @@ def test_each_job_waits_for_what_it_reads(recipe: Path) -> None:
     assert submitted(found) == ORDER
 
 
-def test_a_sweep_hangs_on_the_training_beside_the_probe(recipe: Path) -> None:
+def test_a_sweep_depends_on_the_training_like_the_probe(recipe: Path) -> None:
     theirs = "encoders: [{name: theirs, function: 'peer_encoder:tiny'}]"
     found = chain(recipe, f"sweep={{set: [feature_tasks=2, {ALLOWED}], {theirs}}}")
     sweep = {step.job.name: step for step in found if step.stage not in ORDER}
@@ -113,7 +113,7 @@ def test_a_sweep_hangs_on_the_training_beside_the_probe(recipe: Path) -> None:
     ]
 
 
-def test_what_is_done_stays_until_something_it_was_made_from_is_newer(recipe: Path, tmp_path: Path) -> None:
+def test_finished_stages_stay_until_an_input_is_newer(recipe: Path, tmp_path: Path) -> None:
     found = chain(recipe)
     finish(found, *ORDER)
     assert submitted(found) == []
@@ -131,7 +131,7 @@ def test_what_is_done_stays_until_something_it_was_made_from_is_newer(recipe: Pa
         ("out/run/encoder.safetensors", ["train", "probe", "report"]),
     ],
 )
-def test_what_is_gone_is_made_again_with_what_follows(
+def test_missing_outputs_are_made_again_with_later_stages(
     recipe: Path, tmp_path: Path, gone: str, expected: list[str]
 ) -> None:
     found = chain(recipe)
@@ -141,7 +141,7 @@ def test_what_is_gone_is_made_again_with_what_follows(
     assert submitted(found) == expected
 
 
-def test_what_is_queued_is_not_submitted_again_and_the_rest_joins_it(recipe: Path) -> None:
+def test_queued_stages_are_not_submitted_again_and_later_ones_depend_on_them(recipe: Path) -> None:
     found = chain(recipe)
     finish(found, "scan", "labels", "plan")
     queue = queued(found, preprocess="RUNNING", collect="PENDING", train="PENDING", probe="PENDING")
@@ -157,7 +157,7 @@ def test_a_job_that_waits_for_one_that_failed_is_replaced(recipe: Path) -> None:
     assert replaced == {"train": "7"}
 
 
-def test_a_job_that_runs_on_what_is_to_be_made_again_is_in_the_way(recipe: Path) -> None:
+def test_a_job_running_on_outputs_to_be_replaced_is_refused(recipe: Path) -> None:
     found = chain(recipe)
     finish(found, "scan", "labels", "plan", "preprocess", "collect")
     with pytest.raises(FmctError, match="train is running as job 7"):
@@ -202,7 +202,9 @@ def test_a_changed_recipe_redoes_its_stage_and_what_follows(recipe: Path) -> Non
         (f"sweep={{set: [{ALLOWED}], encoders: [{{name: a, function: 'absent:f'}}]}}", "no module absent"),
     ],
 )
-def test_a_mistake_is_found_before_anything_is_submitted(recipe: Path, override: str, expected: str) -> None:
+def test_mistakes_are_reported_before_anything_is_submitted(
+    recipe: Path, override: str, expected: str
+) -> None:
     with pytest.raises(FmctError, match=expected):
         chain(recipe, override)
 
@@ -215,7 +217,7 @@ def unsplit(recipe: Path, tmp_path: Path) -> Path:
     return recipe
 
 
-def test_what_is_held_out_is_tested_on_and_not_trained_on(unsplit: Path, tmp_path: Path) -> None:
+def test_held_out_patients_are_tested_on_and_not_trained_on(unsplit: Path, tmp_path: Path) -> None:
     found = chain(unsplit, "holdout={test: 0.3, seed: 5}", "sweep={set: []}")
     stage = {step.job.name: step.stage for step in found}
     waits = {step.stage: [stage[name] for name in step.job.after_success] for step in found}
@@ -249,14 +251,14 @@ def test_what_is_held_out_is_tested_on_and_not_trained_on(unsplit: Path, tmp_pat
         ),
     ],
 )
-def test_a_hold_out_that_can_not_be_is_found_before_anything_is_submitted(
+def test_an_impossible_hold_out_is_reported_before_anything_is_submitted(
     unsplit: Path, overrides: list[str], expected: str
 ) -> None:
     with pytest.raises(FmctError, match=expected):
         chain(unsplit, *overrides)
 
 
-def test_labels_that_say_who_is_tested_leave_no_patient_to_hold_out(recipe: Path) -> None:
+def test_labels_with_splits_exclude_a_hold_out(recipe: Path) -> None:
     with pytest.raises(FmctError, match=r"labels.csv: .* column split .* holdout"):
         chain(recipe, "holdout={}")
 
@@ -281,7 +283,7 @@ def test_labels_and_key_are_read_before_anything_is_submitted(
         chain(recipe, *([f"labels={tmp_path / name}"] if name.startswith("labels") else []))
 
 
-def test_an_encoder_of_another_preprocessing_is_found_before_anything_is_submitted(
+def test_an_encoder_of_another_preprocessing_is_reported_before_anything_is_submitted(
     recipe: Path, tmp_path: Path
 ) -> None:
     weights = small_encoder(write_dataset(tmp_path / "data", 2), tmp_path / "encoder")
@@ -290,7 +292,7 @@ def test_an_encoder_of_another_preprocessing_is_found_before_anything_is_submitt
         chain(recipe, f"sweep={{set: [{ALLOWED}], {theirs}}}")
 
 
-def test_a_training_that_0_1_0_started_keeps_what_it_started_with(recipe: Path, tmp_path: Path) -> None:
+def test_a_training_of_0_1_0_keeps_its_defaults(recipe: Path, tmp_path: Path) -> None:
     def kept() -> dict[str, dict[str, object]]:
         (text,) = [step.recipe[1] for step in chain(recipe) if step.stage == "train" and step.recipe]
         found: dict[str, dict[str, object]] = yaml.safe_load(text)
@@ -307,7 +309,7 @@ def test_a_training_that_0_1_0_started_keeps_what_it_started_with(recipe: Path, 
     assert [model[key] for key in ("input_mean", "input_std", "initialisation")] == [0.0, 1.0, "fixed"]
 
 
-def test_the_kinds_that_the_probe_names_reach_the_labels_job(unsplit: Path, tmp_path: Path) -> None:
+def test_label_kinds_of_the_probe_reach_the_labels_job(unsplit: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("study_instance_uid,grade\n1.2,0\n1.3,2\n")
     found = chain(unsplit, f"probe.set=['kinds={{grade: ordinal}}', {ALLOWED}]")
     (job,) = (step.job for step in found if step.stage == "labels")

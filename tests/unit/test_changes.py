@@ -18,7 +18,7 @@ def near(found: np.ndarray, expected: np.ndarray, within: float = 0.51) -> None:
 
 
 @pytest.mark.parametrize(("slab", "voxels"), [(2.5, 5), (2.0, 4), (7.5, 15), (1.25, 2.5)])
-def test_thicker_slices_are_means_between_which_values_are_linear(slab: float, voxels: float) -> None:
+def test_thicker_slices_are_linearly_interpolated_means(slab: float, voxels: float) -> None:
     # Each voxel twice, so that a slab of two and a half is five whole ones.
     fine = np.repeat(VOLUME.astype(np.float64), 2, axis=0)
     cuts = np.arange(0, len(fine), int(2 * voxels))

@@ -46,7 +46,7 @@ def found(hu: np.ndarray, slices: Stack) -> set[Reason]:
     ("heights", "tilt", "patient"),
     [(HEIGHTS, 0, 0), (HEIGHTS, 18, 1), (HEIGHTS[::-1], -14, 2), (SLABS, 0, 3)],
 )
-def test_a_sound_head_has_no_findings(heights: np.ndarray, tilt: float, patient: int) -> None:
+def test_a_normal_head_has_no_findings(heights: np.ndarray, tilt: float, patient: int) -> None:
     slices = stack_of(np.sort(heights), tilt)
     assert found(scan_of(slices, patient), slices) == set()
 
@@ -126,7 +126,7 @@ def test_a_defect_is_found(sound: Scan, defect: Callable[..., Scan], reason: Rea
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_volume_turned_round_does_not_agree_with_its_source(sound: Scan, axis: int) -> None:
+def test_a_rotated_volume_does_not_match_its_source(sound: Scan, axis: int) -> None:
     hu, slices = sound
     head, voxels, target = stored(hu, slices)
     assert measure(hu, slices, head, voxels, target, HEAD).agreement > 0.999
@@ -135,7 +135,7 @@ def test_a_volume_turned_round_does_not_agree_with_its_source(sound: Scan, axis:
     assert [f.reason for f in found] == [Reason.AFFINE_MISMATCH]
 
 
-def test_an_affine_of_the_other_hand_is_refused(sound: Scan) -> None:
+def test_a_left_handed_affine_is_refused(sound: Scan) -> None:
     measures, affine = measured(*sound)
     with pytest.raises(Rejection, match="affine_mismatch: the affine mirrors left and right"):
         check(measures, affine @ np.diag([1, 1, -1, 1]), CheckConfig(), HEAD)
@@ -166,7 +166,7 @@ def test_measured_air_counts_and_filled_in_air_does_not(sound: Scan) -> None:
     assert measures.air_hu == pytest.approx(-940, abs=2)
 
 
-def test_the_configuration_says_what_rejects(sound: Scan) -> None:
+def test_the_configuration_chooses_which_findings_reject(sound: Scan) -> None:
     measures, affine = measured(*moved(*sound))
     assert check(measures, affine, CheckConfig(), HEAD) == (Reason.MOTION,)
     with pytest.raises(Rejection, match=r"motion: 3\.\d\d mm|motion: 4\.\d\d mm, over 1\.5 mm"):
@@ -176,7 +176,7 @@ def test_the_configuration_says_what_rejects(sound: Scan) -> None:
         CheckConfig(reject=(Reason.LOCALIZER,))
 
 
-def test_what_cannot_be_measured_is_no_finding(sound: Scan) -> None:
+def test_measures_that_are_undefined_give_no_finding(sound: Scan) -> None:
     measures, affine = measured(*sound)
     blind = dict.fromkeys(("brain_hu", "noise_hu", "jump_mm", "jump_hu"))
     assert findings(measures.model_copy(update=blind), affine, CheckConfig(), HEAD) == []
@@ -184,7 +184,7 @@ def test_what_cannot_be_measured_is_no_finding(sound: Scan) -> None:
     assert [f.reason for f in findings(empty, affine, CheckConfig(), HEAD)] == [Reason.MOSTLY_AIR]
 
 
-def test_a_manifest_without_a_later_measure_is_marked_by_the_others(sound: Scan) -> None:
+def test_an_older_manifest_is_flagged_by_the_measures_it_has(sound: Scan) -> None:
     measures, affine = measured(*sound)
     row = {"affine": affine.ravel().tolist(), "flags": [], **measures.model_dump(), "air_share": 0.8}
     volumes = pa.Table.from_pylist([row], schema=manifest.SCHEMA).drop_columns(["noise_hu"])
@@ -230,7 +230,7 @@ NOT_OF_SERIES = {
 """What files, slices, stored volumes and masks have."""
 
 
-def test_every_reason_of_the_quarantine_has_a_remedy_that_names_what_there_is() -> None:
+def test_every_quarantine_reason_has_a_remedy_with_existing_names() -> None:
     assert set(Reason) - set(REMEDIES) == NOT_OF_SERIES
     sections: dict[str, type[Section]] = {"select": SelectConfig, "check": CheckConfig}
     for section, key in re.findall(r"`(\w+)\.(\w+)`", " ".join(REMEDIES.values())):

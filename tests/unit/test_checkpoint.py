@@ -37,7 +37,7 @@ def present(run: Path) -> list[int]:
     return sorted(int(path.name[5:]) for path in (run / "checkpoints").iterdir() if path.is_dir())
 
 
-def test_the_last_the_regular_and_the_best_stay(tmp_path: Path) -> None:
+def test_the_last_regular_and_best_checkpoints_are_kept(tmp_path: Path) -> None:
     for step in range(10, 101, 10):
         make(tmp_path, step)
         if step in (20, 70):
@@ -47,14 +47,14 @@ def test_the_last_the_regular_and_the_best_stay(tmp_path: Path) -> None:
     assert not list((tmp_path / "checkpoints").glob("*70*")), "its note goes with a checkpoint"
 
 
-def test_damaged_ones_of_later_steps_do_not_push_out_the_good(tmp_path: Path) -> None:
+def test_later_damaged_checkpoints_do_not_displace_good_ones(tmp_path: Path) -> None:
     make(tmp_path, 10, 20, 30)  # 20 and 30 were found damaged, the run went on from 10 and saves 15
     make(tmp_path, 15)
     prune(tmp_path, 15, keep_last=1, keep_every=None)
     assert present(tmp_path) == [15, 20, 30]
 
 
-def test_what_can_not_be_pruned_now_is_pruned_after_the_next_save(
+def test_a_failed_pruning_is_retried_after_the_next_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(tmp_path, 10, 20, 30, 40)
@@ -95,9 +95,7 @@ def make_whole(run: Path, step: int) -> Path:
 
 
 @pytest.mark.parametrize("how", ["flipped", "missing", "no manifest", "half a manifest"])
-def test_a_damaged_checkpoint_counts_no_more_once_the_run_resumes_from_before_it(
-    tmp_path: Path, how: str
-) -> None:
+def test_a_damaged_checkpoint_is_superseded_once_the_run_resumes_before_it(tmp_path: Path, how: str) -> None:
     make_whole(tmp_path, 10)
     for step in (20, 30):
         part = make_whole(tmp_path, step)
@@ -119,7 +117,7 @@ def test_a_damaged_checkpoint_counts_no_more_once_the_run_resumes_from_before_it
 
 
 @pytest.mark.parametrize("file", [MANIFEST, part_name(0)])
-def test_a_checkpoint_that_can_not_be_read_now_keeps_its_name(
+def test_a_temporarily_unreadable_checkpoint_keeps_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     make_whole(tmp_path, 10)
@@ -141,7 +139,7 @@ def test_a_checkpoint_that_can_not_be_read_now_keeps_its_name(
 
 @pytest.mark.parametrize("writers", [1, 2, 3])
 @pytest.mark.parametrize("readers", [1, 2, 5])
-def test_what_some_ranks_wrote_any_number_reads(tmp_path: Path, writers: int, readers: int) -> None:
+def test_a_checkpoint_is_read_by_any_number_of_ranks(tmp_path: Path, writers: int, readers: int) -> None:
     whole = {"a": torch.randn(3, 7), "b": torch.randn(()), "c": torch.arange(2)}
     for rank in range(writers):
         shares = [whole_piece(key, tensor).share(rank, writers) for key, tensor in whole.items()]

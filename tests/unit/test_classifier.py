@@ -59,7 +59,7 @@ def logistic(grid: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.mark.parametrize("method", ["logistic", "linear", "neighbours", "attentive", "finetune"])
-def test_scores_are_those_of_the_sweep(method: str, grid: SweepConfig, swept: Path, tmp_path: Path) -> None:
+def test_scores_equal_those_of_the_sweep(method: str, grid: SweepConfig, swept: Path, tmp_path: Path) -> None:
     rows = pq.read_table(swept / "predictions.parquet").to_pylist()
     theirs = {row["key"]: row["score"] for row in rows if row["method"] == method}
     assert len(theirs) > 10
@@ -99,7 +99,7 @@ def test_calibration_equals_a_logistic_regression_on_platts_targets() -> None:
     assert calibrated(np.full(5, 0.3), np.zeros(5, bool)) is None
 
 
-def test_parts_of_an_array_join_to_what_one_run_gives(
+def test_shares_of_an_array_merge_to_the_result_of_one_run(
     grid: SweepConfig, logistic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmct_hpc.classifier.table.PART_VOLUMES", 7)
@@ -132,7 +132,7 @@ def test_parts_of_an_array_join_to_what_one_run_gives(
     assert PART_VOLUMES > 7
 
 
-def test_a_path_that_was_refused_is_tried_again(
+def test_a_refused_path_is_retried(
     grid: SweepConfig, logistic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mount that went away for a while: stands for an exam in DICOM."""
@@ -165,7 +165,7 @@ def written(folder: Path) -> dict[Path, int]:
         ("attentive", [(0.078528, 0.385736), (0.416257, 0.578176), (0.91365, 0.786898)]),
     ],
 )
-def test_what_an_earlier_version_kept_says_what_it_said(
+def test_classifiers_of_earlier_versions_predict_the_same(
     method: str, answers: list[tuple[float, float]]
 ) -> None:
     classifier = fmct_hpc.load_classifier(Path(__file__).parents[1] / "data" / "classifiers" / method)
@@ -196,7 +196,7 @@ def test_the_documents_lines_of_python_run(
     assert capsys.readouterr().out.count("'bright'") == 60
 
 
-def test_another_classifier_does_not_take_the_place_of_predictions(
+def test_predictions_of_another_classifier_are_not_replaced(
     grid: SweepConfig, logistic: Path, tmp_path: Path
 ) -> None:
     Predictions([grid.data], logistic, tmp_path / "out").run()
@@ -242,7 +242,7 @@ def test_an_encoder_of_other_input_is_another_encoder(logistic: Path, tmp_path: 
         fmct_hpc.load_classifier(tmp_path / "kept")
 
 
-def test_a_sweep_of_several_cells_has_to_say_which(grid: SweepConfig, tmp_path: Path) -> None:
+def test_a_sweep_of_several_cells_needs_a_choice(grid: SweepConfig, tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({}, {}, "several of --method; choose one"),
         ({}, {"method": "forest"}, "has no method forest"),

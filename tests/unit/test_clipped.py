@@ -59,7 +59,7 @@ def views(data: DataConfig) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("windows", "codec"), [(((40, 80), (80, 200), (600, 2800)), "lz4"), (((35.5, 80),), "zstd")]
 )
-def test_views_of_a_copy_are_those_of_the_archive(
+def test_views_of_a_copy_equal_those_of_the_archive(
     archive: Path, tmp_path: Path, windows: tuple[tuple[float, float], ...], codec: Codec
 ) -> None:
     data = config(archive, windows=windows)
@@ -73,7 +73,7 @@ def test_views_of_a_copy_are_those_of_the_archive(
         assert Dataset.open(tmp_path / "copy", clipped=True).index[name] == Dataset.open(archive).index[name]
 
 
-def test_the_bounds_of_the_squeezed_field_keep_its_foreground() -> None:
+def test_the_bounds_of_the_squeezed_field_contain_its_foreground() -> None:
     assert needed_hu(config(Path("d"), windows=((60, 20),))) == (50, 70)
     assert needed_hu(config(Path("d"), windows=((60, 20),), field="squeezed")) == (0, 70)
     assert needed_hu(config(Path("d"), windows=((-500, 100.5),), field="squeezed")) == (-551, 1)

@@ -93,13 +93,13 @@ def test_no_truncated_codestream_passes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_no_cut_codestream_passes_with_its_end_put_back(name: str) -> None:
+def test_no_shortened_codestream_passes_with_its_end_marker_restored(name: str) -> None:
     refusals(name, lambda whole, at: whole[:at] + (b"" if name == "rle" else EOI), tries=60)
 
 
 @pytest.mark.parametrize("name", NAMED)
 @pytest.mark.parametrize("behind", [b"", b"\0", b"\0\0\0"])
-def test_padding_behind_a_whole_codestream_is_none_of_it(name: str, behind: bytes) -> None:
+def test_padding_after_a_codestream_is_ignored(name: str, behind: bytes) -> None:
     whole = stream(name)
     assert np.array_equal(decoded(name, whole + behind), decoded(name, whole))
 
@@ -209,7 +209,7 @@ def test_a_deflated_file_is_read_to_its_end(behind: bytes) -> None:
             inflated(head, whole[:at])
 
 
-def test_elements_that_are_none_behind_deflated_pixels_are_damage() -> None:
+def test_invalid_elements_after_deflated_pixels_are_damage() -> None:
     """110 bytes of a file overwritten: nearly always what is behind the pixels tells."""
     head, data = deflated()
     for behind in (b"\0" * 8, PADDING[:-1], b"\x10\0\x10\0LO\0\0", b"\xfc\xff\xfc\xffXX\0\0", b"\0\0\0"):

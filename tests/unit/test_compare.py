@@ -14,14 +14,14 @@ def run(folder: Path, losses: dict[int, float]) -> Path:
     return folder
 
 
-def test_only_common_steps_count_and_one_bit_is_seen(tmp_path: Path) -> None:
+def test_only_common_steps_are_compared_and_one_bit_is_noticed(tmp_path: Path) -> None:
     first = run(tmp_path / "a", {1: 0.1, 2: 0.2, 3: 0.3})
     assert compare(first, run(tmp_path / "b", {2: 0.2, 3: 0.3, 4: 9.0})) == 2
     with pytest.raises(FmctError, match="loss differs at step 3"):
         compare(first, run(tmp_path / "c", {2: 0.2, 3: 0.1 + 0.2}))
 
 
-def test_runs_without_a_common_step_are_not_called_equal(tmp_path: Path) -> None:
+def test_runs_without_a_common_step_are_not_equal(tmp_path: Path) -> None:
     with pytest.raises(FmctError, match="no step"):
         compare(run(tmp_path / "a", {1: 0.1}), run(tmp_path / "b", {2: 0.1}))
     with pytest.raises(FmctError, match=r"metrics\.jsonl"):

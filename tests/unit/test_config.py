@@ -124,7 +124,7 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) 
         ("a: [", [], ["recipe.yaml", "line", "YAML"]),
     ],
 )
-def test_a_mistake_gets_one_line_that_names_it(
+def test_a_mistake_is_reported_in_one_line(
     tmp_path: Path, text: str, overrides: list[str], parts: list[str]
 ) -> None:
     with pytest.raises(FmctError) as caught:
@@ -135,7 +135,7 @@ def test_a_mistake_gets_one_line_that_names_it(
         assert part in message
 
 
-def test_a_size_is_recorded_as_it_was_and_three_equal_edges_as_one() -> None:
+def test_three_equal_edges_are_recorded_as_one_number() -> None:
     overrides = ["data.path=d", "data.view_size=[56, 224, 224]", "model.patch_size=[4, 16, 16]"]
     config = load(TrainConfig, None, overrides)
     assert (config.data.view_size, config.model.patch_size) == ((56, 224, 224), (4, 16, 16))
@@ -150,14 +150,14 @@ def test_a_size_is_recorded_as_it_was_and_three_equal_edges_as_one() -> None:
     "name",
     ["2024", "0123", "1e5", "1_000", "2024-01-02", "12:30:00", "0x1F", "on", "runs/a=b", "a #1", "a: b"],
 )
-def test_a_path_is_what_was_written(tmp_path: Path, name: str) -> None:
+def test_a_path_is_kept_as_written(tmp_path: Path, name: str) -> None:
     assert load(TrainConfig, None, [f"data.path={name}"]).data.path == Path(name)
     written = write(tmp_path, f"data: {{path: d}}\nrun:\n  start_from: {name}\n")
     if name not in ("a #1", "a: b"):  # which are no plain values in YAML
         assert load(TrainConfig, written, []).run.start_from == Path(name)
 
 
-def test_a_text_is_what_was_written_and_null_stays_none() -> None:
+def test_a_text_is_kept_as_written_and_null_stays_none() -> None:
     site = load(
         Site,
         None,
@@ -230,7 +230,7 @@ def test_an_optional_section_lists_its_keys(tmp_path: Path) -> None:
         (PreprocessConfig, "quickstart-preprocess", "selct.keep=all", ["override selct", "mean select?"]),
     ],
 )
-def test_a_mistake_in_any_recipe_gets_one_line(
+def test_a_mistake_in_any_recipe_is_reported_in_one_line(
     model: type[BaseModel], recipe: str, override: str, parts: list[str]
 ) -> None:
     with pytest.raises(FmctError) as caught:
@@ -243,9 +243,7 @@ def test_a_mistake_in_any_recipe_gets_one_line(
         assert part in message
 
 
-def test_a_home_folder_is_what_the_shell_takes_it_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_tilde_expands_as_in_the_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     found = load(PreprocessConfig, write(tmp_path, "key_file: ~/hmac.key"), [])
     assert found.key_file == tmp_path / "hmac.key"
@@ -262,7 +260,7 @@ def test_a_size_sets_width_depth_and_heads() -> None:
     assert ModelConfig.model_validate(given.model_dump()) == given
 
 
-def test_koleo_needs_volumes_to_compare() -> None:
+def test_koleo_requires_several_volumes() -> None:
     values = ["data.path=d", "objective.koleo_weight=0.1", "run.batch=4", "engine.micro_batch=1"]
     config = load(TrainConfig, None, values)
     assert config.accumulation(2) == 2
@@ -276,7 +274,7 @@ def test_the_training_recipes_are_valid(recipe: Path) -> None:
     assert load(TrainConfig, recipe, ["data.path=d"]).accumulation(4) == micro_batches
 
 
-def test_the_sweep_recipe_is_valid_and_its_grid_is_whole() -> None:
+def test_the_sweep_recipe_is_valid_with_its_full_grid() -> None:
     sweep = load(SweepConfig, RECIPES / "sweep-example.yaml", [])
     assert len(units(sweep, ["bleed"])) == 2 * 3 * 3 * (5 + 9)
 
@@ -300,7 +298,7 @@ def test_run_folders_with_an_equals_sign_are_no_overrides(
     ]
 
 
-def test_a_file_of_gigabytes_is_no_configuration(tmp_path: Path) -> None:
+def test_a_configuration_of_gigabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     with path.open("wb") as file:
         file.truncate(2**32)
@@ -322,7 +320,7 @@ def test_a_file_of_gigabytes_is_no_configuration(tmp_path: Path) -> None:
     ],
     ids=["holds itself", "aliases", "merges", "nested", "a list as key", "a mapping as key", "a number"],
 )
-def test_yaml_of_few_bytes_that_asks_for_much_is_one_line(tmp_path: Path, text: str) -> None:
+def test_yaml_bombs_are_refused_in_one_line(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(FmctError, match="not valid YAML") as refused:
         load(TrainConfig, path, [])

@@ -21,7 +21,9 @@ def as_before() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("rank", "shown"), [(0, {"shards", "fmct_hpc"}), (3, set())])
-def test_progress_is_our_own(capsys: pytest.CaptureFixture[str], rank: int, shown: set[str]) -> None:
+def test_only_progress_of_this_package_is_printed(
+    capsys: pytest.CaptureFixture[str], rank: int, shown: set[str]
+) -> None:
     set_up_logging(rank)
     for name in ("shards.derive", "fmct_hpc.retrieval.run", "faiss.loader", "openjpeg.encode"):
         logging.getLogger(name).info("progress of %s", name)

@@ -98,17 +98,17 @@ def said(description: str, agent: str = "", **more: Any) -> bool | None:
 
 
 @pytest.mark.parametrize("language", PLAIN)
-def test_descriptions_tell_in_the_hospitals_language(language: str) -> None:
+def test_contrast_is_recognised_in_the_hospitals_language(language: str) -> None:
     found = {text: said(text) for text in (*PLAIN[language], *ENHANCED[language])}
     assert found == {text: False for text in PLAIN[language]} | {text: True for text in ENHANCED[language]}
 
 
 @pytest.mark.parametrize("description", SILENT)
-def test_what_says_nothing_of_contrast_is_unknown_and_never_plain(description: str) -> None:
+def test_descriptions_without_contrast_terms_are_unknown(description: str) -> None:
     assert said(description) is None
 
 
-def test_an_agents_field_gives_none_no_information_or_a_name() -> None:
+def test_an_agents_field_means_no_contrast_unknown_or_contrast() -> None:
     for agents, expected in ((NO_AGENT, False), (NOTHING, None), (AGENTS, True)):
         assert {agent: said("HEAD 5.0 J40s", agent) for agent in agents} == dict.fromkeys(agents, expected)
 
@@ -133,7 +133,7 @@ def test_ingredient_volume_and_route_are_read(more: dict[str, Any], expected: bo
     assert said("Head 5.0", **more) is expected
 
 
-def test_the_description_comes_before_an_agent_that_is_in_every_series_of_an_examination() -> None:
+def test_the_description_overrides_an_agent_listed_in_every_series() -> None:
     plain = ("HEAD W/O CONTRAST", "head_wo", "NON-CONTRAST HEAD", "C- 5.0", "PRE CONTRAST", "HEAD PLAIN")
     for text in (*plain, "Schädel nativ", "ohne KM", "vor KM", "Kopf oKM", "NCE", "CRANE SANS INJECTION"):
         assert said(text, "Visipaque") is False, text
@@ -142,7 +142,7 @@ def test_the_description_comes_before_an_agent_that_is_in_every_series_of_an_exa
     assert said("CRANE SANS INJECTION", "AUCUN") is False
 
 
-def test_an_agent_of_some_images_is_in_all() -> None:
+def test_an_agent_in_some_images_counts_for_the_series() -> None:
     plain, silent, given = Texts(contrast="NONE"), Texts(), Texts(contrast="Imeron")
     assert any_contrast([silent, given, plain], lexicon()) is True
     assert any_contrast([silent, plain], lexicon()) is None

@@ -28,9 +28,7 @@ MANY = len(os.sched_getaffinity(0))
         ("no cgroup", {}, MANY),
     ],
 )
-def test_a_quota_over_this_process_bounds_its_cores(
-    tmp_path: Path, own: str, files: dict[str, str], expected: int
-) -> None:
+def test_a_cpu_quota_bounds_the_cores(tmp_path: Path, own: str, files: dict[str, str], expected: int) -> None:
     (tmp_path / "own").write_text(f"{own}\n")
     for name, text in files.items():
         (tmp_path / "mounted" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +36,7 @@ def test_a_quota_over_this_process_bounds_its_cores(
     assert usable_cores(tmp_path / "own", tmp_path / "mounted") == expected
 
 
-def test_ranks_share_the_cores_that_they_may_use() -> None:
+def test_ranks_share_the_allowed_cores() -> None:
     code = (
         "import os; from launch.ranks import run_ranks; os.environ.pop('OMP_NUM_THREADS', None);"
         "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"

@@ -112,7 +112,7 @@ def test_the_least_recently_used_copy_makes_room(dataset: Path, tmp_path: Path) 
         cached(dataset, tmp_path / "cache", shards=1.5)
 
 
-def test_a_damaged_shard_is_not_copied_and_its_reader_says_so(dataset: Path, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_not_copied_and_its_reader_reports_it(dataset: Path, tmp_path: Path) -> None:
     data = cached(dataset, tmp_path / "cache")
     shard = data.shard_file(2)
     damage_volume(dataset, 2)
@@ -123,7 +123,7 @@ def test_a_damaged_shard_is_not_copied_and_its_reader_says_so(dataset: Path, tmp
         data.read_box(2, (0, 0, 0), (33, 30, 36))
 
 
-def test_a_damaged_copy_is_thrown_away_and_the_shard_read(
+def test_a_damaged_copy_is_discarded_and_the_shard_read(
     dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = cached(dataset, tmp_path / "cache")
@@ -160,7 +160,7 @@ def test_two_readers_of_one_damaged_copy_both_read_the_shard(
             assert np.array_equal(volume, noise((33, 30, 36), number))
 
 
-def test_a_disk_that_fails_is_read_past(
+def test_a_failing_cache_disk_is_bypassed(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = cached(dataset, tmp_path / "cache")
@@ -190,7 +190,7 @@ def test_other_files_in_the_folder_stay_and_are_ignored(dataset: Path, tmp_path:
     assert (scratch / "results.npy").exists()
 
 
-def test_copying_that_is_overtaken_continues_where_the_training_is(
+def test_copying_that_is_overtaken_skips_to_the_step_of_the_training(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The training is at step 50 while the first step's shard is copied: the next copy is of step 50."""
@@ -260,7 +260,7 @@ cache.CachedDataset.open_cached(Path(sys.argv[1]), Path(sys.argv[2]), 10**9).fil
 """
 
 
-def test_what_a_killed_writer_left_is_taken_over(dataset: Path, tmp_path: Path) -> None:
+def test_files_of_a_killed_writer_are_taken_over(dataset: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     arguments = [sys.executable, "-c", KILLED, str(dataset), str(cache)]

@@ -20,7 +20,7 @@ spacings = st.tuples(*[st.floats(0.4, 5.0)] * 3)
 
 @settings(deadline=None, max_examples=200)
 @given(spacing=spacings, seed=st.integers(0, 2**32), epoch=st.integers(0, 999), sample=st.integers(0, 10**6))
-def test_crops_have_their_size_in_mm_and_stay_in_their_room(
+def test_crops_have_their_size_in_mm_and_stay_in_the_field(
     spacing: tuple[float, float, float], seed: int, epoch: int, sample: int
 ) -> None:
     field = voxels(DATA.field_mm, spacing)
@@ -38,7 +38,7 @@ def test_crops_have_their_size_in_mm_and_stay_in_their_room(
             assert start + edge <= size
 
 
-def test_both_ends_of_the_crop_range_are_drawn_on_each_axis_alone() -> None:
+def test_both_ends_of_the_crop_range_are_drawn_on_each_axis_independently() -> None:
     edges = np.array([draw_views(DATA, SPACING, 0, 0, i)[0].edge for i in range(2000)])
     assert edges.min(axis=0).tolist() == [112] * 3
     assert edges.max(axis=0).tolist() == [224] * 3
@@ -55,7 +55,7 @@ def test_draws_depend_on_seed_epoch_sample_and_view_alone() -> None:
     assert len(set(boxes)) == len(boxes)
 
 
-def test_a_changed_probability_moves_no_other_draw() -> None:
+def test_a_changed_probability_affects_no_other_draw() -> None:
     always = DATA.model_copy(update={"flip_probability": 1.0, "shift_probability": 0.0, "local_views": 0})
     for before, after in zip(
         draw_views(DATA, SPACING, 0, 0, 7), draw_views(always, SPACING, 0, 0, 7), strict=False
@@ -92,7 +92,7 @@ def test_frequencies_and_ranges_follow_the_recipe() -> None:
 
 
 @pytest.mark.parametrize("size", [3, 150, 223, 224, 225, 300])
-def test_the_volume_lies_in_the_middle_of_the_field(size: int) -> None:
+def test_the_volume_is_centred_in_the_field(size: int) -> None:
     (first, _, _) = origin((size, 224, 224), (224, 224, 224))
     assert abs((first + first + 224) / 2 - size / 2) <= 0.5
 

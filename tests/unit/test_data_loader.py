@@ -164,7 +164,7 @@ def test_a_resumed_loader_resumes_with_the_same_batches(dataset: Path, reference
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 2), (2, 2)])
-def test_ranks_and_micro_batches_together_make_the_same_steps(
+def test_steps_do_not_depend_on_ranks_or_micro_batches(
     dataset: Path, reference: list[Batch], world_size: int, accumulate: int
 ) -> None:
     micro_batch = 4 // (world_size * accumulate)
@@ -185,7 +185,7 @@ def test_ranks_and_micro_batches_together_make_the_same_steps(
         assert_equal(together(parts), reference[step].views)
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(dataset: Path) -> None:
+def test_an_indivisible_batch_is_refused(dataset: Path) -> None:
     with pytest.raises(FmctError, match=r"run\.batch=4"):
         Loader(small(dataset), 0, global_batch=4, micro_batch=1, world_size=3)
 
@@ -239,7 +239,7 @@ def dataset_key(index: int) -> str:
     return f"{index:032x}"
 
 
-def test_a_dataset_damaged_throughout_ends_the_run_even_when_skipping(tmp_path: Path) -> None:
+def test_a_fully_damaged_dataset_ends_the_run_even_when_skipping(tmp_path: Path) -> None:
     path = write_dataset(tmp_path / "zarr")
     for number in range(VOLUMES):
         damage_volume(path, number)
@@ -280,7 +280,7 @@ KILLS = int(os.environ.get("FMCT_KILLS", "4"))
 
 
 @pytest.mark.timeout(300 + 20 * KILLS)
-def test_a_reader_killed_at_any_moment_is_reported_and_not_waited_for(dataset: Path, seed: int) -> None:
+def test_a_killed_reader_is_reported_without_waiting(dataset: Path, seed: int) -> None:
     """In its start, at work, asleep, with a task in its hands."""
     generator = random.Random(seed)
     for number in range(KILLS):
@@ -319,7 +319,7 @@ class Defective(ViewSource):
         raise [KeyError("one"), PermissionError(13, "two", "file"), FmctError("three")][iteration]
 
 
-def test_what_fails_in_a_reader_keeps_its_kind_or_its_traceback() -> None:
+def test_an_exception_in_a_reader_keeps_its_type_or_traceback() -> None:
     with closing(Readers(Defective(), count=1, batch=1, prefetch=2)) as readers:
         with pytest.raises(RuntimeError, match=r"(?s)in batch.*KeyError: 'one'"):
             readers.batch(0)

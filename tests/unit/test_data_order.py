@@ -32,7 +32,7 @@ def test_each_epoch_is_a_permutation(seed: int, shards: tuple[int, ...], batch: 
 
 @settings(deadline=None, max_examples=60)
 @given(shards=shard_sizes, batch=st.integers(1, 120), steps=st.integers(1, 40))
-def test_batches_straddle_epochs_and_drop_nothing(shards: tuple[int, ...], batch: int, steps: int) -> None:
+def test_batches_span_epochs_and_drop_nothing(shards: tuple[int, ...], batch: int, steps: int) -> None:
     order, samples = Order(3, shards, batch), sum(shards)
     indices = np.concatenate([order.indices(step) for step in range(steps)])
     epochs = np.concatenate([order.epochs(step) for step in range(steps)])
@@ -54,7 +54,7 @@ def test_ranks_together_take_the_global_batch(world_size: int, accumulate: int) 
     assert np.array_equal(taken, order.indices(7))
 
 
-def test_a_batch_that_cannot_be_shared_out_names_the_keys() -> None:
+def test_an_indivisible_batch_is_refused_by_its_keys() -> None:
     with pytest.raises(FmctError, match=r"run\.batch=10 .* engine\.accumulate = 3 × 2"):
         _ = Share(Order(0, (100,), 10), 0, 3, 2).micro_batch
 
@@ -138,13 +138,13 @@ def test_substitutes_are_spread_and_depend_on_seed_position_and_attempt() -> Non
         assert (np.array(other) == drawn).mean() < 0.03
 
 
-def test_epochs_and_seeds_give_unrelated_orders() -> None:
+def test_epochs_and_seeds_give_independent_orders() -> None:
     first, other_epoch, other_seed = (epoch_order(*key) for key in ((0, 500, 0), (0, 500, 1), (1, 500, 0)))
     assert abs(np.corrcoef([first, other_epoch, other_seed, np.arange(500)]) - np.eye(4)).max() < 0.2
 
 
 @pytest.mark.parametrize(("shards", "batch"), [((4,), 1), ((4,), 3), ((1, 3), 2)])
-def test_every_order_of_a_small_dataset_is_equally_likely(shards: tuple[int, ...], batch: int) -> None:
+def test_every_permutation_of_a_small_dataset_is_equally_likely(shards: tuple[int, ...], batch: int) -> None:
     epochs = 3_000
     orders = Order(5, shards, batch).at(np.arange(4 * epochs))[1].reshape(epochs, 4)
     _, counts = np.unique(orders, axis=0, return_counts=True)

@@ -171,14 +171,14 @@ def test_real_compressed_files_decode_to_the_same_slices(
     assert all(d == digests[0] for d in digests)
 
 
-def test_rescaling_is_each_slices_own(tmp_path: Path) -> None:
+def test_each_slice_has_its_own_rescaling(tmp_path: Path) -> None:
     assert np.array_equal(hu(tmp_path / "a", RescaleIntercept=-500), STORED.astype(int) - 500)
     scaled = hu(tmp_path / "b", RescaleSlope=0.5, RescaleIntercept=-99.75)
     assert np.array_equal(scaled, np.rint(STORED * 0.5 - 99.75))
     assert hu(tmp_path / "c", np.full((4, 4), 60000, np.uint16)).max() == 32767
 
 
-def test_bits_beyond_bits_stored_are_no_value(tmp_path: Path) -> None:
+def test_bits_above_bits_stored_are_ignored(tmp_path: Path) -> None:
     twelve = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -1000}
     overlay = (STORED & 0xFFF) | 0x8000
     assert np.array_equal(hu(tmp_path / "a", overlay, **twelve), (STORED & 0xFFF).astype(int) - 1000)
@@ -212,7 +212,7 @@ def test_twos_complement_under_an_unsigned_header_is_read(
     assert found.digest == expected.digest
 
 
-def test_unsigned_values_are_not_taken_for_twos_complement(tmp_path: Path) -> None:
+def test_unsigned_values_are_not_read_as_twos_complement(tmp_path: Path) -> None:
     """Not for metal, a forgotten intercept, or where the header's scale has room for air."""
     twelve = {"BitsStored": 12, "HighBit": 11}
     shifted = (head_and_air().astype(int) + 1024).clip(0, 4095).astype(np.uint16)
@@ -226,7 +226,7 @@ def test_unsigned_values_are_not_taken_for_twos_complement(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("code", "kind"), [(-2000, np.uint16), (-3024, np.int16), (-32768, np.int16)])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
-def test_a_code_beyond_bits_stored_is_air(
+def test_a_padding_value_beyond_bits_stored_is_air(
     syntax: str, code: int, kind: type[np.integer], tmp_path: Path
 ) -> None:
     """-2000 in 16 bits, 63536, would be 1072 HU by its lower twelve."""
@@ -339,7 +339,7 @@ def test_unusable_pixels_have_a_reason(reason: Reason, attributes: dict[str, Any
     assert caught.value.reason == reason
 
 
-def test_a_fragment_under_an_uncompressed_syntax_is_not_taken_for_pixels(tmp_path: Path) -> None:
+def test_a_fragment_under_an_uncompressed_syntax_is_not_read_as_pixels(tmp_path: Path) -> None:
     """Eight bytes of item header would move every pixel by four."""
     path = save(ct_image(STORED), tmp_path / "export" / "file")
     head, pixels = path.read_bytes()[: -STORED.nbytes - 4], STORED.tobytes()
@@ -349,7 +349,7 @@ def test_a_fragment_under_an_uncompressed_syntax_is_not_taken_for_pixels(tmp_pat
         decode(scanned(path.parent)[0].instances[0])
 
 
-def test_a_few_bytes_behind_the_pixels_are_padding(tmp_path: Path) -> None:
+def test_a_few_bytes_after_the_pixels_are_padding(tmp_path: Path) -> None:
     data = ct_image(STORED)
     data.PixelData += bytes(200)
     assert np.array_equal(decoded(data, tmp_path / "export").hu, STORED)
@@ -359,7 +359,7 @@ def test_a_few_bytes_behind_the_pixels_are_padding(tmp_path: Path) -> None:
     ("syntax", "named"),
     [("1.2.840.10008.1.2.4.110", "transfer syntax 1.2.840.10008.1.2.4.110"), ("Doe^Jane", "outside DICOM")],
 )
-def test_an_unknown_transfer_syntax_is_named_only_if_it_is_dicoms(
+def test_an_unknown_transfer_syntax_is_named_only_if_its_uid_is_dicoms(
     syntax: str, named: str, tmp_path: Path
 ) -> None:
     path = save(ct_image(STORED), tmp_path / "export" / "file")
@@ -372,7 +372,7 @@ def test_an_unknown_transfer_syntax_is_named_only_if_it_is_dicoms(
     assert "Doe" not in str(caught.value)
 
 
-def test_ges_own_syntax_has_big_endian_pixels(tmp_path: Path) -> None:
+def test_ges_private_syntax_has_big_endian_pixels(tmp_path: Path) -> None:
     data = ct_image(STORED)
     data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     data.PixelData = STORED.astype(">u2").tobytes()
@@ -412,7 +412,7 @@ def test_truncated_files_have_a_reason(syntax: str, tmp_path: Path) -> None:
         assert caught.value.reason in (Reason.TRUNCATED_PIXEL_DATA, Reason.UNDECODABLE_PIXEL_DATA)
 
 
-def test_for_a_length_beyond_the_file_no_memory_is_taken(tmp_path: Path) -> None:
+def test_a_length_beyond_the_file_allocates_no_memory(tmp_path: Path) -> None:
     """Of an element that decoding reads and the scan does not: the Extended Offset Table (7FE0,0001)."""
     path = save(ct_image(STORED), tmp_path / "export" / "file")
     head, pixels = path.read_bytes().split(b"\xe0\x7f\x10\x00OW")
@@ -427,9 +427,7 @@ def test_for_a_length_beyond_the_file_no_memory_is_taken(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["__init__", "attributes", "stored"])
-def test_short_memory_is_no_damage_of_the_file(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_is_not_file_damage(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(ct_image(STORED), tmp_path / "export" / "file")
     instance = scanned(tmp_path / "export")[0].instances[0]
     with Decoder() as decoder:
@@ -440,7 +438,7 @@ def test_short_memory_is_no_damage_of_the_file(
         assert np.array_equal(decoder.decode(instance).hu, STORED)
 
 
-def test_a_file_that_disappeared_is_the_users_to_fix(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_for_the_user(tmp_path: Path) -> None:
     path = save(ct_image(STORED), tmp_path / "export" / "Doe^Jane")
     instance = scanned(tmp_path / "export")[0].instances[0]
     path.unlink()
@@ -450,7 +448,7 @@ def test_a_file_that_disappeared_is_the_users_to_fix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int16])
-def test_whole_numbers_are_rescaled_as_others(kind: type[np.uint16] | type[np.int16]) -> None:
+def test_integer_rescaling_equals_float_rescaling(kind: type[np.uint16] | type[np.int16]) -> None:
     """Every value of 16 bits, by the arithmetic of integers and by that of floating point."""
     every = np.arange(2**16, dtype=np.uint16).view(kind).reshape(256, 256)
     for intercept in (-1024.0, 0.0, -32768.0, 65535.0):

@@ -39,7 +39,7 @@ for room in range(0, 64, 2):
 """Decodes the first image of a catalog with ever more memory."""
 
 
-def test_short_memory_within_a_codec_is_no_damage_of_the_file(tmp_path: Path) -> None:
+def test_out_of_memory_within_a_codec_is_not_file_damage(tmp_path: Path) -> None:
     data = ct_image(np.repeat(np.arange(1024, dtype=np.uint16), 1024).reshape(1024, 1024))
     data.compress(JPEG2000Lossless)
     save(data, tmp_path / "export" / "file")
@@ -77,7 +77,7 @@ LINES = b"\xff\xdc\0\4" + struct.pack(">H", 60_000)
         jpeg(frame_header(0, 60_000), LINES[:4] + struct.pack(">H", 64)),
     ],
 )
-def test_a_codestream_that_declares_no_such_image_reaches_no_decoder(
+def test_a_codestream_of_another_image_size_reaches_no_decoder(
     codestream: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decoders take memory for what it declares: behind fill bytes, in a hierarchy, after its lines."""

@@ -30,7 +30,7 @@ def given(text: str) -> TrainConfig:
         "{aio: {queue_depth: 16}, data_types: {grad_accum_dtype: fp32}}",
     ],
 )
-def test_what_deepspeed_has_passes(text: str) -> None:
+def test_known_deepspeed_keys_pass(text: str) -> None:
     require_deepspeed_keys(given(text))
 
 
@@ -59,7 +59,7 @@ def test_what_deepspeed_has_passes(text: str) -> None:
         ("{zero_optimization: 5}", ["zero_optimization must be a section"]),
     ],
 )
-def test_what_it_has_not_is_named(text: str, parts: list[str]) -> None:
+def test_unknown_deepspeed_keys_are_named(text: str, parts: list[str]) -> None:
     with pytest.raises(FmctError) as caught:
         require_deepspeed_keys(given(text))
     assert "\n" not in str(caught.value)
@@ -67,7 +67,7 @@ def test_what_it_has_not_is_named(text: str, parts: list[str]) -> None:
         assert part in str(caught.value)
 
 
-def test_the_dry_run_asks(tmp_path: Path) -> None:
+def test_the_dry_run_checks_deepspeed_keys(tmp_path: Path) -> None:
     config = small_config(write_dataset(tmp_path / "data", 4))
     recipe = write_recipe(config, tmp_path / "recipe.yaml")
     arguments = ["train", "--config", str(recipe), "--run", str(tmp_path / "run"), "--dry-run"]

@@ -72,7 +72,7 @@ def defaced(known: Truth) -> np.ndarray:
     return deface(known.hu, known.spacing)
 
 
-def test_brain_and_bone_are_the_same_to_the_last_voxel(known: Truth, defaced: np.ndarray) -> None:
+def test_brain_and_bone_are_unchanged(known: Truth, defaced: np.ndarray) -> None:
     changed = defaced != known.hu
     volume_ml = np.prod(known.spacing) / 1000
     assert known.brain.sum() * volume_ml > 1000
@@ -82,7 +82,7 @@ def test_brain_and_bone_are_the_same_to_the_last_voxel(known: Truth, defaced: np
     assert not (changed & (known.hu > BONE_HU)).any()
 
 
-def test_nothing_but_the_face_is_touched(known: Truth, defaced: np.ndarray) -> None:
+def test_only_the_face_is_changed(known: Truth, defaced: np.ndarray) -> None:
     changed = defaced != known.hu
     assert (defaced[changed] == -1000).all()
     tissue = changed & (known.hu > -500)
@@ -137,7 +137,7 @@ def body(lowest: float, highest: float = 105.0) -> tuple[np.ndarray, np.ndarray,
     ("lowest", "highest"),
     [(-85, 105), (-150, 105), (-170, 105), (-210, 105), (-240, 105), (-280, 105), (-280, 45)],
 )
-def test_the_face_is_removed_however_much_of_the_trunk_is_shown(lowest: float, highest: float) -> None:
+def test_the_face_is_removed_with_any_amount_of_trunk(lowest: float, highest: float) -> None:
     """Shoulders weigh twice what a brain does, and the vertex may be missing."""
     hu, skin, z = body(lowest, highest)
     assert skin.sum() > 100
@@ -152,14 +152,14 @@ def test_the_face_is_removed_however_much_of_the_trunk_is_shown(lowest: float, h
     ("highest", "spacing"),
     [pytest.param(-45, 3.0, id="neck alone"), pytest.param(105, 4.2, id="a brain of four liters")],
 )
-def test_what_can_be_no_brain_is_refused(highest: float, spacing: float) -> None:
+def test_implausible_brains_are_refused(highest: float, spacing: float) -> None:
     hu, _, _ = body(-280, highest)
     with pytest.raises(Rejection, match="deface_failed"):
         deface(hu, (spacing,) * 3)
 
 
 @pytest.mark.parametrize("side", ["left", "front"])
-def test_a_skull_that_is_open_on_one_side_still_holds_a_brain(side: str) -> None:
+def test_the_brain_in_a_skull_open_on_one_side_is_found(side: str) -> None:
     head = truth(draw_anatomy(0, 0), 3.0)
     x, y, z = head.local
     gap = (z > 10) & (np.abs(y) < 70) & (x > 0) if side == "left" else (z > 30) & (y < -20)

@@ -36,7 +36,7 @@ def test_pseudonyms_are_hmac_sha256_in_separate_domains(key_file: Path) -> None:
     assert names.patient("", "1.2") == rfc2104(key, b"patient of study\x001.2")[:32]
 
 
-def test_one_patient_has_one_pseudonym_however_systems_write_the_id(key_file: Path) -> None:
+def test_one_patient_has_one_pseudonym_in_every_spelling_of_the_id(key_file: Path) -> None:
     names = Pseudonymizer(key_file)
     for written in (["AB 12", "ab12", " AB12 ", "ＡＢ12"], ["0042", "42", "42 ", "000042"], ["0", "00"]):
         assert len({names.patient(one, "1.2") for one in written}) == 1
@@ -44,7 +44,7 @@ def test_one_patient_has_one_pseudonym_however_systems_write_the_id(key_file: Pa
     assert len({names.patient(one, "1.2") for one in ("A1", "A01", "1", "10", "")}) == 5
 
 
-def test_dates_move_by_the_patient_and_intervals_stay(key_file: Path) -> None:
+def test_dates_shift_by_patient_and_intervals_stay(key_file: Path) -> None:
     names = Pseudonymizer(key_file)
     shifts = [names.date_shift(f"P{patient}", "1.2", 365) for patient in range(2000)]
     assert (min(shifts), max(shifts)) == (1, 365)
@@ -120,7 +120,7 @@ def test_a_key_that_another_user_owns_is_refused(tmp_path: Path) -> None:
         Pseudonymizer(path)
 
 
-def test_what_is_no_file_is_no_key_and_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_folder_fifo_or_device_is_refused_as_a_key(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
         with pytest.raises(FmctError, match=str(path)):

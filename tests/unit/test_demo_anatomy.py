@@ -25,7 +25,7 @@ def head() -> Head:
     return draw_anatomy(seed=3, patient=1)
 
 
-def test_a_point_has_one_value_however_it_is_asked_for(head: Head) -> None:
+def test_a_point_has_one_value_in_any_sampling(head: Head) -> None:
     points = grid(17.0)
     together = head_hu(points, head)
     apart = np.array([head_hu(point, head) for point in points[::37]])
@@ -56,7 +56,7 @@ def test_a_moved_head_is_the_same_head_elsewhere(head: Head) -> None:
         ("cerebellum", (0, 60, -30), 25, 50),
     ],
 )
-def test_tissues_lie_where_anatomy_has_them(
+def test_tissues_are_at_their_anatomical_places(
     place: str, point: tuple[int, int, int], low: float, high: float
 ) -> None:
     nominal = replace(draw_anatomy(3, 1), scale=(1.0, 1.0, 1.0), scalp=5.0, skull=7.0, ventricles=1.0)
@@ -74,7 +74,7 @@ def test_a_mirrored_head_is_another_head(head: Head, axis: int) -> None:
 
 
 @pytest.mark.parametrize("kind", list(Bleed))
-def test_a_bleed_is_visible_blood_inside_the_skull_and_changes_nothing_else(head: Head, kind: Bleed) -> None:
+def test_a_bleed_is_visible_inside_the_skull_and_changes_nothing_else(head: Head, kind: Bleed) -> None:
     points = grid(4.0)
     clean = head_hu(points, head)
     for draw in range(4):

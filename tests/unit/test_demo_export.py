@@ -125,7 +125,7 @@ def test_truth_lists_every_file(
     assert len(syntaxes) == 6, syntaxes
 
 
-def test_every_file_decodes_but_the_truncated_ones(
+def test_every_file_decodes_except_the_truncated_ones(
     truth: dict[str, Any], images: dict[str, list[tuple[str, pydicom.FileDataset]]]
 ) -> None:
     cut = {path for _, series in series_truths(truth) for path in series["truncated_files"]}
@@ -159,7 +159,7 @@ def test_pixels_are_the_head_at_their_patient_coordinates(
             assert 0.8 * noise < np.std(error) < 1.2 * noise, series["quirks"]
 
 
-def test_labels_tell_which_heads_bleed(out: Path) -> None:
+def test_labels_name_the_heads_with_bleeds(out: Path) -> None:
     with (out / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == STUDIES
@@ -170,7 +170,7 @@ def test_labels_tell_which_heads_bleed(out: Path) -> None:
         )
 
 
-def test_measures_are_beside_the_labels(out: Path) -> None:
+def test_measures_are_written_beside_the_labels(out: Path) -> None:
     labels, measured = ((out / name).read_text().splitlines() for name in ("labels.csv", "measures.csv"))
     assert all(own.startswith(f"{told},") for told, own in zip(labels, measured, strict=True))
     with (out / "measures.csv").open(newline="") as file:
@@ -182,7 +182,7 @@ def test_measures_are_beside_the_labels(out: Path) -> None:
         assert not bleeds or row[list(Bleed)[int(row["largest_bleed"]) - 1].value] == "1"
 
 
-def test_a_bleeds_volume_is_that_of_the_voxels_that_it_changes() -> None:
+def test_the_volume_of_a_bleed_is_that_of_its_changed_voxels() -> None:
     plans = plan_studies(SEED, 30, MATRIX)
     head = next(p.head for p in plans if [lesion.kind for lesion in p.head.lesions] == [Bleed.EPIDURAL])
     axes = [np.arange(-110, 110, 2.0) + middle for middle in head.origin]
@@ -194,7 +194,7 @@ def test_a_bleeds_volume_is_that_of_the_voxels_that_it_changes() -> None:
     assert volumes(head).blood[Bleed.EPIDURAL] == pytest.approx(counted, rel=0.06)
 
 
-def test_the_hazard_of_death_is_the_declared_one() -> None:
+def test_the_hazard_of_death_is_as_declared() -> None:
     for blood, ventricles in ((0.0, 31.0), (100.0, 31.0), (0.0, 51.0)):
         told = [survival(SEED, index, blood, ventricles) for index in range(4000)]
         deaths, days = sum(died for _, died in told), sum(days - 0.5 for days, _ in told)
@@ -212,7 +212,7 @@ def test_identities_are_marked_as_fake(images: dict[str, list[tuple[str, pydicom
         assert all(uid.startswith(UID_ROOT) and uid.is_valid for uid in uids)
 
 
-def test_preprocessing_meets_the_expectations(out: Path, truth: dict[str, Any], tmp_path: Path) -> None:
+def test_preprocessing_gives_the_expected_outcomes(out: Path, truth: dict[str, Any], tmp_path: Path) -> None:
     summary = scan(out / "dicom", tmp_path / "catalog.parquet")
     assert rejected_path(tmp_path / "catalog.parquet").exists()
     assert sum(summary.rejected.values()) == sum(

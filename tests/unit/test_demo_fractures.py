@@ -21,7 +21,7 @@ def plans() -> list[StudyPlan]:
     return plan_studies(SEED, STUDIES, MATRIX, fractures=0.3)
 
 
-def test_what_was_exported_without_fractures_stays(plans: list[StudyPlan]) -> None:
+def test_fractures_leave_the_rest_of_an_export_unchanged(plans: list[StudyPlan]) -> None:
     without = [replace(plan, series=plan.series[:-1], fracture=None) for plan in plans]
     assert without == plan_studies(SEED, STUDIES, MATRIX)
     assert {plan.series[-1] for plan in plans} == {
@@ -29,7 +29,7 @@ def test_what_was_exported_without_fractures_stays(plans: list[StudyPlan]) -> No
     }
 
 
-def test_a_share_of_the_studies_has_one_whatever_else_they_have(plans: list[StudyPlan]) -> None:
+def test_a_share_of_the_studies_has_a_fracture_independently_of_findings(plans: list[StudyPlan]) -> None:
     broken = np.array([plan.fracture is not None for plan in plans])
     assert abs(broken.mean() - 0.3) < 3.5 * np.sqrt(0.3 * 0.7 / STUDIES)
     bleeds = np.array([plan.labels["any_bleed"] for plan in plans])
@@ -63,7 +63,7 @@ def drawn(plan: StudyPlan, kind: Kind, *quirks: Quirk) -> np.ndarray:
     return np.asarray(without - with_it)
 
 
-def test_only_thin_slices_and_bone_kernels_show_it(plans: list[StudyPlan]) -> None:
+def test_a_fracture_shows_only_in_thin_slices_of_bone_kernels(plans: list[StudyPlan]) -> None:
     plan = next(plan for plan in plans if plan.fracture)
     assert not drawn(plan, Kind.SOFT).any()
     thin = drawn(plan, Kind.SOFT, Quirk.FINE)
@@ -75,7 +75,7 @@ def test_only_thin_slices_and_bone_kernels_show_it(plans: list[StudyPlan]) -> No
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
-def test_a_share_beyond_one_is_refused(share: float, tmp_path: Path) -> None:
+def test_a_share_above_one_is_refused(share: float, tmp_path: Path) -> None:
     from preprocess.demo.export import export
 
     with pytest.raises(FmctError, match=r"fractures=.*from 0 to 1"):

@@ -18,7 +18,7 @@ from preprocess.demo.streams import Stream, generator
 
 
 @pytest.mark.parametrize("kind", Bleed)
-def test_blood_is_where_it_changes_the_picture_by_half_or_more(kind: Bleed) -> None:
+def test_masks_cover_voxels_that_are_at_least_half_blood(kind: Bleed) -> None:
     head = replace(draw_anatomy(3, 1), rotation=(5.0, -3.0, 8.0), origin=(3.0, -160.0, 300.0))
     lesion = draw_lesion(generator(3, Stream.LESION, 1), kind)
     points = generator(0, Stream.NOISE).uniform(-85, 85, (20_000, 3)) + head.origin
@@ -35,7 +35,7 @@ def test_blood_is_where_it_changes_the_picture_by_half_or_more(kind: Bleed) -> N
     assert (share[~mask & brain & (after >= before)] < 0.6).mean() > 0.98
 
 
-def test_masks_come_beside_an_export_that_stays_as_it_is(tmp_path: Path) -> None:
+def test_masks_leave_the_export_unchanged(tmp_path: Path) -> None:
     export(tmp_path / "with", 5, 0, 32, masks=True)
     export(tmp_path / "without", 5, 0, 32)
     files = {path.relative_to(tmp_path / "with") for path in (tmp_path / "with").rglob("*") if path.is_file()}

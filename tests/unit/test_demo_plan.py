@@ -19,7 +19,7 @@ def bleeds(study: StudyPlan) -> bool:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_scanner_sees_as_many_bleeds_as_not(seed: int) -> None:
+def test_every_scanner_has_balanced_bleeds(seed: int) -> None:
     studies = plan_studies(seed, ROUND, 64)
     seen = Counter((study.scanner.manufacturer, bleeds(study)) for study in studies)
     assert set(seen.values()) == {ROUND // len(SCANNERS) // 2}
@@ -31,7 +31,7 @@ def test_every_kind_of_bleed_has_its_share() -> None:
         assert sum(study.labels[bleed.value] for study in studies) >= 6
 
 
-def test_quirks_and_scanners_meet_in_all_pairs() -> None:
+def test_every_quirk_occurs_with_every_scanner() -> None:
     studies = plan_studies(0, ROUND, 64)
     pairs = {(study.scanner.manufacturer, study.index % len(STUDY_SERIES)) for study in studies}
     assert len(pairs) == len(SCANNERS) * len(STUDY_SERIES)

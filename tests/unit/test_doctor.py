@@ -115,7 +115,7 @@ def fault_of_locale(patch: pytest.MonkeyPatch) -> Any:
         (fault_of_locale, "ISO-8859-1", "C.UTF-8"),
     ],
 )
-def test_what_is_wrong_with_an_installation_is_named_with_its_remedy(
+def test_faults_of_an_installation_are_named_with_their_remedy(
     monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any], said: str, remedy: str
 ) -> None:
     found = judge(make(monkeypatch))
@@ -129,7 +129,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("doctor") / "data")
 
 
-def test_a_sound_dataset_passes_every_check(data: Path) -> None:
+def test_an_intact_dataset_passes_every_check(data: Path) -> None:
     found = by_name(check_dataset(data))
     assert {name: finding.level for name, finding in found.items()} == dict.fromkeys(
         ("opens", "files", "modes", "sample", "geometry", "batch"), "ok"
@@ -137,7 +137,7 @@ def test_a_sound_dataset_passes_every_check(data: Path) -> None:
     assert "6 volumes in 1 zarr shards" in found["opens"].message
 
 
-def test_damage_to_a_dataset_is_found_where_it_is(tmp_path: Path) -> None:
+def test_damage_to_a_dataset_is_located(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "data", spacing=9.0)
     geometry = by_name(check_dataset(folder))["geometry"]
     assert (geometry.level, "9 × 9 × 9 mm" in geometry.message) == ("fault", True)
@@ -155,7 +155,7 @@ def test_damage_to_a_dataset_is_found_where_it_is(tmp_path: Path) -> None:
     assert (opens.level, "index.parquet is damaged" in opens.message) == ("fault", True)
 
 
-def test_a_dataset_without_contrast_makes_no_batch(tmp_path: Path) -> None:
+def test_a_dataset_of_constant_volumes_fails_the_batch_check(tmp_path: Path) -> None:
     air = np.full((40, 40, 40), -1000, np.int16)
     shard_samples.write_dataset(tmp_path / "air", "zarr", {"shard-00000": {shard_samples.make_key(0): air}})
     found = by_name(check_dataset(tmp_path / "air"))
@@ -188,9 +188,7 @@ def make_run(folder: Path, data: Path) -> Path:
     return folder
 
 
-def test_what_is_wrong_with_a_run_is_named(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_faults_of_a_run_are_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", data)
     found = by_name(check_run(run))
     assert {finding.level for finding in found.values()} == {"ok"}
@@ -219,7 +217,7 @@ def test_what_is_wrong_with_a_run_is_named(
     assert "config.json is missing" in only.message
 
 
-def test_the_command_prints_a_line_a_finding_and_says_so_by_its_code(
+def test_the_command_prints_one_line_per_finding_and_sets_its_exit_code(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(installation, "check_installation", lambda: iter([Finding("it", "ok", "is well")]))

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
         (0o666, None, "fault"),
     ],
 )
-def test_modes_beyond_the_choice_are_reported(
+def test_permissions_wider_than_configured_are_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, mode: int, share: str | None, expected: str
 ) -> None:
     monkeypatch.delenv(sharing.VARIABLE, raising=False)
@@ -51,7 +51,7 @@ def test_modes_beyond_the_choice_are_reported(
     assert level(lambda: shared.modes(folder)) == "ok"
 
 
-def test_keys_and_catalogs_are_their_owners_alone(tmp_path: Path) -> None:
+def test_keys_and_catalogs_are_private_to_their_owner(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.touch(0o600)
     assert level(lambda: shared.is_secret(key)) == "ok"
@@ -64,7 +64,7 @@ def test_keys_and_catalogs_are_their_owners_alone(tmp_path: Path) -> None:
         assert level(lambda: shared.is_secret(key)) == "fault"
 
 
-def test_the_home_and_the_caches_place_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_and_cache_folders_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (caches.VARIABLE, "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -79,7 +79,7 @@ def test_the_home_and_the_caches_place_are_reported(tmp_path: Path, monkeypatch:
     assert [finding.level for finding in shared.check_environment()] == ["note", "note"]
 
 
-def test_locks_are_tried_where_a_run_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_are_tested_in_the_folder_of_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert level(lambda: shared.locks(folder)) == "ok"
     assert [path.name for path in folder.iterdir()] == ["inside"]
     monkeypatch.setenv("FMCT_NO_LOCKS", "1")

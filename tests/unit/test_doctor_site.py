@@ -72,7 +72,7 @@ def faults(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.level == "fault"]
 
 
-def test_a_site_that_fits_its_cluster_has_nothing_to_fix(programs: Path, tmp_path: Path) -> None:
+def test_a_site_that_matches_its_cluster_has_nothing_to_fix(programs: Path, tmp_path: Path) -> None:
     found = list(check_site(site_file(tmp_path, scratch=str(tmp_path / "scratch"))))
     assert faults(found) == []
     named = by_name(found)
@@ -107,7 +107,7 @@ def test_a_site_that_fits_its_cluster_has_nothing_to_fix(programs: Path, tmp_pat
         ({"modules": ["cuda/99"]}, "modules", "module load fails for cuda/99", "module avail"),
     ],
 )
-def test_what_does_not_fit_is_named(
+def test_mismatches_are_named(
     programs: Path, tmp_path: Path, changes: dict[str, object], name: str, said: str, remedy: str
 ) -> None:
     (found,) = faults(check_site(site_file(tmp_path, **changes)))
@@ -116,7 +116,7 @@ def test_what_does_not_fit_is_named(
     assert remedy in found.remedy
 
 
-def test_gpus_asked_of_a_cpu_build_are_named(
+def test_gpus_requested_of_a_cpu_build_are_named(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -126,7 +126,7 @@ def test_gpus_asked_of_a_cpu_build_are_named(
     assert (found.name, "built for CPUs" in found.message) == ("PyTorch", True)
 
 
-def test_what_only_slurm_knows_is_reported_in_its_words(programs: Path, tmp_path: Path) -> None:
+def test_errors_of_slurm_are_quoted(programs: Path, tmp_path: Path) -> None:
     refusal = (
         "sbatch: error: QOSMaxSubmitJobPerUserLimit\\nallocation failure: Job violates accounting policy"
     )
@@ -136,7 +136,7 @@ def test_what_only_slurm_knows_is_reported_in_its_words(programs: Path, tmp_path
     assert "QOSMaxSubmitJobPerUserLimit Job violates accounting policy" in found[0].message
 
 
-def test_without_accounting_or_slurm_it_says_what_it_cannot_know(programs: Path, tmp_path: Path) -> None:
+def test_without_accounting_or_slurm_unknowns_are_reported(programs: Path, tmp_path: Path) -> None:
     put(programs, "sacctmgr", "echo 'Problem talking to the database: Connection refused' >&2; exit 1")
     found = by_name(check_site(site_file(tmp_path)))
     assert (found["account"].level, "Connection refused" in found["account"].message) == ("note", True)

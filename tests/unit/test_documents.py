@@ -78,9 +78,7 @@ OURS = [command for command in all_commands() if command.words[0] == "fmct"]
 
 
 @pytest.mark.parametrize("command", OURS, ids=str)
-def test_every_command_is_one_that_the_program_takes(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_documented_command_is_valid(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     context = parsed(command.words, monkeypatch)
     name = context.command_path.removeprefix("fmct ")
     given = [value for values in context.params.values() if isinstance(values, list) for value in values]
@@ -102,14 +100,14 @@ def test_every_command_is_one_that_the_program_takes(
     load(model, config, overrides)
 
 
-def test_the_check_finds_wrong_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_rejects_invalid_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("fmct scna x", "fmct scan x --catlog c", "fmct scan", "fmct shards verify a b c"):
         with pytest.raises(typer.TyperException):
             parsed(tuple(wrong.split()), monkeypatch)
 
 
 @pytest.mark.parametrize("command", [c for c in all_commands() if c.words[0] != "fmct"], ids=str)
-def test_other_commands_run_files_and_modules_that_are_there(
+def test_other_commands_run_existing_files_and_modules(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, *rest = command.words
@@ -122,7 +120,7 @@ def test_other_commands_run_files_and_modules_that_are_there(
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
-def test_files_named_in_the_text_are_there(document: Path) -> None:
+def test_files_named_in_the_text_exist(document: Path) -> None:
     text = document.read_text()
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         if "://" not in link:
@@ -136,7 +134,7 @@ def test_files_named_in_the_text_are_there(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
-def test_tests_named_in_the_text_are_there(document: Path) -> None:
+def test_tests_named_in_the_text_exist(document: Path) -> None:
     for span in spans(document):
         path, _, name = span.partition("::")
         if name:
@@ -146,7 +144,7 @@ def test_tests_named_in_the_text_are_there(document: Path) -> None:
 KIND_OF_FAULT = re.compile(r"\| [^|]+ \| [^|]+ \| (?:[^|]*) \| `tests/[\w/]+\.py::test_\w+` \|")
 
 
-def test_every_fault_has_a_rule_a_test_and_reasons_that_there_are() -> None:
+def test_every_fault_has_a_rule_a_test_and_existing_reasons() -> None:
     text = (REPOSITORY / "docs" / "recipes.md").read_text()
     table = text.split("## Defects of exports, and how they are handled\n")[1].split("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| **")][1:]
@@ -192,7 +190,7 @@ def test_configuration_keys_named_in_the_text_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)
-def test_recipes_shown_are_recipes(document: Path, tmp_path: Path) -> None:
+def test_documented_recipes_are_valid(document: Path, tmp_path: Path) -> None:
     for block in blocks(document, "yaml"):
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(block)

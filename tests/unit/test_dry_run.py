@@ -15,7 +15,7 @@ from launch.cli import app
 from shards import Dataset, FmctError
 
 
-def test_memory_is_what_zero_says_by_hand() -> None:
+def test_memory_equals_the_zero_formula_by_hand() -> None:
     student, teacher = 100, 80
     assert [held_bytes(stage, 4, student, teacher) for stage in range(4)] == [1520, 1020, 1020, 480]
     assert held_bytes(1, 1, student, teacher) == held_bytes(3, 1, student, teacher)
@@ -31,7 +31,7 @@ def test_a_dry_run_on_gpus_reports_the_cost_of_its_interval(tmp_path: Path) -> N
     assert "run.checkpoint_every=1000 loses" in said
 
 
-def test_tokens_of_the_reference_by_hand() -> None:
+def test_tokens_of_the_reference_counted_by_hand() -> None:
     config = TrainConfig.model_validate({"data": {"path": "unused"}})
     assert tokens_per_volume(config) == 4 * (1 + 4 + 512) + (1 + 4 + 128)
     mae = config.model_copy(update={"objective": config.objective.model_copy(update={"dino_weight": 0.0})})
@@ -100,7 +100,7 @@ def test_offload_and_the_heads_are_in_the_memory_that_is_reported(tmp_path: Path
     )
 
 
-def test_for_mae_alone_unused_views_are_reported(tmp_path: Path) -> None:
+def test_views_that_mae_alone_leaves_unused_are_reported(tmp_path: Path) -> None:
     dataset = Dataset.open(write_dataset(tmp_path / "data"))
     given, alone = {"path": str(tmp_path / "data")}, {"global_views": 1, "local_views": 0}
     for objective, data, told in (
@@ -112,7 +112,7 @@ def test_for_mae_alone_unused_views_are_reported(tmp_path: Path) -> None:
         assert ("data.global_views=1" in outlook(config, dataset, 1, 0)) is told
 
 
-def test_epochs_are_the_steps_that_cover_them_and_both_are_refused_if_they_differ(tmp_path: Path) -> None:
+def test_epochs_round_up_to_steps_and_conflicting_values_are_refused(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")  # of 6 volumes
     command = ["train", "--run", str(tmp_path / "run"), "--dry-run", f"data.path={data}", "engine.device=cpu"]
 
@@ -129,7 +129,7 @@ def test_epochs_are_the_steps_that_cover_them_and_both_are_refused_if_they_diffe
     assert "WARNING" in told(), "the default of 100,000 steps"
 
 
-def test_a_record_of_a_run_of_epochs_has_both_and_gives_the_same_again(tmp_path: Path) -> None:
+def test_a_run_of_epochs_records_both_and_is_reproduced_from_the_record(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     given = {"data": {"path": str(data)}, "run": {"epochs": 10, "batch": 4}}
     asked = TrainConfig.model_validate(given)
@@ -150,7 +150,7 @@ def test_a_record_of_a_run_of_epochs_has_both_and_gives_the_same_again(tmp_path:
         )
 
 
-def test_a_slow_step_has_less_throughput_and_a_cpu_no_utilisation() -> None:
+def test_a_slow_step_has_lower_throughput_and_a_cpu_no_utilisation() -> None:
     import torch
 
     config = TrainConfig.model_validate({"data": {"path": "unused"}})
@@ -159,7 +159,7 @@ def test_a_slow_step_has_less_throughput_and_a_cpu_no_utilisation() -> None:
     assert figures == {"volumes_per_second": 64.0, "tokens_per_second": 64.0 * 2201, "data_wait": 0.25}
 
 
-def test_a_dry_run_says_what_would_be_and_starts_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_reports_the_plan_and_starts_nothing(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     recipe = write_recipe(small_config(data, run={"keep_last": 2}), tmp_path / "recipe.yaml")
     command = ["train", "--config", str(recipe), "--run", str(tmp_path / "run"), "--dry-run", "--ranks", "2"]

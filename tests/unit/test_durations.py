@@ -31,7 +31,7 @@ def test_long_tests_are_slow_and_all_of_a_long_file() -> None:
     assert not found.is_slow("a/test_new.py", "test_1")
 
 
-def test_a_report_replaces_what_its_files_took_and_keeps_the_others(tmp_path: Path) -> None:
+def test_a_report_updates_the_durations_of_its_files_only(tmp_path: Path) -> None:
     table, report = tmp_path / "durations.tsv", tmp_path / "junit.xml"
     table.write_text("unit/test_a.py\t99.0\nunit/test_a.py::test_old\t40.0\nunit/test_c.py\t3.0\n")
     report.write_text(REPORT)
@@ -51,7 +51,7 @@ def test_the_table_has_fast_files_of_most_parts() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_marks_named_in_documents_are_marks(document: Path) -> None:
+def test_marks_named_in_documents_exist(document: Path) -> None:
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     marks = {text.split(":")[0] for text in settings["markers"]}
     assert marks == {"fast", "slow", "slurm"}

@@ -31,7 +31,7 @@ def values(found: TrainConfig) -> list[Any]:
     return [getattr(getattr(found, section), key) for section, key in NEWER]
 
 
-def test_a_run_of_0_1_0_resumes_as_it_started_again_and_again(tmp_path: Path) -> None:
+def test_a_run_of_0_1_0_keeps_its_defaults_over_several_resumes(tmp_path: Path) -> None:
     record(tmp_path, config(), *NEWER)
     for _ in range(3):
         found = with_earlier_defaults(config(), tmp_path)
@@ -40,7 +40,9 @@ def test_a_run_of_0_1_0_resumes_as_it_started_again_and_again(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("lacking", [(), NEWER])
-def test_what_is_given_counts(tmp_path: Path, lacking: tuple[tuple[str, str], ...]) -> None:
+def test_explicit_values_override_earlier_defaults(
+    tmp_path: Path, lacking: tuple[tuple[str, str], ...]
+) -> None:
     began = config(
         model={"input_mean": 0.0, "input_std": 1.0, "initialisation": "fixed"}, health={"every": 0}
     )

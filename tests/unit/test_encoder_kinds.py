@@ -30,7 +30,7 @@ def config(objective: dict[str, object]) -> TrainConfig:
         ("partial", {"dino_weight": 1, "mae_weight": 1}, "mae_weight"),
     ],
 )
-def test_a_part_that_the_encoder_cannot_serve_is_refused_by_its_key(
+def test_a_part_that_the_encoder_does_not_support_is_refused_by_its_key(
     monkeypatch: pytest.MonkeyPatch, lacks: str, objective: dict[str, object], key: str
 ) -> None:
     config(objective)
@@ -51,7 +51,7 @@ def test_a_part_that_the_encoder_cannot_serve_is_refused_by_its_key(
         ({"heads": 2}, "heads"),
     ],
 )
-def test_a_key_that_the_kind_does_not_follow_is_refused(
+def test_a_key_that_the_kind_does_not_support_is_refused(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], key: str
 ) -> None:
     monkeypatch.setitem(KINDS, "vit", PLAIN)
@@ -65,13 +65,13 @@ def test_a_key_that_the_kind_does_not_follow_is_refused(
         ModelConfig.model_validate({**shape, **given})
 
 
-def test_a_record_without_a_kind_is_a_vits_and_a_vit_records_none() -> None:
+def test_a_record_without_a_kind_means_vit_and_a_vit_records_none() -> None:
     assert ModelConfig.from_record({}).kind == "vit"
     assert "kind" not in ModelConfig().recorded()
     assert "convnet" not in KINDS, "it is docs/architecture.md's, which a test adds to a copy"
 
 
-def test_what_is_measured_of_an_encoder_is_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_costs_of_an_encoder_equal_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = small_config(Path("unused"), model={"mlp_ratio": 3, "layer_scale": 0.1})
     closed, patches = size_of("vit"), 8
     expected = closed.parameters(settings), closed.flops(settings, 24, patches)

@@ -32,7 +32,7 @@ OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]")
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_terminal_shows_what_it_would_obey(text: str) -> None:
+def test_control_characters_are_shown_and_not_interpreted(text: str) -> None:
     assert not OBEYED.search(plain(text))
     assert plain(plain(text)) == plain(text)
     for terminal in (True, False):
@@ -49,9 +49,7 @@ def test_a_terminal_shows_what_it_would_obey(text: str) -> None:
         assert sum("a fmct: b" in line for line in shown.splitlines()) == ("\n" in text)
 
 
-def test_the_line_of_an_error_and_of_a_log_show_it_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_and_logs_show_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-m", "launch.cli", "shards", "info", str(tmp_path / HOSTILE[0])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, OBEYED.search(done.stderr)) == (2, None)
@@ -67,7 +65,7 @@ def test_the_line_of_an_error_and_of_a_log_show_it_too(
     assert r"quotes \x1b]0;title\x07" in capsys.readouterr().err
 
 
-def test_no_text_ends_a_block_of_code_in_markdown() -> None:
+def test_no_text_closes_a_code_block_in_markdown() -> None:
     text = "a: |\n  ```\n  # A heading\n  ````\n~~~\n\x1b[2J"
     page = Document("t", Facts("f", ()), (Section("s", (Code("c", text),)),)).markdown("p.html")
     (fence,) = set(re.findall(r"^`{5,}", page, re.MULTILINE))
@@ -94,7 +92,7 @@ def test_no_text_ends_a_block_of_code_in_markdown() -> None:
         "$a$",
     ],
 )
-def test_markdown_shows_text_as_it_is(text: str) -> None:
+def test_markdown_shows_text_verbatim(text: str) -> None:
     """Each character that means something has a backslash before it (CommonMark 2.4)."""
     page = Document("t", Facts("f", ()), (Section("s", (Text(text),)),)).markdown("p.html")
     line = page.rstrip().splitlines()[-1]
@@ -114,12 +112,12 @@ def test_no_text_is_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:
     assert {row["number"] for row in rows} == {"-1.5"}
 
 
-def test_nor_where_a_spreadsheet_divides_lines_otherwise(tmp_path: Path) -> None:
+def test_no_text_is_a_formula_under_other_line_endings(tmp_path: Path) -> None:
     write_csv(pa.table({"text": ["a;=b", "a\t @b", "a;-b;c"]}), tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text() == '"text"\n"a;\'=b"\n"a\t\' @b"\n"a;\'-b;c"\n'
 
 
-def test_no_command_prints_but_through_the_screen() -> None:
+def test_every_command_prints_through_the_escaping_console() -> None:
     package = Path(launch.__file__).parent
     for path in sorted(package.rglob("*.py")):
         text = path.read_text()
@@ -127,7 +125,7 @@ def test_no_command_prints_but_through_the_screen() -> None:
         assert path.name in ("screen.py", "tables.py") or not found, path
 
 
-def test_a_page_a_warning_and_a_traceback_show_it_too() -> None:
+def test_pages_warnings_and_tracebacks_show_control_characters() -> None:
     page = Document("t", Facts("f", ()), (Section("s", (Text(HOSTILE[0] + HOSTILE[3]),)),)).html()
     assert not OBEYED.search(page)
     code = (

@@ -70,7 +70,7 @@ def test_three_lines_from_a_volume_to_features(exported: Path) -> None:
     assert torch.equal(view[0], torch.from_numpy(center_view(volume, (2, 2, 2), info.data)))
 
 
-def test_another_spacing_is_resampled_to_that_of_training(exported: Path) -> None:
+def test_volumes_of_another_spacing_are_resampled_to_that_of_training(exported: Path) -> None:
     _, info = load_encoder(exported)
     expected = info.view(head((80, 100, 90), (2, 2, 2)), (2, 2, 2))
     finer = info.view(head((40, 200, 180), (4, 1, 1)), (4, 1, 1))
@@ -95,7 +95,7 @@ def test_an_invalid_volume_is_refused(
         info.view(volume, spacing)
 
 
-def test_an_encoder_without_its_description_or_with_another_is_refused(exported: Path) -> None:
+def test_an_encoder_with_a_missing_or_mismatched_description_is_refused(exported: Path) -> None:
     described = exported.with_suffix(".json")
     info = EncoderInfo.model_validate_json(described.read_bytes())
     wider = info.model_copy(update={"model": info.model.model_copy(update={"width": 48})})
@@ -111,7 +111,7 @@ def test_an_encoder_without_its_description_or_with_another_is_refused(exported:
     ("section", "name", "value"),
     [("model", "depth", 10**9), ("model", "width", 24 * 10**6), ("data", "view_size", 60_000)],
 )
-def test_a_description_of_more_than_the_weights_file_holds_takes_no_memory(
+def test_a_description_larger_than_the_weights_file_allocates_no_memory(
     exported: Path, section: str, name: str, value: int
 ) -> None:
     description = exported.with_suffix(".json")
@@ -151,7 +151,7 @@ def test_a_portable_model_computes_the_same_for_any_batch(
     torch.testing.assert_close(tokens, load_encoder(exported)[0](views), atol=1e-5, rtol=0)
 
 
-def test_a_portable_model_that_computes_something_else_gets_no_name(
+def test_a_portable_model_that_deviates_is_not_published(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmct_hpc.train.portable.TOLERANCE", -1.0)
@@ -162,7 +162,7 @@ def test_a_portable_model_that_computes_something_else_gets_no_name(
         export_model(exported, tmp_path / "model.tflite")
 
 
-def test_a_run_starts_with_the_encoder_it_is_given(exported: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_the_given_encoder(exported: Path, tmp_path: Path) -> None:
     given, info = load_encoder(exported)
 
     def settings(**model: object) -> TrainConfig:
@@ -212,7 +212,7 @@ def test_an_encoder_without_a_run_is_probed(exported: Path, tmp_path: Path) -> N
     assert result.pretrained_patients is None
 
 
-def test_no_conversion_replaces_what_it_reads(exported: Path, tmp_path: Path) -> None:
+def test_no_conversion_overwrites_its_input(exported: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for out in (exported, exported.with_suffix(".json")):
         with pytest.raises(FmctError, match=r"is the input .* which it would replace"):
@@ -226,7 +226,7 @@ def test_no_conversion_replaces_what_it_reads(exported: Path, tmp_path: Path) ->
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_no_file_of_another_encoder_is_replaced(exported: Path, tmp_path: Path) -> None:
+def test_files_of_another_encoder_are_not_replaced(exported: Path, tmp_path: Path) -> None:
     encoder, info = load_encoder(exported)
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     write_encoder(tmp_path / "other", weights, info.model_copy(update={"dataset_digest": "c" * 64}))
@@ -244,7 +244,7 @@ def test_no_file_of_another_encoder_is_replaced(exported: Path, tmp_path: Path) 
     export_model(exported, tmp_path / "a.pt2")
 
 
-def test_a_full_disk_is_reported_by_the_system_whoever_writes(
+def test_a_full_disk_is_reported_whichever_library_writes(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Path, data: bytes) -> int:

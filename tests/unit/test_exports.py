@@ -36,7 +36,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
-def test_every_name_is_there(package: ModuleType) -> None:
+def test_every_exported_name_exists(package: ModuleType) -> None:
     names = package.__all__
     assert set(names) <= set(dir(package))
     assert all(getattr(package, name) is not None for name in names)
@@ -63,7 +63,7 @@ def test_the_reference_has_every_exported_name(tmp_path: Path) -> None:
     assert "launch.report.report" in written
 
 
-def test_a_dataset_opens_by_text_and_says_what_it_is(dataset: Path) -> None:
+def test_a_dataset_opens_by_str_and_has_a_helpful_repr(dataset: Path) -> None:
     opened = Dataset.open(str(dataset))
     assert opened.path == dataset
     assert "3 volumes" in repr(opened)
@@ -94,7 +94,7 @@ def test_views_of_one_size_are_collated_by_workers(dataset: Path) -> None:
     assert len(set(batch.key)) == 3
 
 
-def test_a_plot_shows_the_patients_right_at_the_left() -> None:
+def test_a_plot_shows_the_right_side_of_the_patient_on_the_left() -> None:
     volume = np.full((10, 8, 6), -1000, np.int16)
     volume[5, 7, 5] = 80  # anterior, right
     figure = fmct_hpc.plot_volume(volume, (2.0, 1.0, 0.5), slices=10)

@@ -28,7 +28,7 @@ def simulated(work: float, interval: float, save: float, failure: float, restart
 @pytest.mark.parametrize(
     ("save", "failure", "restart"), [(30.0, 20_000.0, 300.0), (200.0, 3000.0, 400.0), (400.0, 900.0, 100.0)]
 )
-def test_expected_time_and_best_interval_are_those_of_a_simulation(
+def test_expected_time_and_best_interval_equal_a_simulation(
     save: float, failure: float, restart: float
 ) -> None:
     best = daly_interval(save, failure)
@@ -43,7 +43,7 @@ def test_expected_time_and_best_interval_are_those_of_a_simulation(
     assert means[1.0] < min(means[0.4], means[2.5])
 
 
-def test_the_higher_order_beats_the_first_where_saves_are_long() -> None:
+def test_dalys_higher_order_interval_beats_the_first_order_for_long_saves() -> None:
     save, failure = 400.0, 900.0
     work = 1e6
     daly, young = (
@@ -55,6 +55,6 @@ def test_the_higher_order_beats_the_first_where_saves_are_long() -> None:
     assert daly == pytest.approx(min(around), rel=1e-3)
 
 
-def test_both_agree_where_failures_are_rare() -> None:
+def test_both_orders_agree_for_rare_failures() -> None:
     assert daly_interval(5.0, 1e7) == pytest.approx(young_interval(5.0, 1e7), rel=1e-3)
     assert daly_interval(3000.0, 1000.0) == 1000.0

@@ -54,7 +54,9 @@ def by_hand(encoder: OurEncoder, dataset: Dataset, row: int, blocks: int) -> np.
     return np.asarray(short(encoder.info.view(dataset.read(row), dataset.info.spacing_mm))[0].numpy())
 
 
-def test_a_store_holds_what_the_encoder_gives(dataset: Dataset, encoder: OurEncoder, tmp_path: Path) -> None:
+def test_a_store_holds_the_features_of_the_encoder(
+    dataset: Dataset, encoder: OurEncoder, tmp_path: Path
+) -> None:
     request = Extraction(
         encoder, "ours", dataset, layers=(0, -1), tokens=True, batch=4, workers=2, part_volumes=4
     )
@@ -77,7 +79,7 @@ def test_a_store_holds_what_the_encoder_gives(dataset: Dataset, encoder: OurEnco
         store.vectors(1)
 
 
-def test_array_tasks_share_the_work_and_nothing_is_done_twice(
+def test_array_tasks_share_the_work_without_repeating_any(
     dataset: Dataset, encoder: OurEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = extract_store(Extraction(encoder, "ours", dataset, batch=2), tmp_path / "whole")
@@ -102,7 +104,7 @@ def test_array_tasks_share_the_work_and_nothing_is_done_twice(
     assert not (tmp_path / "s" / "parts").exists()
 
 
-def test_what_a_task_or_all_of_them_have_extracted_is_counted(
+def test_extracted_volumes_are_counted_per_task_and_in_all(
     dataset: Dataset, encoder: OurEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmct_hpc.probe.features.PART_VOLUMES", 2)
@@ -151,7 +153,7 @@ def flip(file: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["layer-02.cls.npy", "layer-02.tokens.npy", "index.parquet", "features.json"]
 )
-def test_a_flipped_bit_is_refused_by_name(
+def test_a_flipped_bit_is_refused_by_file_name(
     dataset: Dataset, encoder: OurEncoder, tmp_path: Path, name: str
 ) -> None:
     extract_store(Extraction(encoder, "ours", dataset, tokens=True), tmp_path)
@@ -170,7 +172,7 @@ def read_all(folder: Path) -> None:
     store.tokens()
 
 
-def test_cohorts_share_a_store_and_another_encoder_replaces_it(
+def test_cohorts_share_a_store_and_another_encoder_replaces_its_features(
     dataset: Dataset, encoder: OurEncoder, tmp_path: Path
 ) -> None:
     read: list[int] = []

@@ -10,7 +10,7 @@ import fmct_hpc
 from fmct_hpc.train.export import load_encoder
 
 
-def test_a_cls_token_is_no_view_of_all_tokens(tmp_path: Path) -> None:
+def test_a_cls_feature_does_not_keep_all_tokens_in_memory(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", 2)
     encoder, info = load_encoder(small_encoder(data, tmp_path / "encoder"))
     scans = list(fmct_hpc.features(data, (encoder, info), batch=2))

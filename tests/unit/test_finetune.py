@@ -80,7 +80,7 @@ def test_rates_fall_from_head_to_embedding(encoder: VisionTransformer) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 20, 64])
-def test_each_volume_comes_once_a_round(count: int) -> None:
+def test_each_volume_is_drawn_once_per_round(count: int) -> None:
     config = FinetuneConfig(steps=15, batch=32)
     places = np.concatenate(list(row_batches(count, config)))
     assert len(places) == 15 * 32
@@ -88,7 +88,7 @@ def test_each_volume_comes_once_a_round(count: int) -> None:
         assert sorted(places[start : start + count]) == list(range(count))
 
 
-def test_views_are_moved_mirrored_and_brightened_only() -> None:
+def test_views_are_only_shifted_mirrored_and_brightened() -> None:
     views = torch.zeros(1, 1, 8, 8, 8)
     views[0, 0, 4, 4, 2] = 1
     config = FinetuneConfig(move=1, shift=0.0, flip_probability=0.5)
@@ -102,7 +102,7 @@ def test_one_class_is_refused(encoder: VisionTransformer, data: tuple[torch.Tens
         tuned(encoder, (data[0], np.zeros((VOLUMES, 2))))
 
 
-def test_of_equal_areas_that_of_the_least_log_loss_is_kept(
+def test_equal_areas_are_resolved_by_the_lowest_log_loss(
     encoder: VisionTransformer, data: tuple[torch.Tensor, np.ndarray]
 ) -> None:
     """One validation volume a class: any two steps that rank both right are equal by area."""

@@ -92,7 +92,7 @@ def uses(folder: Path, out: Path) -> list[Callable[[], Result]]:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_forged_dataset_that_changes_no_name_is_a_whole_one(tmp_path: Path, format: ShardFormat) -> None:
+def test_a_forged_dataset_with_unchanged_names_verifies(tmp_path: Path, format: ShardFormat) -> None:
     """So that the others are refused for their names alone."""
     folder = forge(tmp_path / "in" / "data", format)
     assert verify(folder) == []
@@ -101,16 +101,14 @@ def test_a_forged_dataset_that_changes_no_name_is_a_whole_one(tmp_path: Path, fo
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shard_s_name_that_is_no_plain_file_name_is_refused(
-    tmp_path: Path, format: ShardFormat, name: str
-) -> None:
+def test_a_shard_name_with_a_path_is_refused(tmp_path: Path, format: ShardFormat, name: str) -> None:
     refused_by_all(forge(tmp_path / "in" / "data", format, name), tmp_path)
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("column", ["key", "patient_key", "study_key"])
 @pytest.mark.parametrize("key", KEYS)
-def test_a_key_that_is_no_pseudonym_is_refused(
+def test_a_key_that_is_not_a_pseudonym_is_refused(
     tmp_path: Path, format: ShardFormat, column: str, key: str
 ) -> None:
     refused_by_all(forge(tmp_path / "in" / "data", format, **{column: key}), tmp_path)
@@ -125,7 +123,7 @@ def refused_by_all(folder: Path, place: Path) -> None:
     assert {file: content for file, content in tree(place).items() if "/.lock" not in file} == before
 
 
-def test_a_shard_of_another_name_than_its_index_s_file_is_refused(tmp_path: Path) -> None:
+def test_a_shard_named_differently_from_its_index_is_refused(tmp_path: Path) -> None:
     """What `fmct preprocess --collect` joins are the indexes of the names that it asked for."""
     folder = forge(tmp_path / "in" / "data", "zarr", "two")
     (folder / f"one{SIDECAR_SUFFIX}").unlink()
@@ -137,7 +135,7 @@ def test_a_shard_of_another_name_than_its_index_s_file_is_refused(tmp_path: Path
         finish_dataset(folder, "zarr", ["one"])
 
 
-def test_merging_replaces_a_link_in_the_way_and_does_not_follow_it(tmp_path: Path) -> None:
+def test_merging_replaces_a_link_without_following_it(tmp_path: Path) -> None:
     folder = forge(tmp_path / "in" / "data", "zarr")
     victim = tmp_path / "victim"
     victim.write_text("mine")
@@ -152,12 +150,12 @@ def test_merging_replaces_a_link_in_the_way_and_does_not_follow_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_but_a_plain_name_becomes_a_path(tmp_path: Path, name: str) -> None:
+def test_only_plain_names_become_paths(tmp_path: Path, name: str) -> None:
     with pytest.raises(FmctError):
         inside(tmp_path, name)
 
 
-def test_every_string_of_a_record_that_names_something_is_closed() -> None:
+def test_every_name_in_a_record_is_validated() -> None:
     """A field added later is either validated or named here as text that no path is made of."""
     free = {"dtype", "affine", "shape", "spacing_mm", "crc32", "facts", "role", "rank"}
     schema = VolumeRecord.model_json_schema()["properties"]

@@ -54,7 +54,7 @@ def documented(type: pa.DataType) -> str:
     return {"double": "float64"}.get(str(type), str(type))
 
 
-def test_the_tables_of_fields_are_those_of_the_code() -> None:
+def test_the_tables_of_fields_match_the_code() -> None:
     for heading, model in (("## The record of a volume", VolumeRecord), ("`facts`:", DecodeFacts)):
         rows = table_after(heading)
         assert [row[0] for row in rows] == [f"`{name}`" for name in model.model_fields]
@@ -118,7 +118,7 @@ def sharding_object(stored: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_reader_made_from_the_document_reads_a_dataset(tmp_path: Path, format: ShardFormat) -> None:
+def test_a_reader_written_from_the_document_reads_a_dataset(tmp_path: Path, format: ShardFormat) -> None:
     write_dataset(tmp_path, format, VOLUMES)
     text = (tmp_path / "dataset.json").read_text()
     info = json.loads(text)
@@ -155,7 +155,7 @@ def test_a_reader_made_from_the_document_reads_a_dataset(tmp_path: Path, format:
         assert row["crc32"] == zlib.crc32(read.tobytes())
 
 
-def test_the_zip_is_laid_out_as_the_document_says(tmp_path: Path) -> None:
+def test_the_zip_is_laid_out_as_documented(tmp_path: Path) -> None:
     write_dataset(tmp_path, "zarr", VOLUMES)
     with zipfile.ZipFile(tmp_path / "a.zarr.zip") as archive:
         keys = list(VOLUMES["a"])
@@ -178,7 +178,7 @@ def test_the_zip_is_laid_out_as_the_document_says(tmp_path: Path) -> None:
     assert array["attributes"] == make_record(VOLUMES["a"][keys[0]], keys[0]).model_dump(mode="json")
 
 
-def test_the_tar_is_laid_out_as_the_document_says(tmp_path: Path) -> None:
+def test_the_tar_is_laid_out_as_documented(tmp_path: Path) -> None:
     write_dataset(tmp_path, "webdataset", VOLUMES)
     file = tmp_path / "a.tar"
     assert file.stat().st_size % 10240 == 0
@@ -197,7 +197,7 @@ def test_the_tar_is_laid_out_as_the_document_says(tmp_path: Path) -> None:
     assert b" " not in record
 
 
-def test_keys_are_the_hmacs_of_the_document(tmp_path: Path) -> None:
+def test_keys_are_the_documented_hmacs(tmp_path: Path) -> None:
     import hmac
 
     new_key(tmp_path / "key")

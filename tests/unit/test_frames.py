@@ -71,7 +71,7 @@ def test_a_classic_object_is_stacked_along_its_normal(gap: float, tmp_path: Path
     assert volume.source_digest == plain.source_digest
 
 
-def test_frames_whose_places_are_not_told_are_no_volume(tmp_path: Path) -> None:
+def test_frames_without_positions_are_rejected(tmp_path: Path) -> None:
     axial().write_frames(tmp_path / "export" / "a", waves, enhanced=False, SpacingBetweenSlices=None)
     series = scanned(tmp_path / "export")[0]
     assert len(series.instances) == 1
@@ -80,7 +80,7 @@ def test_frames_whose_places_are_not_told_are_no_volume(tmp_path: Path) -> None:
     assert caught.value.reason == Reason.MISSING_GEOMETRY
 
 
-def test_frames_have_their_own_facts(tmp_path: Path) -> None:
+def test_frames_keep_per_frame_attributes(tmp_path: Path) -> None:
     path = tmp_path / "export" / "object"
     data = axial().write_frames(path, waves, enhanced=True)
     groups = data.PerFrameFunctionalGroupsSequence
@@ -104,7 +104,7 @@ def test_frames_have_their_own_facts(tmp_path: Path) -> None:
     assert dict(volume.dropped) == {Reason.LOCALIZER: 1, Reason.NOT_HOUNSFIELD: 1, Reason.MISSING_SLICES: 2}
 
 
-def test_a_scan_counts_files_and_a_repeated_object(tmp_path: Path) -> None:
+def test_a_scan_counts_files_and_repeated_objects(tmp_path: Path) -> None:
     axial().write_frames(tmp_path / "export" / "a", waves, enhanced=True)
     (tmp_path / "export" / "b").write_bytes((tmp_path / "export" / "a").read_bytes())
     summary = scan(tmp_path / "export", tmp_path / "catalog.parquet")
@@ -123,14 +123,14 @@ def test_a_wrong_number_of_frames_is_a_broken_header(frames: int, tmp_path: Path
     assert summary.rejected == {Reason.BROKEN_HEADER: 1}
 
 
-def test_a_cut_object_loses_the_frames_beyond_the_cut(tmp_path: Path) -> None:
+def test_a_truncated_object_loses_its_last_frames(tmp_path: Path) -> None:
     path = tmp_path / "export" / "object"
     axial().write_frames(path, waves, enhanced=True)
     path.write_bytes(path.read_bytes()[: -2 * 2 * 48 * 48])
     assert dict(build(path.parent).dropped) == {Reason.TRUNCATED_PIXEL_DATA: 2}
 
 
-def test_one_frame_is_decoded_without_the_others(tmp_path: Path) -> None:
+def test_a_single_frame_is_decoded_alone(tmp_path: Path) -> None:
     """The other frames' bytes are damaged, and their number does not count."""
     path = tmp_path / "export" / "object"
     data = axial().write_frames(path, waves, enhanced=True)

@@ -9,7 +9,7 @@ SCRIPT = Path(__file__).parents[1] / "gpu/run.sh"
 PARTS = {"views", "transfer", "step", "variants", "large", "resume", "data"}
 
 
-def test_the_script_runs_every_part_there_is() -> None:
+def test_the_script_runs_every_part() -> None:
     assert {path.stem.removeprefix("part_") for path in SCRIPT.parent.glob("part_*.py")} == PARTS
     (line,) = (line for line in SCRIPT.read_text().splitlines() if "parts=(views" in line)
     assert set(line.split("(")[1].rstrip(")").split()) == PARTS

@@ -32,7 +32,7 @@ def rows(path: Path) -> list[dict[str, Any]] | Reason:
             return rejection.reason
 
 
-def test_values_are_pydicoms(
+def test_values_equal_pydicoms(
     shared_dicom: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [path for path in BUNDLED.rglob("*") if path.is_file()]
@@ -68,7 +68,7 @@ def row(data: pydicom.FileDataset, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("vr", ["DS", "LO", "SH", "CS", "UT", "LT", "ST", "UC", "UN", "OB"])
-def test_a_number_under_another_vr_is_read(vr: str, tmp_path: Path) -> None:
+def test_a_number_with_another_vr_is_read(vr: str, tmp_path: Path) -> None:
     """The bytes are those of the standard's VR, whichever the writer states (pydicom issue 828)."""
     whole = row(ct_image(np.zeros((4, 6), np.int16), PixelSpacing=[0.5, 0.25]), tmp_path / "whole")
     data = ct_image(np.zeros((4, 6), np.int16))
@@ -95,7 +95,7 @@ def test_a_number_under_another_vr_is_read(vr: str, tmp_path: Path) -> None:
         *((other, None) for other in ("1,2,3", "1.000,5", "1,000.5", "a,5", "1,", "1, 5")),
     ],
 )
-def test_a_decimal_comma_is_a_point(written: str, read: float | None, tmp_path: Path) -> None:
+def test_a_decimal_comma_is_read_as_a_point(written: str, read: float | None, tmp_path: Path) -> None:
     data = ct_image(np.zeros((4, 6), np.int16))
     stated(data, "SliceThickness", "DS", written)
     stated(data, "PixelSpacing", "DS", f"{written}\\{written}")
@@ -104,7 +104,7 @@ def test_a_decimal_comma_is_a_point(written: str, read: float | None, tmp_path: 
     assert found["pixel_spacing"] == ([] if read is None else [read, read])
 
 
-def test_what_decoding_needs_is_read_under_another_vr(tmp_path: Path) -> None:
+def test_decoding_attributes_with_another_vr_are_read(tmp_path: Path) -> None:
     stored = np.arange(24, dtype=np.int16).reshape(4, 6)
     data = ct_image(stored)
     for keyword, vr, value in (
@@ -121,7 +121,7 @@ def test_what_decoding_needs_is_read_under_another_vr(tmp_path: Path) -> None:
     assert np.array_equal(decoded(path).hu, np.rint(stored * 0.5 - 1000))
 
 
-def test_functional_groups_are_read_under_another_vr(tmp_path: Path) -> None:
+def test_functional_groups_with_another_vr_are_read(tmp_path: Path) -> None:
     """Of an anonymiser that knows none of the attributes it copies."""
     whole, other = tmp_path / "whole" / "file", tmp_path / "other" / "file"
     slices = Acquisition(axial(slices=3).positions, matrix=(4, 6))
@@ -153,7 +153,7 @@ def test_functional_groups_are_read_under_another_vr(tmp_path: Path) -> None:
     ("value", "said"),
     [(None, "missing"), (b"", "missing"), (b"1\\x", "malformed"), (b"\xff\xfe", "malformed")],
 )
-def test_what_places_an_image_is_named_where_it_does_not(
+def test_invalid_position_attributes_are_named(
     value: bytes | None, said: str, keyword: str, tag: str, frames: int, tmp_path: Path
 ) -> None:
     images = []
@@ -178,7 +178,7 @@ def test_what_places_an_image_is_named_where_it_does_not(
     ("value", "named"),
     [(None, "0028,1052) is missing"), (b"", "0028,1052) is missing"), (b"-10 24", "0028,1052) is malformed")],
 )
-def test_a_rescale_that_is_none_is_named(value: bytes | None, named: str, tmp_path: Path) -> None:
+def test_an_invalid_rescale_is_named(value: bytes | None, named: str, tmp_path: Path) -> None:
     data = ct_image(np.zeros((4, 6), np.int16), RescaleIntercept=None)
     if value is not None:
         stated(data, "RescaleIntercept", "DS", value)
@@ -201,7 +201,7 @@ def test_an_absent_uid_is_named(keyword: str, tag: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keyword", ["Rows", "BitsStored", "PixelRepresentation"])
-def test_what_decoding_lacks_is_named(keyword: str, tmp_path: Path) -> None:
+def test_missing_decoding_attributes_are_named(keyword: str, tmp_path: Path) -> None:
     stored = np.zeros((4, 6), np.int16)
     for folder, value in (("malformed", b"ABCD"), ("absent", None)):
         data = ct_image(stored, **{keyword: None} if value is None else {})
@@ -222,7 +222,7 @@ def test_what_decoding_lacks_is_named(keyword: str, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["explicit", "implicit", "big", "nested"])
-def test_no_file_is_lost_for_its_character_set(claimed: bytes, kind: str, tmp_path: Path) -> None:
+def test_no_file_is_lost_because_of_its_character_set(claimed: bytes, kind: str, tmp_path: Path) -> None:
     """What a text says in ASCII is read, whatever its other bytes mean."""
     names, description = ["ISO 2022 IR 100", "ISO 2022 IR 101"], "Schädel mit KM"
     data = ct_image(np.zeros((4, 6), np.int16), SpecificCharacterSet=names, SeriesDescription=description)
@@ -245,13 +245,13 @@ def test_no_file_is_lost_for_its_character_set(claimed: bytes, kind: str, tmp_pa
     assert found["pixel_spacing"] == [1.0, 1.0]
 
 
-def test_an_empty_character_set_is_none(tmp_path: Path) -> None:
+def test_an_empty_character_set_counts_as_absent(tmp_path: Path) -> None:
     data = ct_image(np.zeros((4, 6), np.int16), SpecificCharacterSet="")
     stated(data, "SeriesDescription", "LO", "Schädel".encode("latin-1"))
     assert row(data, tmp_path)["series_description"] == "Schädel"
 
 
-def test_codes_say_what_the_attributes_do_not(tmp_path: Path) -> None:
+def test_codes_supplement_missing_attributes(tmp_path: Path) -> None:
     region, agent = Dataset(), Dataset()
     region.CodeMeaning, agent.CodeMeaning = "Head", "Iohexol"
     codes = {"AnatomicRegionSequence": [region], "ContrastBolusAgentSequence": [agent]}
@@ -263,7 +263,7 @@ def test_codes_say_what_the_attributes_do_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("vr", ["LO", "OB", "UN", "UT"])
-def test_a_text_under_another_vr_is_read(vr: str, tmp_path: Path) -> None:
+def test_a_text_with_another_vr_is_read(vr: str, tmp_path: Path) -> None:
     data = ct_image(np.zeros((4, 6), np.int16))
     stated(data, "SeriesDescription", vr, "Schädel mit KM".encode("latin-1"))
     assert row(data, tmp_path)["series_description"] == "Schädel mit KM"

@@ -77,7 +77,7 @@ def views() -> Views:
     return Views(seen[:2], seen[2:])
 
 
-def test_a_sound_model_rings_no_alarm(views: Views, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_healthy_model_raises_no_alarm(views: Views, caplog: pytest.LogCaptureFixture) -> None:
     config = make()
     figures = figures_of(config, *networks(config), views)
     assert figures["prototypes_used"] > 1
@@ -85,7 +85,7 @@ def test_a_sound_model_rings_no_alarm(views: Views, caplog: pytest.LogCaptureFix
     assert messages(config, figures, caplog) == []
 
 
-def test_uniform_targets_ring(views: Views, caplog: pytest.LogCaptureFixture) -> None:
+def test_uniform_targets_raise_an_alarm(views: Views, caplog: pytest.LogCaptureFixture) -> None:
     config = make()
     student, teacher = networks(config)
     for network in (student, teacher):
@@ -97,7 +97,7 @@ def test_uniform_targets_ring(views: Views, caplog: pytest.LogCaptureFixture) ->
     assert any("does not depend on its input" in text for text in found)
 
 
-def test_one_prototype_for_all_rings(views: Views, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_prototype_for_all_raises_an_alarm(views: Views, caplog: pytest.LogCaptureFixture) -> None:
     config = make()
     student, teacher = networks(config)
     for network in (student, teacher):
@@ -108,7 +108,7 @@ def test_one_prototype_for_all_rings(views: Views, caplog: pytest.LogCaptureFixt
     assert text.startswith(f"step {PATIENCE}: for {PATIENCE} steps all volumes are assigned to one prototype")
 
 
-def test_one_feature_for_all_rings(views: Views, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_feature_for_all_raises_an_alarm(views: Views, caplog: pytest.LogCaptureFixture) -> None:
     config = make()
     student, teacher = networks(config)
     norm = student.encoder.get_submodule("norm")
@@ -119,7 +119,9 @@ def test_one_feature_for_all_rings(views: Views, caplog: pytest.LogCaptureFixtur
     assert any("are nearly equal" in text for text in found)
 
 
-def test_embeddings_of_lejepa_at_one_point_ring(views: Views, caplog: pytest.LogCaptureFixture) -> None:
+def test_collapsed_embeddings_of_lejepa_raise_an_alarm(
+    views: Views, caplog: pytest.LogCaptureFixture
+) -> None:
     config = make("stop", dino_weight=0, ibot_weight=0, lejepa_weight=1.0, lejepa_slices=64)
     torch.manual_seed(0)
     student = Student(config)
@@ -144,7 +146,7 @@ def test_embeddings_of_lejepa_at_one_point_ring(views: Views, caplog: pytest.Log
         health.step(PATIENCE, point)
 
 
-def test_a_sign_that_passes_starts_again_and_one_that_lasts_may_stop_the_run() -> None:
+def test_a_transient_sign_resets_and_a_persistent_one_may_stop_the_run() -> None:
     sound = {"feature_deviation": 1.0}
     alike = {"feature_deviation": 0.0}
     health = Health(make("stop"))
@@ -154,7 +156,7 @@ def test_a_sign_that_passes_starts_again_and_one_that_lasts_may_stop_the_run() -
         health.step(6, alike)
 
 
-def test_a_sign_lasts_from_one_attempt_to_the_next() -> None:
+def test_a_sign_persists_across_attempts() -> None:
     """Each attempt is shorter than the patience; skipped steps neither count nor break off."""
     alike, skipped = {"feature_deviation": 0.0}, {"skipped": 1.0}
     rows = [{"step": 1.0, "feature_deviation": 1.0}, {"step": 2.0} | alike, {"step": 3.0} | skipped]
@@ -165,7 +167,7 @@ def test_a_sign_lasts_from_one_attempt_to_the_next() -> None:
 
 
 @pytest.mark.parametrize(("micro_batch", "rings"), [(1, False), (2, False), (4, True)])
-def test_a_few_volumes_at_once_are_not_compared(
+def test_small_batches_are_not_compared(
     micro_batch: int, rings: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = make()
@@ -178,7 +180,7 @@ def test_a_few_volumes_at_once_are_not_compared(
     assert "does not depend on its input" in found
 
 
-def test_a_run_shorter_than_the_patience_is_warned_of_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_shorter_than_the_patience_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     config = small_config(Path("unused"), run={"steps": 40})
     assert config.health.patience > 40
     health = Health(config)
@@ -187,7 +189,7 @@ def test_a_run_shorter_than_the_patience_is_warned_of_too(caplog: pytest.LogCapt
     assert [text.split(":")[0] for text in caplog.messages] == ["step 10", "step 20", "step 30", "step 40"]
 
 
-def test_skipping_has_a_budget_and_stopping_has_none(caplog: pytest.LogCaptureFixture) -> None:
+def test_skipping_non_finite_steps_has_a_budget(caplog: pytest.LogCaptureFixture) -> None:
     health = Health(make())
     health.skip(1, "volumes of rank 1: k")
     health.skip(5, "volumes of rank 0: k")
@@ -199,7 +201,7 @@ def test_skipping_has_a_budget_and_stopping_has_none(caplog: pytest.LogCaptureFi
         Health(strict).skip(1, "volumes of rank 1: k")
 
 
-def test_alarms_of_a_record_are_those_that_the_run_gave(caplog: pytest.LogCaptureFixture) -> None:
+def test_alarms_recomputed_from_a_record_equal_those_of_the_run(caplog: pytest.LogCaptureFixture) -> None:
     generator = np.random.default_rng(0)
     sound = {"teacher_entropy": 1.0, "divergence": 1.0, "prototypes_used": 5.0, "skipped": 0.0}
     rows = [

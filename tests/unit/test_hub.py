@@ -109,7 +109,7 @@ def preprocessing(exports: Path, **changed: object) -> dict[str, object]:
     return {**described["preprocessing"], **changed}
 
 
-def test_the_squeezed_field_is_the_encoders_too(tmp_path: Path, exports: Path) -> None:
+def test_the_squeezed_field_equals_the_encoders(tmp_path: Path, exports: Path) -> None:
     info = load_encoder(exports / "source-0/encoder.safetensors")[1]
     data = info.data.model_copy(update={"field": "squeezed", "field_mm": 40.0})
     squeezed = info.model_copy(update={"data": data})
@@ -118,7 +118,7 @@ def test_the_squeezed_field_is_the_encoders_too(tmp_path: Path, exports: Path) -
     torch.testing.assert_close(view(hu, (3, 2, 2), given), squeezed.view(hu, (3, 2, 2)), atol=1e-6, rtol=0)
 
 
-def test_frames_and_oblique_axes_are_one_head(exports: Path) -> None:
+def test_frames_and_oblique_axes_give_the_same_head(exports: Path) -> None:
     """An oblique volume, sampled from the analytic head, gives about the input of the upright one."""
     given = preprocessing(exports)
     upright = prepare(np.load(exports / "hu.npy"), np.load(exports / "affine.npy"), given)
@@ -162,7 +162,7 @@ def test_an_invalid_volume_is_refused(
         prepare(volume, affine, preprocessing(exports), frame)
 
 
-def test_the_card_has_the_facts_and_the_licence_that_is_given(exports: Path) -> None:
+def test_the_card_has_the_facts_and_the_given_licence(exports: Path) -> None:
     text = (exports / "hub-0/README.md").read_text()
     assert text.startswith("---\nlicense: CC-BY-4.0\n")
     for fact in ("no medical device", "b" * 64, "2 x 2 x 2 mm", "level 40, width 80 HU", "not available"):
@@ -191,7 +191,7 @@ def test_only_an_earlier_export_of_the_same_encoder_is_replaced(exports: Path, t
     assert not list(exports.glob(".hub-*"))
 
 
-def test_a_folder_that_computes_something_else_gets_no_name(
+def test_a_folder_that_deviates_is_not_published(
     exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fmct_hpc.hub.write.TOLERANCE", -1.0)
@@ -200,7 +200,7 @@ def test_a_folder_that_computes_something_else_gets_no_name(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_dataset_is_counted_where_it_is_that_of_the_training(exports: Path, tmp_path: Path) -> None:
+def test_the_card_counts_volumes_only_of_the_training_dataset(exports: Path, tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "data", "shard-00000", "zarr") as writer:
         for number in range(3):
             voxels = np.full((4, 4, 4), number, np.int16)
@@ -218,7 +218,7 @@ def test_the_dataset_is_counted_where_it_is_that_of_the_training(exports: Path, 
     assert "| Patients | 2 |" in (tmp_path / "out/README.md").read_text()
 
 
-def test_the_code_is_one_module_without_names_of_nowhere(tmp_path: Path) -> None:
+def test_the_code_is_one_module_without_undefined_names(tmp_path: Path) -> None:
     (tmp_path / "fmct_encoder.py").write_text(code())
     checked = ["ruff", "check", "--isolated", "--select", "F821,F811,E9", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", *checked], capture_output=True, text=True, timeout=60)

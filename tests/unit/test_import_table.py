@@ -45,7 +45,7 @@ def test_a_parquet_table_holds_numbers_and_lists(tmp_path: Path) -> None:
         assert np.allclose([instance.position or () for instance in one.instances], places, atol=1e-4)
 
 
-def test_facts_reach_the_catalog_and_wrong_ones_refuse_their_row(tmp_path: Path) -> None:
+def test_facts_reach_the_catalog_and_invalid_ones_reject_their_row(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", HU)
     for name in "bcdef":
         write_nifti(HU, AFFINE, tmp_path / f"{name}.nii")
@@ -84,7 +84,7 @@ def test_a_npy_file_without_an_affine_has_no_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["path,patient\na,b\n", "path,patient,study\n", "path,path,patient,study\na,a,b,c\n"]
 )
-def test_another_table_is_refused_as_a_whole(tmp_path: Path, text: str) -> None:
+def test_a_table_with_wrong_columns_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "table.csv").write_text(text)
     with pytest.raises(FmctError, match=r"table\.csv"):
         import_table(tmp_path / "table.csv", tmp_path / "catalog.parquet")
@@ -93,7 +93,7 @@ def test_another_table_is_refused_as_a_whole(tmp_path: Path, text: str) -> None:
         import_table(tmp_path / "table.csv", tmp_path / "table.csv")
 
 
-def test_values_beside_a_header_count_as_the_file(tmp_path: Path) -> None:
+def test_values_in_sidecars_count_as_part_of_the_file(tmp_path: Path) -> None:
     """Another .raw under the same .mhd changes what the plan's digests are made of."""
     write_itk(HU, AFFINE, tmp_path / "a.mhd", packed=False)
     (tmp_path / "table.csv").write_text("path,patient,study\na.mhd,1,1\n")

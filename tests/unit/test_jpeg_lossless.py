@@ -43,7 +43,7 @@ def test_every_predictor_precision_and_interval(precision: int, predictor: int) 
 
 
 @pytest.mark.parametrize("predictor", range(1, 8))
-def test_gdcm_reads_the_same(predictor: int, tmp_path: Path) -> None:
+def test_gdcm_decodes_the_same(predictor: int, tmp_path: Path) -> None:
     pixels = image(16)
     data = ct_image(pixels, RescaleIntercept=0)
     data.file_meta.TransferSyntaxUID = JPEGLossless
@@ -55,7 +55,7 @@ def test_gdcm_reads_the_same(predictor: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("restart_lines", [0, 4])
-def test_what_is_cut_or_lacks_an_interval_is_refused(restart_lines: int) -> None:
+def test_truncated_streams_and_missing_intervals_are_refused(restart_lines: int) -> None:
     whole = written(image(12), 12, 6, restart_lines)
     start = whole.index(b"\xff\xda") + 10
     for at in range(start, len(whole) - 2):

@@ -63,7 +63,7 @@ def exams(tmp_path: Path) -> Path:
     )
 
 
-def test_an_exam_has_what_one_of_its_slices_has(tmp_path: Path, exams: Path) -> None:
+def test_an_exam_is_positive_if_any_slice_is(tmp_path: Path, exams: Path) -> None:
     labels = keyed(
         tmp_path, "rsna2019", rsna(a1="subdural any", a2="", b1="", b2="", other=""), catalog=exams
     )
@@ -80,7 +80,7 @@ def test_a_slice_without_labels_leaves_no_certain_negative(tmp_path: Path, exams
     assert labels[study("ID_well")] == dict.fromkeys(FINDINGS, 0)
 
 
-def test_a_mapping_takes_the_place_of_a_catalog(tmp_path: Path) -> None:
+def test_a_mapping_replaces_the_catalog(tmp_path: Path) -> None:
     mapping = tmp_path / "mapping.csv"
     mapping.write_text("study_instance_uid,rows,sop_instance_uid\n1.2,512,a1\n1.2,512,a2\n1.3,512,b1\n")
     labels = keyed(tmp_path, "rsna2019", rsna(a1="", a2="epidural any", b1=""), mapping=mapping)
@@ -113,7 +113,7 @@ def cq500(*rows: str) -> str:
     return "\n".join([",".join(["name", "Category", *header]), *rows, ""])
 
 
-def test_two_of_three_readers_decide(tmp_path: Path) -> None:
+def test_the_majority_of_three_readers_decides(tmp_path: Path) -> None:
     catalog = scan_images(
         tmp_path,
         [

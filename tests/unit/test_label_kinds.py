@@ -171,7 +171,7 @@ def test_units_of_binary_labels_keep_their_digests(config: SweepConfig, swept: P
 
 
 @pytest.mark.parametrize("method", ["logistic", *SLOW])
-def test_kept_classifiers_predict_as_the_sweep_did(
+def test_exported_classifiers_predict_as_the_sweep_did(
     config: SweepConfig, swept: Path, tmp_path: Path, method: str
 ) -> None:
     tasks = ["died"] if method == "finetune" else [*KINDS_GIVEN, "bright"]
@@ -239,7 +239,7 @@ def test_neighbours_vote_on_classes_and_values_and_volumes_of_a_class_find_one_a
         ({}, "a", ["0", "1", "2"], r"row 4, column a: not 0, 1 or empty.*kinds"),
     ],
 )
-def test_what_is_of_another_kind_is_refused_by_row_and_column(
+def test_values_of_another_kind_are_refused_by_row_and_column(
     tmp_path: Path, kinds: dict[str, Any], column: str, values: list[str], parts: str
 ) -> None:
     cells = {"study_instance_uid": ["1.2", "1.3", "1.4"], "a": ["0", "1", "1"]}
@@ -268,7 +268,7 @@ def test_tables_of_versions_with_binary_labels_alone_are_read(swept: Path, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["number", {"surviva": "t"}, 3, None])
-def test_a_kind_that_there_is_not_is_one_line_with_the_kinds(kind: object) -> None:
+def test_an_unknown_kind_is_refused_in_one_line_with_the_known_ones(kind: object) -> None:
     with pytest.raises(ValidationError) as refused:
         LabelKinds.model_validate({"kinds": {"a": kind}})
     (error,) = refused.value.errors()

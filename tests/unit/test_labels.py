@@ -16,7 +16,7 @@ def key_file(tmp_path: Path) -> Path:
     return tmp_path / "hmac.key"
 
 
-def test_labels_are_keyed_and_nothing_else_passes(tmp_path: Path, key_file: Path) -> None:
+def test_labels_are_keyed_and_no_other_column_passes(tmp_path: Path, key_file: Path) -> None:
     csv = tmp_path / "labels.csv"
     csv.write_text(
         "\ufeffpatient_id,study_instance_uid,bleed,sdh\r\nMüller 7,1.2.3,1,\r\n\r\nOther, 1.2.4 ,0,1\r\n"
@@ -53,7 +53,7 @@ def test_labels_are_keyed_and_nothing_else_passes(tmp_path: Path, key_file: Path
         ('study_instance_uid,bleed\n"1.2,1\n', r"not readable as UTF-8 CSV"),
     ],
 )
-def test_a_wrong_table_is_refused_in_one_line_without_its_text(
+def test_an_invalid_table_is_refused_in_one_line_without_quoting_it(
     tmp_path: Path, key_file: Path, text: str, message: str
 ) -> None:
     csv, out = tmp_path / "labels.csv", tmp_path / "labels.parquet"
@@ -70,7 +70,7 @@ def test_a_missing_table_is_named(tmp_path: Path, key_file: Path) -> None:
         key_labels(tmp_path / "absent.csv", key_file, tmp_path / "out")
 
 
-def test_no_input_is_replaced(tmp_path: Path, key_file: Path) -> None:
+def test_inputs_are_not_replaced(tmp_path: Path, key_file: Path) -> None:
     table, link = tmp_path / "labels.csv", tmp_path / "link.parquet"
     table.write_text("study_instance_uid,bleed\n1.2,1\n")
     link.symlink_to(table)
@@ -94,7 +94,7 @@ def test_labels_of_another_key_are_not_replaced(tmp_path: Path, key_file: Path) 
     assert out.read_bytes() == before
 
 
-def test_a_table_that_repeats_one_row_without_end_is_not_read(tmp_path: Path, key_file: Path) -> None:
+def test_a_decompression_bomb_is_not_read(tmp_path: Path, key_file: Path) -> None:
     """Parquet does that in a few bytes."""
     table = pa.table({"study_instance_uid": ["1.2"] * 10**6, "bleed": [1] * 10**6})
     pq.write_table(table, tmp_path / "labels.parquet")

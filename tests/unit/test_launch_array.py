@@ -31,7 +31,7 @@ def launched(*words: str) -> list[list[str]]:
         ("benchmark", "benchmark-example.yaml", [["--plan"]]),
     ],
 )
-def test_an_array_of_shares_between_features_and_the_whole(
+def test_an_array_of_shares_follows_features_and_precedes_the_merge(
     name: str, recipe: str, plans: list[list[str]], tmp_path: Path
 ) -> None:
     own = [str(RECIPES / recipe), "--out", str(tmp_path / "out dir"), "device=cpu"]
@@ -87,7 +87,7 @@ def test_jobs_wait_for_those_before(tmp_path: Path) -> None:
         (["relevance", "RECIPE", "--encoder", "RECIPE", "--out", "o", "--collect"], "leave out --collect"),
     ],
 )
-def test_what_cannot_run_is_said_before_it_is_queued(words: list[str], said: str) -> None:
+def test_arrays_that_cannot_run_are_refused_before_submission(words: list[str], said: str) -> None:
     recipe = str(RECIPES / "segment-example.yaml")
     given = [recipe if word == "RECIPE" else word for word in words]
     with pytest.raises(FmctError, match=said):

@@ -99,14 +99,14 @@ def imported_by(roots: tuple[str, ...]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("layers", ROOTS)
-def test_a_layer_is_enough_to_import_its_modules(layers: str) -> None:
+def test_a_layer_suffices_to_import_its_modules(layers: str) -> None:
     there = modules(closure(*filter(None, layers.split(",")))) | PROVIDED
     beyond = {top: by for top, by in imported_by(ROOTS[layers]).items() if top not in there}
     assert beyond == {}
 
 
 @pytest.mark.parametrize("package", OURS)
-def test_what_functions_import_is_declared(package: str) -> None:
+def test_imports_within_functions_are_declared(package: str) -> None:
     named = {r.name for layer in ("", *LAZY[package]) for r in declared(layer)}
     there = modules({name.lower().replace("_", "-") for name in named}) | PROVIDED
     also = {"pydantic_core", "markupsafe", "cycler"}  # of pydantic, Jinja and Matplotlib
@@ -115,7 +115,7 @@ def test_what_functions_import_is_declared(package: str) -> None:
         assert tops - there - also - {*OURS} - sys.stdlib_module_names == set(), file
 
 
-def test_the_table_of_layers_is_that_of_pyproject() -> None:
+def test_the_table_of_layers_matches_pyproject() -> None:
     core = modules(closure())
     for layer, names in LAYERS.items():
         tops = {name.partition(".")[0] for name in names}
@@ -173,7 +173,7 @@ else:
 """
 
 
-def test_the_core_alone_reads_shards_and_infers_and_names_what_it_lacks(tmp_path: Path) -> None:
+def test_the_core_alone_reads_shards_infers_and_names_missing_layers(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "data", "shard-00000", "zarr") as writer:
         z, y, x = np.ogrid[-1:1:40j, -1:1:40j, -1:1:40j]
         voxels = np.where(z**2 + y**2 + x**2 < 0.8, 40, -1000).astype(np.int16)
@@ -185,7 +185,7 @@ def test_the_core_alone_reads_shards_and_infers_and_names_what_it_lacks(tmp_path
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_a_module_of_several_layers_is_that_of_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_of_several_layers_is_attributed_to_the_importer(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked_by(module: str, wanted: str) -> str:
         names = {"__name__": module, "__builtins__": __builtins__}
         try:
@@ -201,7 +201,7 @@ def test_a_module_of_several_layers_is_that_of_who_asks(monkeypatch: pytest.Monk
     assert asked_by("preprocess.x", "nobody_knows") == "None"
 
 
-def test_python_names_the_layer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_error_in_python_names_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were not there
     with pytest.raises(MissingLayerError, match=r"\[train\]"), named_layers():
         import deepspeed  # noqa: F401
@@ -212,7 +212,7 @@ def test_python_names_the_layer_too(monkeypatch: pytest.MonkeyPatch) -> None:
         attribute("nowhere")
 
 
-def test_the_lock_has_a_version_of_all_that_is_installed() -> None:
+def test_the_lock_pins_every_installed_package() -> None:
     lines = (REPOSITORY / "launch/constraints.txt").read_text().splitlines()[1:]
     single = [str(r) for table in project().values() for r in map(Requirement, table) if "==" in str(r)]
     locked = {canonicalize_name(line.partition("==")[0]) for line in (*lines, *single)}

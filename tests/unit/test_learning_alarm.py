@@ -55,7 +55,7 @@ def whats(config: TrainConfig, *figures: dict[str, float]) -> set[str]:
 
 
 @pytest.mark.parametrize("sign", SIGNS, ids=lambda sign: sign.needs[0] + sign.what[:12])
-def test_each_sign_rings_alone_when_it_has_lasted_and_names_a_remedy(
+def test_each_sign_alone_raises_its_alarm_after_the_patience_with_a_remedy(
     sign: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     sick = SOUND | SICK[sign.what]
@@ -96,7 +96,7 @@ def test_each_sign_rings_alone_when_it_has_lasted_and_names_a_remedy(
     ],
     ids=["defaults", "set already", "LeJEPA"],
 )
-def test_remedies_name_nothing_that_is_set_already(
+def test_remedies_suggest_no_setting_already_in_use(
     objective: dict[str, Any], absent: tuple[str, ...], present: tuple[str, ...]
 ) -> None:
     config = make(objective=objective)
@@ -106,18 +106,18 @@ def test_remedies_name_nothing_that_is_set_already(
     assert remedy(config).startswith("a lower optim.base_lr, ")
 
 
-def test_one_bad_look_is_no_sign() -> None:
+def test_one_bad_evaluation_raises_no_alarm() -> None:
     assert whats(make(), *[SOUND, SOUND, SOUND, SOUND | {"retrieval": 0.1}] * 5) == set()
 
 
-def test_a_window_that_is_not_full_judges_nothing() -> None:
+def test_an_incomplete_window_raises_no_alarm() -> None:
     sick = SOUND | {"cls_rank": 1.0}
     assert whats(make(), *[sick] * (WINDOW - 1)) == set()
     found = LearningAlarm(make()).lasted(rows(*[sick] * (WINDOW + 2)))
     assert [(sign.first, sign.last) for sign in found] == [(EVERY, EVERY * (WINDOW + 2))]
 
 
-def test_who_recognises_volumes_from_the_start_need_not_learn_it() -> None:
+def test_high_retrieval_from_the_start_raises_no_alarm() -> None:
     begun = [{"step": float(step), **START, "retrieval": 0.95} for step in range(1, FIRST_EVALUATIONS + 1)]
     going = [row for row in rows(*[SOUND | {"retrieval": 0.9}] * 8) if row["step"] > FIRST_EVALUATIONS]
     assert LearningAlarm(make()).lasted(begun + going) == []
@@ -130,7 +130,7 @@ def test_views_are_judged_only_where_an_objective_compares_them() -> None:
     assert whats(make(objective=alone), *[sick] * 8) == set()
 
 
-def test_a_run_that_continues_says_what_the_unbroken_one_says(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_resumed_run_raises_the_alarms_of_an_uninterrupted_one(caplog: pytest.LogCaptureFixture) -> None:
     generator = np.random.default_rng(0)
     record = rows(
         *(
@@ -163,7 +163,7 @@ def test_collapse_stop_ends_the_run() -> None:
         alarm.step(int(last["step"]), last)
 
 
-def test_looks_are_at_first_at_intervals_and_at_the_end() -> None:
+def test_evaluations_are_at_the_start_at_intervals_and_at_the_end() -> None:
     config = small_config(Path("unused"), run={"steps": 1003}, health={"every": 100})
     found = [step for step in range(1, 1004) if evaluates(config, step)]
     assert found == [1, 2, 3, 4, *range(62, 1003, 62), 1003], "at least four in the patience"
@@ -179,14 +179,16 @@ def test_looks_are_at_first_at_intervals_and_at_the_end() -> None:
         ({"dino_weight": 0, "koleo_weight": 0.1}, False),
     ],
 )
-def test_views_are_judged_where_a_part_relates_them(objective: dict[str, Any], judged_by_views: bool) -> None:
+def test_view_retrieval_is_judged_only_if_a_part_relates_views(
+    objective: dict[str, Any], judged_by_views: bool
+) -> None:
     sick = SOUND | SICK["two views of a volume are not recognised"]
     config = make(objective={"ibot_weight": 0, **objective})
     found = whats(config, *[SOUND] * WINDOW, *[sick] * 2 * WINDOW)
     assert found == ({"two views of a volume are not recognised"} if judged_by_views else set())
 
 
-def test_what_is_recorded_between_looks_makes_no_sign_last_longer() -> None:
+def test_records_between_evaluations_do_not_prolong_a_sign() -> None:
     """The online probe is asked at regular checkpoints too."""
     sick = SOUND | SICK["the online probe does not improve"]
     config = make()

@@ -82,7 +82,7 @@ HARM = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["marker", "file", 
 
 @settings(max_examples=60, deadline=None)
 @given(first=INPUTS, second=INPUTS, starts=STARTS, harm=HARM, shares=st.integers(1, 4))
-def test_what_is_collected_is_of_the_plan_after_kills_damage_and_another_plan(
+def test_collecting_follows_the_plan_after_kills_damage_and_a_new_plan(
     first: tuple[str, ...],
     second: tuple[str, ...],
     starts: list[tuple[int, str, int]],
@@ -121,7 +121,7 @@ def test_what_is_collected_is_of_the_plan_after_kills_damage_and_another_plan(
             assert [one.text for one in found] == list(plan)
 
 
-def test_what_is_missing_is_named_and_nothing_collected(tmp_path: Path) -> None:
+def test_missing_units_are_named_and_nothing_is_collected(tmp_path: Path) -> None:
     stage = Stage(tmp_path, ("a", "b", "c"))
     stage.make(1)
     with pytest.raises(FmctError, match=r"^\[0, 2\]$"):
@@ -137,7 +137,7 @@ def test_all_missing_units_are_known_before_the_first_is_made(tmp_path: Path) ->
 
 
 @given(units=st.integers(0, 50), shares=st.integers(1, 60))
-def test_shares_have_each_unit_once(units: int, shares: int) -> None:
+def test_shares_cover_each_unit_once(units: int, shares: int) -> None:
     parts = [Share(n, shares).part(range(units)) for n in range(shares)]
     assert sorted(unit for part in parts for unit in part) == list(range(units))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -149,12 +149,12 @@ def test_shares_have_each_unit_once(units: int, shares: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["3/3", "-1/2", "1", "a/b", "1/2/3", "1/", "0/0", "1.0/2"])
-def test_a_share_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_share_is_refused(text: str) -> None:
     with pytest.raises(FmctError, match="--share"):
         Share.parse(text)
 
 
-def test_a_unit_is_made_by_one_process_and_kept_for_the_next(tmp_path: Path) -> None:
+def test_a_unit_is_made_by_one_process_and_reused_by_the_next(tmp_path: Path) -> None:
     marker, made = tmp_path / "unit.json", []
 
     def make() -> str:
@@ -169,12 +169,12 @@ def test_a_unit_is_made_by_one_process_and_kept_for_the_next(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir()), "no lock is left"
 
 
-def test_a_marker_is_the_same_bytes_as_ever(tmp_path: Path) -> None:
+def test_the_bytes_of_a_marker_are_unchanged(tmp_path: Path) -> None:
     mark(tmp_path / "m.json", Marker(digest="00", text="ü"))
     assert (tmp_path / "m.json").read_bytes() == '{\n "digest": "00",\n "text": "ü"\n}\n'.encode()
 
 
-def test_a_marker_of_a_newer_version_is_refused_and_stays(tmp_path: Path) -> None:
+def test_a_marker_of_a_newer_version_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "m.json"
     path.write_text('{"digest": "00", "text": "a", "later": 1}')
     with pytest.raises(FmctError, match="'later'"):
@@ -182,7 +182,7 @@ def test_a_marker_of_a_newer_version_is_refused_and_stays(tmp_path: Path) -> Non
     assert path.exists()
 
 
-def test_a_marker_that_the_system_does_not_give_is_no_missing_one(tmp_path: Path) -> None:
+def test_an_unreadable_marker_does_not_count_as_missing(tmp_path: Path) -> None:
     assert marked(tmp_path / "none.json", Marker) is None
     (tmp_path / "m.json").mkdir()
     with pytest.raises(RefusedError):
@@ -222,9 +222,7 @@ def test_nothing_is_registered_outside_jobs(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
-def test_a_start_takes_the_place_of_the_one_before_it(
-    tmp_path: Path, job: Enter, counted: dict[Share, int]
-) -> None:
+def test_a_start_replaces_the_previous_one(tmp_path: Path, job: Enter, counted: dict[Share, int]) -> None:
     counted[Share(1, 2)] = 2
     file = job("12_1")
     register("toy", tmp_path, Share(1, 2), total=3, of_all=6, failed=1)
@@ -234,7 +232,7 @@ def test_a_start_takes_the_place_of_the_one_before_it(
     assert len(registered(file)) == 1
 
 
-def test_an_output_folder_is_counted_by_what_its_newest_jobs_have_registered(
+def test_an_output_folder_is_counted_by_the_ledgers_of_its_newest_jobs(
     tmp_path: Path, job: Enter, counted: dict[Share, int]
 ) -> None:
     out = tmp_path / "out"
@@ -250,12 +248,12 @@ def test_an_output_folder_is_counted_by_what_its_newest_jobs_have_registered(
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"ledgers": [{"ledger": "../x", "place": "/"}]}', '{"later": 1}'])
-def test_what_a_job_registered_and_cannot_be_read_is_unknown(job: Enter, text: str) -> None:
+def test_an_unreadable_registered_ledger_is_unknown(job: Enter, text: str) -> None:
     write_text(job(), text)
     assert progress_of_job(job().parent, "12") == Progress(None)
 
 
-def test_a_ledger_of_another_version_and_one_that_cannot_be_counted_are_unknown(
+def test_ledgers_of_other_versions_or_without_a_count_are_unknown(
     tmp_path: Path, job: Enter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job()
@@ -293,7 +291,7 @@ def test_every_kind_of_ledger_can_be_counted_in_an_empty_folder(tmp_path: Path) 
     assert progress(tmp_path) is None
 
 
-def test_the_file_of_a_job_says_where_and_how_many(tmp_path: Path, job: Enter) -> None:
+def test_the_file_of_a_job_names_folder_share_and_counts(tmp_path: Path, job: Enter) -> None:
     job()
     register("predict", tmp_path, Share(2, 8), total=3, of_all=20)
     [said] = json.loads(job().read_text())["ledgers"]

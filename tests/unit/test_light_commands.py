@@ -47,7 +47,7 @@ print(len(shown))
 """
 
 
-def test_no_help_imports_a_library_of_the_stages() -> None:
+def test_help_imports_no_heavy_library() -> None:
     done = subprocess.run([sys.executable, "-c", HELP_OF_ALL], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 40
@@ -65,7 +65,7 @@ def test_no_help_imports_a_library_of_the_stages() -> None:
         ("fmct_hpc.probe.config, fmct_hpc.dense.config", ("torch", "pyarrow", "scipy")),
     ],
 )
-def test_what_looks_at_a_folder_imports_no_more_than_it_reads(looked: str, without: tuple[str, ...]) -> None:
+def test_inspection_commands_import_only_what_they_read(looked: str, without: tuple[str, ...]) -> None:
     """What the launcher and `fmct launch status` read of a run, and what tells of a dataset."""
     code = f"import sys, {looked}; print(*{{*{without}}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
@@ -124,12 +124,12 @@ def names(of: Typer) -> list[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_built_alone_is_the_one_of_the_whole(name: str) -> None:
+def test_a_command_built_alone_equals_that_of_the_whole_program(name: str) -> None:
     alone = built([name, "--anything"])
     assert names(alone) == [name]
     assert len({CliRunner().invoke(each, [name, "--help"]).output for each in (alone, app)}) == 1
 
 
-def test_a_word_that_names_no_command_meets_them_all() -> None:
+def test_an_unknown_command_builds_all_commands() -> None:
     for words in ([], ["--help"], ["shrads"]):
         assert names(built(words)) == list(COMMANDS)

@@ -58,7 +58,7 @@ def test_a_second_writer_is_refused_unless_both_share(tmp_path: Path, first: str
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_child_that_outlives_its_parent_holds_nothing(
+def test_a_child_that_outlives_its_parent_holds_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a reader process does whose rank was killed."""
@@ -77,7 +77,7 @@ def test_a_child_that_outlives_its_parent_holds_nothing(
         process.communicate()
 
 
-def test_many_writers_one_after_another_are_never_two_at_a_time(tmp_path: Path) -> None:
+def test_many_writers_never_overlap(tmp_path: Path) -> None:
     """The lock's file goes with its holder: who waits on a removed one must not hold it beside a new one."""
     script = """
 import os, sys, time
@@ -98,7 +98,7 @@ while done < 60:
     assert [worker.wait(60) for worker in workers] == [0] * 4
 
 
-def test_a_link_in_the_lock_s_place_is_refused_and_what_it_names_is_not_touched(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_lock_is_refused_and_its_target_unchanged(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     folder = tmp_path / "out"
@@ -110,7 +110,7 @@ def test_a_link_in_the_lock_s_place_is_refused_and_what_it_names_is_not_touched(
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_named_as_such_with_a_way_on(
+def test_a_file_system_without_locks_is_named_with_a_remedy(
     tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one mock: no file system here lacks flock."""
@@ -127,7 +127,7 @@ def test_a_file_system_without_locks_is_named_as_such_with_a_way_on(
         pass
 
 
-def test_a_holder_is_whatever_its_file_says_without_harm(tmp_path: Path) -> None:
+def test_any_content_of_a_holder_file_is_shown_safely(tmp_path: Path) -> None:
     """The file may be a stranger's: no control character of it reaches the terminal."""
     for content in (
         b"",
@@ -144,14 +144,14 @@ def test_a_holder_is_whatever_its_file_says_without_harm(tmp_path: Path) -> None
             assert str(refused.value).isprintable()
 
 
-def test_what_is_held_by_nobody_is_not_held(tmp_path: Path) -> None:
+def test_a_lock_without_a_holder_is_free(tmp_path: Path) -> None:
     with writing(tmp_path / "new", "me"):
         assert is_held(tmp_path / "new")
     assert not is_held(tmp_path / "new")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_link_that_another_user_has_put_into_an_output_is_refused(tmp_path: Path) -> None:
+def test_a_link_planted_by_another_user_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "tensorboard").symlink_to(tmp_path)

@@ -64,7 +64,7 @@ def by_itk(mask: np.ndarray) -> np.ndarray:
     return sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform(), sitk.sitkLinear, 0.0))
 
 
-def test_a_mask_lies_where_simpleitk_puts_it(folder: Path, tmp_path: Path) -> None:
+def test_a_mask_has_the_position_that_simpleitk_computes(folder: Path, tmp_path: Path) -> None:
     upright = np.array([[2.0, 0, 0], [0, 2.2, 0], [0, 0, 5.0]])
     points = np.stack(np.meshgrid(np.arange(14), np.arange(30), np.arange(40), indexing="ij"), -1)
     places = points[..., ::-1] @ upright + (-40.0, -20.0, -34.0)
@@ -89,7 +89,9 @@ def masks_without_averaging(mask: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return resample(planes.bits * np.int16(ONE), planes.slices, GRID, 0, smooth=False) >= ONE // 2
 
 
-def test_segmentations_and_niftis_of_one_mask_agree_and_classes_overlap(folder: Path, tmp_path: Path) -> None:
+def test_segmentations_and_niftis_of_one_mask_agree_and_classes_may_overlap(
+    folder: Path, tmp_path: Path
+) -> None:
     study = {"study_instance_uid": STUDIES[0]}
     niftis = [{"path": "one.nii.gz", "class": "", **study}, {"path": "other.nii.gz", "class": "b", **study}]
     objects = [{"path": "both.dcm", **study}]
@@ -115,7 +117,7 @@ def test_segmentations_and_niftis_of_one_mask_agree_and_classes_overlap(folder: 
 
 
 @pytest.mark.parametrize("kind", ["FRACTIONAL", "LABELMAP"])
-def test_every_type_of_segmentation_says_the_same(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_every_type_of_segmentation_gives_the_same_mask(folder: Path, tmp_path: Path, kind: str) -> None:
     a, b = np.moveaxis(balls(CENTRES, RADIUS), -1, 0)
     apart = np.stack([a, b & ~a], axis=-1)
     write_segmentation(tmp_path / "binary.dcm", apart)
@@ -131,7 +133,7 @@ def test_every_type_of_segmentation_says_the_same(folder: Path, tmp_path: Path, 
     assert np.array_equal(found[0], found[1])
 
 
-def test_an_object_of_one_slice_stands_for_its_thickness(folder: Path, tmp_path: Path) -> None:
+def test_an_object_of_one_slice_extends_over_its_thickness(folder: Path, tmp_path: Path) -> None:
     one_slice = balls(CENTRES[:1], RADIUS) & (np.arange(14) == 6)[:, None, None, None]
     write_segmentation(tmp_path / "slice.dcm", one_slice)
     table = write_table(tmp_path / "t.csv", [{"path": "slice.dcm", "key": make_key(0)}])
@@ -142,7 +144,7 @@ def test_an_object_of_one_slice_stands_for_its_thickness(folder: Path, tmp_path:
     assert found.sum() * np.prod(GRID.spacing) / 1000 == pytest.approx(expected_ml, rel=0.15)
 
 
-def test_each_bad_row_has_its_reason_and_nothing_else_is_lost(folder: Path, tmp_path: Path) -> None:
+def test_each_bad_row_has_a_reason_and_affects_no_others(folder: Path, tmp_path: Path) -> None:
     far = affine()
     far[:3, 3] += 500
     half = affine()
@@ -232,7 +234,7 @@ def test_the_masks_are_a_dataset_beside_the_volumes(folder: Path, tmp_path: Path
         masks(table, out, tmp_path / "more", ["a=3"])
 
 
-def test_masks_are_taken_for_volumes_by_nothing_else(folder: Path, tmp_path: Path) -> None:
+def test_masks_are_not_accepted_as_volumes(folder: Path, tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.csv", [{"path": "one.nii.gz", "key": make_key(0)}])
     out, labels = tmp_path / "out", tmp_path / "labels.parquet"
     masks(table, folder / "data", out, ["a=3"], root=folder)
@@ -246,7 +248,7 @@ def test_masks_are_taken_for_volumes_by_nothing_else(folder: Path, tmp_path: Pat
         clip(out, tmp_path / "copy", (-20, 180))
 
 
-def test_no_name_of_a_file_gets_into_the_masks(folder: Path, tmp_path: Path) -> None:
+def test_masks_contain_no_file_name(folder: Path, tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.csv", [{"path": "both.dcm", "study_instance_uid": STUDIES[0]}])
     arguments = ["masks", str(table), "--data", str(folder / "data"), "--out", str(tmp_path / "out")]
     arguments += [
@@ -279,7 +281,7 @@ def test_no_name_of_a_file_gets_into_the_masks(folder: Path, tmp_path: Path) -> 
         (["a=1"], [{"path": "x", "key": make_key(0)}], "all masks are rejected"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line(
+def test_invalid_mask_tables_and_classes_are_refused_in_one_line(
     folder: Path, tmp_path: Path, classes: list[str], rows: list[dict[str, str]], words: str
 ) -> None:
     table = write_table(tmp_path / "t.csv", rows)

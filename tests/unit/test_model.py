@@ -59,7 +59,7 @@ def seen(size: int = 12) -> Views:
     return Views(made[:2], made[2:, ..., :size, :size, :size])
 
 
-def test_patchify_is_undone_and_its_order_is_that_of_a_convolution() -> None:
+def test_unpatchify_inverts_patchify_in_the_order_of_a_convolution() -> None:
     x = views(2)
     assert torch.equal(unpatchify(patchify(x, 4), 4, 12), x)
     weight = torch.rand(5, 3, 4, 4, 4)
@@ -67,7 +67,7 @@ def test_patchify_is_undone_and_its_order_is_that_of_a_convolution() -> None:
     torch.testing.assert_close(patchify(x, 4) @ weight.flatten(1).T, convolved)
 
 
-def test_anisotropic_patches_are_those_of_a_convolution_and_undone() -> None:
+def test_anisotropic_patches_equal_a_convolution_and_are_inverted() -> None:
     x = torch.rand(2, 3, 4, 15, 12, generator=torch.Generator().manual_seed(1))
     patches = patchify(x, (2, 5, 4))
     assert torch.equal(unpatchify(patches, (2, 5, 4), x.shape[2:]), x)
@@ -78,7 +78,7 @@ def test_anisotropic_patches_are_those_of_a_convolution_and_undone() -> None:
         patchify(x, (2, 4, 4))
 
 
-def test_positions_of_an_anisotropic_grid_are_those_of_its_places_in_a_cube() -> None:
+def test_positions_of_an_anisotropic_grid_equal_those_in_a_cube() -> None:
     cube = sincos_positions(5, 36).reshape(5, 5, 5, 36)
     assert torch.equal(sincos_positions((2, 5, 3), 36), cube[:2, :, :3].flatten(0, 2))
 
@@ -126,7 +126,7 @@ def test_masked_voxels_have_no_influence(encoder: VisionTransformer) -> None:
     assert not torch.equal(encoder(x), encoder(other))
 
 
-def test_positions_differ_everywhere_and_leave_over_channels_are_zero() -> None:
+def test_positions_are_distinct_and_left_over_channels_zero() -> None:
     positions = sincos_positions(4, 32)
     assert torch.cdist(positions, positions).add(torch.eye(64)).min() > 0.1
     assert positions[:, 30:].abs().max() == 0
@@ -142,7 +142,7 @@ def test_masks_depend_on_seed_step_and_sample_alone() -> None:
         assert not torch.equal(keep, other)
 
 
-def test_ibot_masks_are_blocks_of_the_drawn_share_and_depend_on_nothing_else() -> None:
+def test_ibot_masks_are_blocks_of_the_drawn_share() -> None:
     samples = np.array([7, 3, 99, 4])
 
     def drawn(step: int, samples: np.ndarray) -> Masked:
@@ -177,7 +177,7 @@ def covered_by_hand(drawn: np.random.Generator, grid: tuple[int, ...], count: in
 
 
 @pytest.mark.parametrize("grid", [(1, 1, 1), (2, 2, 2), (5, 5, 5), (8, 8, 8), (14, 3, 1)])
-def test_block_masks_hide_as_many_patches_as_asked(grid: tuple[int, int, int]) -> None:
+def test_block_masks_cover_the_requested_number_of_patches(grid: tuple[int, int, int]) -> None:
     whole = int(np.prod(grid))
     for count in {1, whole // 2 or 1, whole}:
         order = block_order(np.random.default_rng(0), grid, count)
@@ -197,7 +197,7 @@ def test_paths_are_dropped_by_the_linear_rule_and_keep_the_expectation() -> None
     assert not torch.equal(path_scales(0, 4, np.arange(4000), 2, 5, 0.4), scales)
 
 
-def test_a_dropped_path_leaves_the_block_out_and_a_scale_of_one_changes_nothing() -> None:
+def test_a_dropped_path_skips_the_block_and_a_scale_of_one_changes_nothing() -> None:
     torch.manual_seed(0)
     encoder = VisionTransformer(config().model, channels=3, view_size=12)
     x = views(2)
@@ -231,7 +231,7 @@ def test_views_of_another_size_get_interpolated_positions(positions: str) -> Non
 
 
 @pytest.mark.parametrize(("patch", "size", "other"), [(12, 96, 120), (16, 128, 96)])
-def test_patches_of_12_and_16_take_their_views_and_others(patch: int, size: int, other: int) -> None:
+def test_patches_of_12_and_16_accept_several_view_sizes(patch: int, size: int, other: int) -> None:
     model = ModelConfig.model_validate({**SIZES, **DECODER, "depth": 1, "patch_size": patch})
     encoder = VisionTransformer(model, 3, size)
     for edge in (size, other):
@@ -332,7 +332,7 @@ def forward(
         ({"dino", "ibot", "koleo", "mae"}, True),
     ],
 )
-def test_every_parameter_that_is_built_is_trained(parts: set[str], shared: bool) -> None:
+def test_every_parameter_is_trained(parts: set[str], shared: bool) -> None:
     weights = {f"{kind.name}_weight": 0.5 if kind.name in parts else 0 for kind in PARTS}
     model = {"drop_path": 0.2, "layer_scale": 0.1, "positions": "learned"}
     settings = config(model, **weights, ibot_shared_head=shared, ibot_mask_probability=1, lejepa_hidden=32)
@@ -355,14 +355,14 @@ def test_every_parameter_that_is_built_is_trained(parts: set[str], shared: bool)
     assert later.total.item() == pytest.approx(0.25 * whole)
 
 
-def test_two_parts_of_one_modules_name_are_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_parts_with_modules_of_one_name_are_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second would take the place of the first, and of its weights in checkpoints."""
     monkeypatch.setattr(Koleo, "modules", lambda _: {"head": torch.nn.Linear(1, 1)})
     with pytest.raises(AssertionError, match="koleo builds head"):
         Student(config(koleo_weight=1))
 
 
-def test_directions_of_lejepa_are_of_length_1_and_of_the_step_alone() -> None:
+def test_directions_of_lejepa_have_length_1_and_depend_on_the_step_alone() -> None:
     settings = config(lejepa_weight=1, lejepa_slices=50, lejepa_width=7)
     directions = draw(settings, 3, np.array([3, 8])).parts["lejepa"].directions
     assert directions.shape == (7, 50)
@@ -402,7 +402,7 @@ def test_teacher_with_the_students_weights_gives_its_logits() -> None:
     torch.testing.assert_close(logits["ibot"], student.get_submodule("ibot_head")(hidden))
 
 
-def test_the_student_does_not_see_what_ibot_hides() -> None:
+def test_the_student_does_not_see_patches_masked_by_ibot() -> None:
     settings = config(ibot_weight=1, ibot_mask_probability=1, mae_weight=0)
     torch.manual_seed(0)
     student = Student(settings)
@@ -417,7 +417,7 @@ def test_the_student_does_not_see_what_ibot_hides() -> None:
 
 @pytest.mark.parametrize("size", [4, 8, 12])
 @pytest.mark.parametrize("positions", ["sincos", "learned", "rope"])
-def test_every_view_is_encoded_as_if_alone_whatever_its_size(size: int, positions: str) -> None:
+def test_every_view_of_any_size_is_encoded_independently(size: int, positions: str) -> None:
     settings = config({"drop_path": 0.4, "positions": positions}, ibot_weight=1, ibot_mask_probability=1)
     torch.manual_seed(0)
     student, given = Student(settings), seen(size)
@@ -508,7 +508,7 @@ def test_a_joint_model_learns_in_a_few_steps() -> None:
 
 
 @pytest.mark.parametrize("width", [64, 192, 384, 768, 1024])
-def test_layers_start_as_spread_as_the_references_do(width: int) -> None:
+def test_layers_are_initialised_with_the_spread_of_the_reference(width: int) -> None:
     """The reference's blocks are plain nn.Linear layers, its prototypes too: PyTorch's own defaults."""
     torch.manual_seed(0)
     model = ModelConfig.model_validate(

@@ -50,16 +50,14 @@ def test_a_network_on_the_exported_folder_learns(encoder: Path, tmp_path: Path) 
     assert losses[-1] < losses[0] - 0.1, losses
 
 
-def test_the_folders_code_imports_nothing_of_ours() -> None:
+def test_the_code_of_the_folder_does_not_import_this_package() -> None:
     tree = ast.parse(Path(fmct_monai.__file__).read_text())
     named = [node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     named += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     assert {name.split(".")[0] for name in named} == {"json", "pathlib", "typing", "torch", "monai"}
 
 
-def test_an_encoder_of_some_patches_and_a_folder_that_is_there_are_refused(
-    encoder: Path, tmp_path: Path
-) -> None:
+def test_encoders_that_drop_patches_and_existing_folders_are_refused(encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(FmctError, match="exists already"):
         export_monai(encoder, tmp_path)
     text = encoder.with_suffix(".json").read_text()

@@ -43,7 +43,7 @@ def test_panels_follow_the_radiological_convention() -> None:
     assert bright_spot(superior_anterior) == pytest.approx((-15, -15), abs=0.6)
 
 
-def test_distances_are_millimetres_whatever_the_spacing() -> None:
+def test_distances_are_in_mm_at_any_spacing() -> None:
     coronal = panels(thumbnail(marked((60, 60, 65), (81, 121, 111)), (4, 1, 0.5)))[1]
     assert bright_spot(coronal) == pytest.approx((-20 * 4 / 2, -10 * 0.5 / 2), abs=0.6)
 
@@ -54,7 +54,7 @@ def test_the_brain_window_spans_0_to_80_hu() -> None:
         assert picture[64, 64] == pytest.approx(grey, abs=1)
 
 
-def test_a_volume_larger_than_a_panel_is_cut_and_a_thin_one_survives() -> None:
+def test_a_volume_larger_than_a_panel_is_cropped_and_a_thin_one_drawn() -> None:
     assert thumbnail(np.full((3, 600, 600), 40, np.int16), (1, 1, 1))[64, :PANEL_PIXELS].min() == 128
     assert thumbnail(np.full((1, 1, 1), 40, np.int16), (1, 1, 1)).shape == (PANEL_PIXELS, 3 * PANEL_PIXELS)
 
@@ -63,7 +63,7 @@ def pictures(count: int, tail: str = "0" * 24) -> list[tuple[str, np.ndarray]]:
     return [(f"{i:08x}{tail}", np.full((16, 48), i, np.uint8)) for i in range(count)]
 
 
-def test_a_montage_holds_the_thumbnails_pixel_by_pixel(tmp_path: Path) -> None:
+def test_a_montage_contains_the_thumbnails_pixel_by_pixel(tmp_path: Path) -> None:
     montage(pictures(6), tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     found = [value for value in range(1, 6) if (sheet == value).sum() >= 16 * 48]
@@ -71,7 +71,7 @@ def test_a_montage_holds_the_thumbnails_pixel_by_pixel(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "sheet.png"]
 
 
-def test_a_montage_is_the_same_bytes_without_dates_or_software(tmp_path: Path) -> None:
+def test_a_montage_is_reproducible_without_dates_or_software(tmp_path: Path) -> None:
     montage(pictures(5), tmp_path / "a.png")
     montage(pictures(5), tmp_path / "b.png")
     content = (tmp_path / "a.png").read_bytes()
@@ -87,7 +87,7 @@ def test_a_caption_shows_eight_digits_of_the_key_and_no_more(tmp_path: Path) -> 
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "c.png").read_bytes()
 
 
-def test_a_montage_of_many_shows_an_even_choice(tmp_path: Path) -> None:
+def test_a_montage_of_many_shows_evenly_spaced_volumes(tmp_path: Path) -> None:
     montage(pictures(200), tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     first_pixels = sheet[CAPTION_PIXELS :: CAPTION_PIXELS + 16, :: 48 + 2].ravel()

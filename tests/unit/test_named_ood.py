@@ -36,7 +36,7 @@ def named(folder: Path, sets: tuple[str, ...]) -> pa.Table:
     return table.set_column(table.schema.get_field_index("split"), "split", pa.array(splits))
 
 
-def test_each_set_is_a_split_and_what_was_there_stays(folder: Path, tmp_path: Path) -> None:
+def test_each_named_set_is_a_split_and_others_stay(folder: Path, tmp_path: Path) -> None:
     one_cell = {"methods": ["logistic"], "fractions": [1.0], "shots": [], "seeds": [0], "tasks": ["bleed"]}
     pq.write_table(named(folder, ("ood", "a", "b")), tmp_path / "labels.parquet")
     Sweep(config(folder, **one_cell), tmp_path / "one").run()
@@ -60,7 +60,7 @@ def test_each_set_is_a_split_and_what_was_there_stays(folder: Path, tmp_path: Pa
     assert {r["split"] for r in rows(tmp_path / "several", "comparisons")} == {"id", *NAMES.values()}
 
 
-def test_parts_may_name_them(folder: Path, tmp_path: Path) -> None:
+def test_parts_may_name_ood_sets(folder: Path, tmp_path: Path) -> None:
     table = named(folder, ("a", "b"))
     index = Dataset.open(folder / "data").index
     patient = dict(zip(index["study_key"].to_pylist(), index["patient_key"].to_pylist(), strict=True))
@@ -82,7 +82,7 @@ def test_parts_may_name_them(folder: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_sites_column_makes_parts_of_their_own(folder: Path, tmp_path: Path) -> None:
+def test_a_site_column_makes_separate_parts(folder: Path, tmp_path: Path) -> None:
     index = Dataset.open(folder / "data").index
     studies, patients = index["study_key"].to_pylist(), index["patient_key"].to_pylist()
     sites = ["b" if n in (3, 50) else "c" if n == 60 else None for n in range(len(studies))]

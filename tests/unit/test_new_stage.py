@@ -53,7 +53,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_its_shares_are_counted_and_collected(
+def test_the_shares_of_a_new_stage_are_counted_and_collected(
     tmp_path: Path, stage: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = write_dataset(tmp_path / "whole", volumes=7)

@@ -33,7 +33,7 @@ def relabel(labels: Path, out: Path, **columns: Sequence[object]) -> Path:
     return out
 
 
-def test_halves_are_of_patients_and_hang_on_their_keys_alone(written: tuple[Path, Path]) -> None:
+def test_halves_are_by_patient_and_depend_on_keys_alone(written: tuple[Path, Path]) -> None:
     dataset = Dataset.open(written[0])
     whole = online_cohort(dataset, written[1], None, VOLUMES)
     assert whole.tasks == ("ball", "noise")
@@ -46,14 +46,14 @@ def test_halves_are_of_patients_and_hang_on_their_keys_alone(written: tuple[Path
     assert set(some.rows.tolist()) < set(whole.rows.tolist())
 
 
-def test_patients_of_a_test_split_are_never_looked_at(written: tuple[Path, Path], tmp_path: Path) -> None:
+def test_patients_of_a_test_split_are_never_probed(written: tuple[Path, Path], tmp_path: Path) -> None:
     splits = ["test" if n % 6 == 0 else "ood" if n % 6 == 1 else "train" for n in range(VOLUMES)]
     labels = relabel(written[1], tmp_path / "labels.parquet", split=splits)
     cohort = online_cohort(Dataset.open(written[0]), labels, ["ball"], VOLUMES)
     assert sorted(cohort.rows.tolist()) == [n for n in range(VOLUMES) if n % 6 > 1]
 
 
-def test_what_can_not_be_probed_is_refused_in_one_line(written: tuple[Path, Path], tmp_path: Path) -> None:
+def test_impossible_probes_are_refused_in_one_line(written: tuple[Path, Path], tmp_path: Path) -> None:
     dataset = Dataset.open(written[0])
     rare = [int(n < 4) for n in range(VOLUMES)]
     labels = relabel(written[1], tmp_path / "labels.parquet", rare=rare, **{"a b": rare})
@@ -88,12 +88,12 @@ def test_another_dataset_of_the_same_preprocessing_can_be_probed(
 @pytest.mark.parametrize(
     "health", [{"label": ["ball"]}, {"data": "elsewhere"}, {"labels": "labels.parquet", "every": 0}]
 )
-def test_half_a_probe_is_refused(health: dict[str, object]) -> None:
+def test_an_incomplete_online_probe_is_refused(health: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"health\.labels"):
         small_config(Path("unused"), health=health)
 
 
-def test_areas_are_scikit_learns() -> None:
+def test_areas_equal_scikit_learns() -> None:
     generator = np.random.default_rng(0)
     count, width = 120, 12
     halves = generator.integers(0, 2, count)

@@ -31,7 +31,7 @@ def trained(kind: type[torch.optim.AdamW], fused: bool) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_its_updates_are_torchs_to_the_last_bit(fused: bool) -> None:
+def test_updates_equal_torchs_bit_for_bit(fused: bool) -> None:
     ours, theirs = trained(AdamW, fused), trained(torch.optim.AdamW, fused)
     assert len(ours) == len(theirs) == 12
     assert all(map(torch.equal, ours, theirs))
@@ -58,7 +58,7 @@ def test_it_steps_with_a_closure_and_hooks_and_keeps_no_graph() -> None:
         optimizer.add_param_group({"params": [weight]})
 
 
-def test_muon_is_there_and_what_compiles_is_as_it_was() -> None:
+def test_importing_muon_restores_the_compiler() -> None:
     from deepspeed.runtime import compiler
 
     before = compiler.compile
@@ -68,7 +68,7 @@ def test_muon_is_there_and_what_compiles_is_as_it_was() -> None:
     assert compiler.compile is before
 
 
-def test_a_deepspeed_without_muon_or_that_function_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deepspeed_without_muon_or_that_function_is_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     from deepspeed.runtime import compiler
 
     monkeypatch.setattr("fmct_hpc.train.muon.MODULE", "deepspeed.no_muon")

@@ -60,7 +60,7 @@ def fmct(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         "recipes OUT",
     ],
 )
-def test_a_place_that_a_file_is_in_the_way_of_is_refused_before_anything_is_read(
+def test_a_path_below_a_file_is_refused_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fmct: Run, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -90,7 +90,7 @@ def test_a_place_that_a_file_is_in_the_way_of_is_refused_before_anything_is_read
         "report OUT.html --run in",
     ],
 )
-def test_a_folder_where_a_file_is_wanted_is_refused(
+def test_a_folder_given_as_a_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fmct: Run, command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -101,7 +101,7 @@ def test_a_folder_where_a_file_is_wanted_is_refused(
     assert fmct(*words) == (2, [f"fmct: {out}: is a folder; give a file"])
 
 
-def test_an_input_is_known_by_whatever_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_is_recognised_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     given = tmp_path / "in"
     given.write_text("x")
@@ -115,7 +115,7 @@ def test_an_input_is_known_by_whatever_path(tmp_path: Path, monkeypatch: pytest.
         require_file(given, Path("link"))
 
 
-def test_a_report_replaces_no_labels(tmp_path: Path, fmct: Run) -> None:
+def test_a_report_does_not_overwrite_labels(tmp_path: Path, fmct: Run) -> None:
     for name in ("a.html", "a.md"):
         (tmp_path / name).write_text("labels")
         code, said = fmct("report", tmp_path / "a.html", "--run", "in", "--labels", tmp_path / name)
@@ -124,14 +124,12 @@ def test_a_report_replaces_no_labels(tmp_path: Path, fmct: Run) -> None:
         assert (tmp_path / name).read_text() == "labels"
 
 
-def test_a_device_is_no_file_to_replace() -> None:
+def test_a_device_is_not_replaced() -> None:
     with pytest.raises(FmctError, match=r"^/dev/null: is a device; give a file$"):
         require_file(Path("/dev/null"))
 
 
-def test_a_place_without_the_right_to_it_is_reported_by_trying(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_permissions_are_detected_by_trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_folder(tmp_path / "a" / "b")
     require_file(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
@@ -153,7 +151,7 @@ def test_a_place_without_the_right_to_it_is_reported_by_trying(
         *((errno.EEXIST, 2), (errno.ENOSPC, 73), (errno.EDQUOT, 73)),
     ],
 )
-def test_what_the_system_refuses_is_one_line_with_the_files_name(
+def test_system_errors_are_one_line_with_the_file_name(
     monkeypatch: pytest.MonkeyPatch, fmct: Run, number: int, code: int
 ) -> None:
     def refuse() -> None:
@@ -185,7 +183,7 @@ def test_other_failures_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, de
         cli.main()
 
 
-def test_a_full_disk_is_no_defect_even_where_the_file_is_not_known() -> None:
+def test_a_full_disk_is_not_a_defect_even_without_a_file_name() -> None:
     told = refusal(OSError(errno.ENOSPC, "No space left on device"))
     assert isinstance(told, DiskFullError)
     assert "no space left on device; " in str(told)
@@ -195,7 +193,7 @@ def disk_full(*names: object) -> OSError:
     return OSError(errno.ENOSPC, "No space left on device", *names)
 
 
-def test_what_fails_while_a_file_is_written_names_that_file(tmp_path: Path) -> None:
+def test_errors_during_a_write_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError) as caught:
         write_text(tmp_path / "folder", "x")

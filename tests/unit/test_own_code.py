@@ -47,7 +47,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_file_of_the_users_own_is_taken(project: Path) -> None:
+def test_a_file_of_the_user_is_accepted(project: Path) -> None:
     assert not is_refused(sweep_file(project))
     assert not is_refused(sweep_file(project / "sweeps/deep"))
 
@@ -65,7 +65,7 @@ def test_a_file_of_the_users_own_is_taken(project: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("below", ["", "configs/probes"])
-def test_a_file_that_came_with_something_is_refused(project: Path, mark: str, below: str) -> None:
+def test_a_file_from_a_download_is_refused(project: Path, mark: str, below: str) -> None:
     path = sweep_file(project / "download" / below)
     (project / "download" / mark).parent.mkdir(parents=True, exist_ok=True)
     (project / "download" / mark).write_text("")
@@ -77,7 +77,7 @@ def test_a_file_that_came_with_something_is_refused(project: Path, mark: str, be
     assert is_refused(project / "link.yaml")
 
 
-def test_a_snapshot_of_a_hub_is_refused_by_its_link_and_its_file(project: Path) -> None:
+def test_a_hub_snapshot_is_refused_by_link_and_by_file(project: Path) -> None:
     cache = project / "hub/models--peer--encoder"
     blob = sweep_file(cache / "blobs", "0f1e")
     link = cache / "snapshots/abc/grid.yaml"
@@ -101,7 +101,7 @@ def test_a_file_that_others_can_write_is_refused(project: Path) -> None:
         assert is_refused(path)
 
 
-def test_a_file_without_code_may_lie_anywhere(project: Path) -> None:
+def test_a_file_without_code_may_be_anywhere(project: Path) -> None:
     path = sweep_file(project / "download")
     (project / "download/dataset.json").write_text("")
     grid = yaml.safe_load(path.read_text())
@@ -110,7 +110,7 @@ def test_a_file_without_code_may_lie_anywhere(project: Path) -> None:
     assert not is_refused(path)
 
 
-def test_the_launchers_ask_before_anything_is_submitted(project: Path) -> None:
+def test_the_launchers_check_before_anything_is_submitted(project: Path) -> None:
     download = project / "download"
     path = sweep_file(download)
     (download / "dataset.json").write_text("")

@@ -50,7 +50,7 @@ def interrupted(command: list[str], ready: Callable[[], bool]) -> tuple[int, lis
     return process.returncode, said.splitlines(), time.monotonic() - began
 
 
-def test_workers_that_are_interrupted_while_they_import_say_nothing_and_end(tmp_path: Path) -> None:
+def test_workers_interrupted_during_imports_end_silently(tmp_path: Path) -> None:
     script, mark = tmp_path / "script.py", tmp_path / "mark"
     script.write_text(SLOW_IMPORT)
     code, said, seconds = interrupted([str(script), str(mark)], mark.exists)
@@ -59,7 +59,7 @@ def test_workers_that_are_interrupted_while_they_import_say_nothing_and_end(tmp_
 
 
 @pytest.mark.parametrize("files", [1, 40])
-def test_an_interrupted_command_says_so_in_one_line(tmp_path: Path, files: int) -> None:
+def test_an_interrupted_command_reports_it_in_one_line(tmp_path: Path, files: int) -> None:
     command = ["-m", "launch.cli", "demo", "export", str(tmp_path / "out"), "--studies", "60"]
 
     def has_files() -> bool:

@@ -32,7 +32,7 @@ def export(tmp_path: Path) -> Export:
     return export
 
 
-def test_the_head_is_taken_and_the_part_has_its_row(export: Export, tmp_path: Path) -> None:
+def test_the_whole_head_is_selected_and_the_part_has_a_row(export: Export, tmp_path: Path) -> None:
     config = PreprocessConfig(
         key_file=export.key_file,
         grid=GridConfig(spacing_mm=(4, 4, 4)),
@@ -51,7 +51,7 @@ def test_the_head_is_taken_and_the_part_has_its_row(export: Export, tmp_path: Pa
     assert row["detail"].startswith(f"{head['key']} was chosen: ")
 
 
-def test_with_all_kept_the_best_one_is_of_rank_0_and_all_have_roles(export: Export, tmp_path: Path) -> None:
+def test_with_all_series_kept_the_best_has_rank_0_and_all_have_roles(export: Export, tmp_path: Path) -> None:
     config = PreprocessConfig(
         key_file=export.key_file,
         select=SelectConfig(keep="all"),

@@ -76,7 +76,7 @@ def test_every_study_has_the_part_that_its_volumes_are_stored_in(folder: Path) -
     assert read[patient(2)] == read[patient(3)]
 
 
-def test_probes_learn_choose_and_test_in_the_parts(folder: Path) -> None:
+def test_probes_train_validate_and_test_in_the_parts(folder: Path) -> None:
     found = cohort(folder, folder / "parts" / "parts.parquet")
     (whole,) = found.parts("bleed", Budget(1.0, None), 0)
     rows = {"train": whole.train, "validation": whole.validation, "test": whole.tests["id"]}
@@ -148,7 +148,7 @@ def test_wrong_parts_are_refused_with_file_and_row_or_key(
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_else_may_say_who_is_tested(folder: Path, tmp_path: Path) -> None:
+def test_parts_exclude_other_sources_of_splits(folder: Path, tmp_path: Path) -> None:
     parts = folder / "parts" / "parts.parquet"
     with pytest.raises(FmctError, match=r"parts.parquet: its column split conflicts with folds=3"):
         cohort(folder, parts, folds=3)
@@ -164,7 +164,7 @@ def test_nothing_else_may_say_who_is_tested(folder: Path, tmp_path: Path) -> Non
         cohort(folder, tmp_path / "text.parquet")
 
 
-def test_labels_take_their_split_from_the_parts(tmp_path: Path) -> None:
+def test_labels_inherit_the_split_of_the_parts(tmp_path: Path) -> None:
     new_key(tmp_path / "hmac.key")
     names = Pseudonymizer(tmp_path / "hmac.key")
     part = {"1.2": "train", "1.3": "validation", "1.4": "test"}

@@ -44,7 +44,7 @@ def again(images: tuple[Instance, ...]) -> tuple[Instance, ...]:
         (SLICES[:20], again(SLICES), {}),
     ],
 )
-def test_a_series_that_patient_ids_cut_in_two_is_refused(
+def test_a_series_with_two_patient_ids_is_refused(
     old: tuple[Instance, ...], new: tuple[Instance, ...], expected: dict[str, int]
 ) -> None:
     found = divided([under("old", old), under("new", new)])

@@ -79,7 +79,7 @@ def ct_fm_by_monai(volume: np.ndarray, spacing: tuple[float, ...], size: tuple[i
 @pytest.mark.parametrize(
     ("spacing", "size"), [((3.0, 1.0, 1.0), (32, 16, 48)), ((1.25, 2.0, 0.7), (16, 32, 32))]
 )
-def test_ct_fm_sees_what_its_own_transforms_give(
+def test_ct_fm_gets_the_input_of_its_own_transforms(
     spacing: tuple[float, float, float], size: tuple[int, int, int]
 ) -> None:
     volume = head()
@@ -96,7 +96,7 @@ def test_ct_fm_sees_what_its_own_transforms_give(
     assert torch.allclose(stacked[:, : size[0]], blood(in_hu), atol=4e-3)  # by way of [0, 1], so 0.1 HU
 
 
-def test_merlin_sees_what_its_own_transforms_give() -> None:
+def test_merlin_gets_the_input_of_its_own_transforms() -> None:
     volume = np.full((101, 45, 370), -1000, np.int16)  # wider than its field along one axis alone
     volume[20:80, 5:40, 20:350] = np.random.default_rng(2).normal(40, 400, (60, 35, 330))
     steps = [
@@ -155,7 +155,7 @@ def test_ct_fms_network_has_the_size_of_its_published_file() -> None:
     assert tokens.shape == (2, 5 * 14 * 14, 512)
 
 
-def test_a_checkpoint_within_a_larger_model_is_found_and_a_wrong_one_named(tmp_path: Path) -> None:
+def test_an_encoder_within_a_larger_checkpoint_is_found_and_a_wrong_one_named(tmp_path: Path) -> None:
     """The file as StanfordMIMI/Merlin saves it, for a network of one block a stage."""
     shapes, generator = inflated_shapes([1, 1, 1, 1]), torch.Generator().manual_seed(0)
     own = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
@@ -198,7 +198,7 @@ def test_a_checkpoint_within_a_larger_model_is_found_and_a_wrong_one_named(tmp_p
 
 
 @pytest.mark.parametrize(("make", "edge", "width"), [(dinov2, 28, 12), (dinov3, 32, 16)])
-def test_a_2d_encoder_sees_slices_as_images(
+def test_a_2d_encoder_gets_slices_as_images(
     make: Callable[[Path], torch.nn.Module], edge: int, width: int, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -250,7 +250,7 @@ def test_a_slice_encoders_missing_weight_is_named(tmp_path: Path) -> None:
         open_encoder(spec)
 
 
-def test_what_a_configuration_says_of_a_peer_is_checked_when_it_is_read() -> None:
+def test_the_configuration_of_a_peer_is_validated_on_load() -> None:
     for wrong, said in (
         ({"peer": "ct-fm"}, "needs weights, or untrained"),
         ({"peer": "ct-fm", "untrained": 0, "arguments": {"sise": 1}}, "sise: Extra inputs"),
@@ -270,7 +270,7 @@ def test_what_a_configuration_says_of_a_peer_is_checked_when_it_is_read() -> Non
         open_encoder(EncoderSpec(name="x", peer="merlin", weights=Path("no/such.pt")))
 
 
-def test_a_residual_networks_tokens_are_its_pooled_features_places() -> None:
+def test_tokens_of_a_residual_network_average_to_its_pooled_features() -> None:
     from monai.networks.nets.resnet import resnet50
 
     with torch.device("meta"):

@@ -80,7 +80,7 @@ def test_every_series_is_in_one_task_and_studies_stay_together(tmp_path: Path, k
     assert sum(map(len, parts)) == len(set().union(*parts)) == 600
 
 
-def test_the_digest_from_the_columns_is_the_digest_from_the_series(tmp_path: Path, key_file: Path) -> None:
+def test_digests_from_columns_equal_digests_from_series(tmp_path: Path, key_file: Path) -> None:
     catalog = make_catalog(tmp_path / "c", range(5))
     made = make_plan(catalog, key_file)
     names, series = Pseudonymizer(key_file), read_catalog(catalog)
@@ -105,7 +105,9 @@ def test_an_added_removed_or_changed_study_alters_its_own_task_only(tmp_path: Pa
         assert len(before.keys() & after.keys()) == 7
 
 
-def test_digests_follow_configuration_formats_and_key_but_not_workers(tmp_path: Path, key_file: Path) -> None:
+def test_digests_depend_on_configuration_formats_and_key_but_not_workers(
+    tmp_path: Path, key_file: Path
+) -> None:
     catalog = make_catalog(tmp_path / "c", range(2))
     new_key(tmp_path / "other.key")
     base = PreprocessConfig(key_file=key_file)
@@ -168,7 +170,7 @@ def test_missing_and_foreign_plans_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.parquet", "quarantine.parquet"])
-def test_a_catalog_where_an_output_goes_is_refused(tmp_path: Path, key_file: Path, name: str) -> None:
+def test_a_catalog_at_an_output_path_is_refused(tmp_path: Path, key_file: Path, name: str) -> None:
     catalog = make_catalog(tmp_path / "out" / name, range(2))
     with pytest.raises(FmctError, match=f"{name}: is the input .* which it would replace"):
         plan(catalog, tmp_path / "out", PreprocessConfig(key_file=key_file))

@@ -86,7 +86,7 @@ def test_every_key_is_classified() -> None:
     assert {*PreprocessConfig.model_fields} - later == {*SECTIONS}
 
 
-def test_configurations_of_0_1_0_have_the_digests_they_had_then() -> None:
+def test_configurations_of_0_1_0_keep_their_digests() -> None:
     marked = config(
         check={"max_noise_hu": 25.0}, privacy={"date_shift_days": 3}, grid={"spacing_mm": (2, 2, 2)}
     )
@@ -98,7 +98,7 @@ def test_configurations_of_0_1_0_have_the_digests_they_had_then() -> None:
 @pytest.mark.parametrize(
     ("section", "key"), [(s, key) for s, keys in SHAPES.items() for key in keys if keys[key] is not None]
 )
-def test_what_shapes_volumes_is_in_the_digest(section: str, key: str) -> None:
+def test_settings_that_change_volumes_are_in_the_digest(section: str, key: str) -> None:
     changed = config(**{section: {key: SHAPES[section][key]}})
     assert changed.digest() != DEFAULT
     assert not {*settings_records(changed)} & {*settings_records(config())}
@@ -107,7 +107,7 @@ def test_what_shapes_volumes_is_in_the_digest(section: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", LIMITS)
-def test_a_limit_is_in_the_digest_where_its_finding_is_rejected(key: str) -> None:
+def test_a_limit_is_in_the_digest_only_if_its_finding_rejects(key: str) -> None:
     finding, value = LIMITS[key]
     marking = {"reject": tuple({*CheckConfig().reject} - {finding})}
     rejecting = {"reject": (finding,)}
@@ -118,13 +118,13 @@ def test_a_limit_is_in_the_digest_where_its_finding_is_rejected(key: str) -> Non
 
 
 @pytest.mark.parametrize("key", BESIDE)
-def test_what_stands_beside_volumes_is_in_the_plan_alone(key: str) -> None:
+def test_settings_of_files_beside_volumes_are_in_the_plan_digest_only(key: str) -> None:
     changed = config(privacy={key: BESIDE[key]})
     assert changed.digest() == DEFAULT
     assert not {*settings_records(changed)} & {*settings_records(config())}
 
 
-def test_who_may_read_the_files_is_in_no_digest() -> None:
+def test_file_permissions_are_in_no_digest() -> None:
     changed = config(privacy={"share": "all"})
     assert (changed.digest(), settings_records(changed)) == (DEFAULT, settings_records(config()))
 

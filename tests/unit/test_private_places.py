@@ -85,7 +85,7 @@ PLANTED = (
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_a_cache_that_is_not_ours_is_refused_and_gets_no_copy(
+def test_a_cache_of_another_user_is_refused_and_receives_no_copy(
     data: Path, scratch: Path, plant: Callable[[Path], None]
 ) -> None:
     plant(scratch / OURS)
@@ -95,7 +95,7 @@ def test_a_cache_that_is_not_ours_is_refused_and_gets_no_copy(
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_one_that_is_put_there_later_gets_no_copy(
+def test_a_cache_replaced_later_receives_no_copy(
     data: Path, scratch: Path, plant: Callable[[Path], None]
 ) -> None:
     dataset = cached(data, scratch)
@@ -118,9 +118,7 @@ def test_copies_of_a_private_dataset_are_private(data: Path, scratch: Path) -> N
 
 
 @pytest.mark.parametrize("suffix", ["", ".tmp"])
-def test_a_link_in_a_copy_s_place_is_neither_read_nor_written_through(
-    data: Path, scratch: Path, suffix: str
-) -> None:
+def test_a_link_in_place_of_a_copy_is_not_followed(data: Path, scratch: Path, suffix: str) -> None:
     victim = scratch.parent / "victim"
     victim.write_bytes(b"mine")
     (scratch / OURS).mkdir(mode=0o700)
@@ -133,7 +131,7 @@ def test_a_link_in_a_copy_s_place_is_neither_read_nor_written_through(
 
 
 @pytest.mark.parametrize("plant", [owned_by_a_stranger, linked_elsewhere, writable_by_others])
-def test_a_scan_s_folder_beside_its_catalog_is_private(
+def test_the_work_folder_of_a_scan_is_private(
     tmp_path: Path, scratch: Path, plant: Callable[[Path], None]
 ) -> None:
     """It holds what headers tell of patients."""
@@ -149,7 +147,7 @@ def test_a_private_folder_is_made_once_and_then_used(scratch: Path) -> None:
     assert stat.S_IMODE((scratch / "deep" / "mine").stat().st_mode) == 0o700
 
 
-def test_a_hang_s_stacks_and_a_checkpoint_s_part_follow_no_link(tmp_path: Path) -> None:
+def test_stack_dumps_and_checkpoint_parts_follow_no_link(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     place = tmp_path / "hangs/rank-00000.txt"
     place.parent.mkdir()

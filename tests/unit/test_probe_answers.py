@@ -72,7 +72,7 @@ def tables(out: Path) -> list[pa.Table]:
     return [pq.read_table(out / f"{name}.parquet") for name in ("results", "predictions", "comparisons")]
 
 
-def test_a_probe_tests_on_whom_the_labels_name_as_a_sweep_does(folder: Path, tmp_path: Path) -> None:
+def test_a_probe_tests_on_the_split_of_the_labels_like_a_sweep(folder: Path, tmp_path: Path) -> None:
     by_folds = probed(folder, tmp_path / "folds")
     by_split = probed(folder, tmp_path / "split", labels=folder / "split.parquet")
     assert {row["volumes"] for row in by_folds["rows"]} == {len(KEYS)}
@@ -85,7 +85,7 @@ def test_a_probe_tests_on_whom_the_labels_name_as_a_sweep_does(folder: Path, tmp
         assert probes.equals(sweeps)
 
 
-def test_folds_of_patients_whose_split_the_labels_say_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_folds_with_labels_that_have_splits_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FmctError, match=r"split\.parquet: its column split .* folds=3"):
         probed(folder, tmp_path, labels=folder / "split.parquet", folds=3)
     with pytest.raises(FmctError, match=r"split\.parquet: its column split .* folds=3"):
@@ -107,7 +107,7 @@ def exit_code(error: BaseException) -> int:
     return error.exit_code
 
 
-def test_a_sweep_without_any_figure_says_why_and_fails(folder: Path, tmp_path: Path) -> None:
+def test_a_sweep_without_any_figure_fails_with_the_reason(folder: Path, tmp_path: Path) -> None:
     code, said = swept(folder, tmp_path / "none", tmp_path, fractions=[], shots=[500], repeats=2)
     assert code == 2
     assert "few-training-patients" in said
@@ -129,7 +129,7 @@ def test_a_sweep_without_any_figure_says_why_and_fails(folder: Path, tmp_path: P
         (1, "no-negative-validation", {"balanced_accuracy", "sensitivity_at"}),
     ],
 )
-def test_an_operating_point_that_can_not_be_chosen_has_a_reason(
+def test_an_operating_point_that_cannot_be_chosen_has_a_reason(
     folder: Path, tmp_path: Path, validation: int, code: str, lacking: set[str]
 ) -> None:
     labels = pq.read_table(folder / "split.parquet").to_pydict()
@@ -173,7 +173,7 @@ def test_results_of_another_run_dataset_or_labels_are_not_replaced(folder: Path,
     assert state(out) == before
 
 
-def test_the_same_request_continues_wherever_its_inputs_lie(folder: Path, tmp_path: Path) -> None:
+def test_the_same_request_resumes_after_its_inputs_moved(folder: Path, tmp_path: Path) -> None:
     """Moved inputs are the same by their digests; what has changed at its place is probed anew."""
     for name in ("run", "data"):
         shutil.copytree(folder / name, tmp_path / name)
@@ -185,7 +185,7 @@ def test_the_same_request_continues_wherever_its_inputs_lie(folder: Path, tmp_pa
     assert probed(tmp_path, tmp_path / "out")["step"] == 5
 
 
-def test_results_that_nothing_says_the_subject_of_are_another_unless_they_share_units(
+def test_results_without_a_recorded_request_are_foreign_unless_they_share_units(
     folder: Path, tmp_path: Path
 ) -> None:
     """As versions up to 0.1.0 left them."""

@@ -72,7 +72,7 @@ def test_a_run_its_checkpoint_and_its_file_are_one_encoder(
     assert (found[0] == found[2]).all()
 
 
-def test_a_file_that_the_manifest_does_not_list_is_not_read(run: Path, tmp_path: Path) -> None:
+def test_files_not_in_the_manifest_are_not_read(run: Path, tmp_path: Path) -> None:
     listed = shutil.copytree(run / "checkpoints" / "step-00000003", tmp_path / "step-00000003")
     before = open_encoder(EncoderSpec(name="x", weights=listed)).digest
     foreign = Student(small_config(tmp_path, model={"width": 64, "heads": 1})).state_dict()
@@ -83,7 +83,7 @@ def test_a_file_that_the_manifest_does_not_list_is_not_read(run: Path, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["../rank-00000.safetensors", "/etc/hostname", ".hidden"])
-def test_a_manifest_names_files_of_its_own_folder_only(run: Path, tmp_path: Path, name: str) -> None:
+def test_a_manifest_names_only_files_of_its_folder(run: Path, tmp_path: Path, name: str) -> None:
     folder = shutil.copytree(run / "checkpoints" / "step-00000003", tmp_path / "step-00000003")
     manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     [facts] = manifest.files.values()
@@ -94,7 +94,7 @@ def test_a_manifest_names_files_of_its_own_folder_only(run: Path, tmp_path: Path
         open_encoder(EncoderSpec(name="x", weights=folder))
 
 
-def test_untrained_weights_are_the_seeds(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_untrained_weights_follow_the_seed(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     drawn = [open_encoder(EncoderSpec(name="r", weights=run, untrained=seed)) for seed in (5, 5, 1)]
     trained = open_encoder(EncoderSpec(name="t", weights=run))
     assert drawn[0].digest == drawn[1].digest
@@ -102,7 +102,7 @@ def test_untrained_weights_are_the_seeds(run: Path, dataset: Dataset, tmp_path: 
     assert drawn[0].step == 0
 
 
-def test_the_references_file_is_an_encoder_too(run: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_file_of_the_reference_is_an_encoder(run: Path, dataset: Dataset, tmp_path: Path) -> None:
     """The same weights, but the reference's field: squeezed to a cube."""
     convert_weights(run / "encoder.safetensors", tmp_path / "reference.pth")
     reference = open_encoder(EncoderSpec(name="reference", weights=tmp_path / "reference.pth"))
@@ -132,7 +132,7 @@ def test_a_probe_on_pretraining_patients_can_be_refused(run: Path, dataset: Data
         probe(run, config, tmp_path / "probe", lambda done, total: None)
 
 
-def test_what_is_no_encoder_is_named(tmp_path: Path, run: Path) -> None:
+def test_inputs_that_are_not_encoders_are_named(tmp_path: Path, run: Path) -> None:
     with pytest.raises(FmctError, match=r"encoder\.safetensors: no such file"):
         open_encoder(EncoderSpec(name="x", weights=tmp_path))
     with pytest.raises(FmctError, match="put its folder on PYTHONPATH"):

@@ -57,13 +57,13 @@ def test_a_study_with_two_rows_is_refused(tmp_path: Path) -> None:
         ([2], "column bleed has values other than 0, 1 and null"),
     ],
 )
-def test_a_table_of_something_else_is_no_label_table(tmp_path: Path, values: list[object], said: str) -> None:
+def test_other_tables_are_refused_as_labels(tmp_path: Path, values: list[object], said: str) -> None:
     path = write_labels(tmp_path / "manifest.parquet", {"study_key": ["a"], "bleed": values})
     with pytest.raises(FmctError, match=rf"manifest\.parquet(?: row 1)?: .*{said}"):
         LabelTable.read(path)
 
 
-def test_given_splits_must_keep_a_patient_together(tmp_path: Path) -> None:
+def test_given_splits_must_not_divide_a_patient(tmp_path: Path) -> None:
     columns = {"study_key": ["a", "b", "c"], "bleed": [1, 0, 0], "split": ["train", "test", "validation"]}
     joined = LabelTable.read(write_labels(tmp_path / "l.parquet", columns)).join(np.array(["a", "b", "c"]))
     assert joined.splits is not None
@@ -75,7 +75,7 @@ def test_given_splits_must_keep_a_patient_together(tmp_path: Path) -> None:
         LabelTable.read(other)
 
 
-def test_a_patients_split_depends_on_nothing_but_the_patient() -> None:
+def test_the_split_of_a_patient_depends_on_the_patient_alone() -> None:
     patients = np.array([make_key(number) for number in range(4000)])
     splits = hashed_splits(patients, SplitConfig(test=0.3, validation=0.1))
     for name, share in (("test", 0.3), ("validation", 0.1), ("train", 0.6)):
@@ -106,7 +106,7 @@ def trained(run: Path, data: Path, start_from: Path | None = None) -> Path:
     return run
 
 
-def test_patients_of_the_run_that_a_run_started_from_are_pretraining_patients_too(tmp_path: Path) -> None:
+def test_patients_of_an_initial_run_are_pretraining_patients(tmp_path: Path) -> None:
     first = trained(tmp_path / "first", write_dataset(tmp_path / "five", 5))
     weights = first / "encoder.safetensors"
     second = trained(tmp_path / "second", write_dataset(tmp_path / "three", 3), weights)
@@ -120,7 +120,7 @@ def test_patients_of_the_run_that_a_run_started_from_are_pretraining_patients_to
 
 
 @pytest.mark.parametrize("called_from", [".", "runs", "elsewhere/deep"])
-def test_relative_paths_of_a_record_are_found_from_any_folder(
+def test_relative_paths_of_a_record_resolve_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called_from: str
 ) -> None:
     """As training recorded them up to 0.1.0; another dataset at such a path is not taken for it."""
@@ -137,7 +137,7 @@ def test_relative_paths_of_a_record_are_found_from_any_folder(
     assert pretraining_patients(tmp_path / "runs/second") is None
 
 
-def test_weights_of_another_dataset_in_a_run_folder_say_nothing_of_the_patients(tmp_path: Path) -> None:
+def test_weights_of_another_dataset_in_a_run_folder_leave_patients_unknown(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", write_dataset(tmp_path / "data", 3))
     small_encoder(tmp_path / "data", run)
     assert pretraining_patients(run) is not None
@@ -146,7 +146,7 @@ def test_weights_of_another_dataset_in_a_run_folder_say_nothing_of_the_patients(
     assert pretraining_patients(run / "encoder.safetensors") is None
 
 
-def test_a_dataset_that_was_replaced_says_nothing_of_the_pretraining_patients(tmp_path: Path) -> None:
+def test_a_replaced_dataset_leaves_pretraining_patients_unknown(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", write_dataset(tmp_path / "data", 3))
     convert(tmp_path / "data", tmp_path / "tar", "webdataset")
     shutil.rmtree(tmp_path / "data")
@@ -157,7 +157,7 @@ def test_a_dataset_that_was_replaced_says_nothing_of_the_pretraining_patients(tm
     assert pretraining_patients(run) is None
 
 
-def test_tested_patients_of_the_pretraining_data_are_refused_or_reported(
+def test_test_patients_seen_in_pretraining_are_refused_or_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = trained(tmp_path / "run", write_dataset(tmp_path / "data", 3))

@@ -26,19 +26,19 @@ def heads() -> list[np.ndarray]:
     return [stored(scan_of(slices, patient), slices, 4.0)[1] for slices, patient in scans]
 
 
-def test_heads_are_as_large_and_round_as_heads(heads: list[np.ndarray]) -> None:
+def test_normal_heads_have_plausible_proportions(heads: list[np.ndarray]) -> None:
     assert [objection(voxels, (4.0, 4.0, 4.0)) for voxels in heads] == [None] * len(heads)
 
 
 @pytest.mark.parametrize("factors", FACTORS, ids=str)
-def test_voxels_of_another_size_than_declared_show(
+def test_a_wrong_declared_voxel_size_is_detected(
     heads: list[np.ndarray], factors: tuple[float, float, float]
 ) -> None:
     spacing = (4.0 * factors[0], 4.0 * factors[1], 4.0 * factors[2])
     assert all(objection(voxels, spacing) for voxels in heads)
 
 
-def test_a_cut_top_says_nothing_of_the_height() -> None:
+def test_a_cropped_vertex_leaves_the_height_unjudged() -> None:
     """A sphere of 80 mm radius, whole, halved in height, and the same without its upper half."""
     z, y, x = np.indices((50, 50, 50)) * 4.0 - 98.0
     whole = x**2 + y**2 + z**2 < 80**2

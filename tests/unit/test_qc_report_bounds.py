@@ -44,7 +44,7 @@ def of_tasks() -> Iterator[Picture]:
             yield Picture(key, kind, "note", pixels)
 
 
-def test_no_more_volumes_are_read_than_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_shown_volumes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = CountingDataset()
     monkeypatch.setattr(report, "Dataset", SimpleNamespace(open=lambda path: dataset))
     volumes = pa.table({"key": KEYS, "flags": [["noise"]] * VOLUMES, "scanner": ["one"] * VOLUMES})

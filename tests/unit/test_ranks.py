@@ -17,7 +17,7 @@ from shards.errors import FmctError
 ENVIRONMENT = "import os, pathlib, sys; pathlib.Path(sys.argv[1], os.environ['RANK']).write_text"
 
 
-def test_each_rank_gets_its_place_and_the_same_rendezvous(tmp_path: Path) -> None:
+def test_each_rank_gets_its_index_and_the_same_rendezvous(tmp_path: Path) -> None:
     names = ["WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"]
     code = f"{ENVIRONMENT}(' '.join(os.environ[n] for n in {names}))"
     assert run_ranks([sys.executable, "-c", code, str(tmp_path)], 3).code == 0
@@ -29,7 +29,7 @@ def test_each_rank_gets_its_place_and_the_same_rendezvous(tmp_path: Path) -> Non
     assert int(rows[0][3]) < int(given_out)
 
 
-def test_a_failing_rank_ends_the_others_and_gives_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_rank_ends_the_others_and_sets_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launch.ranks.FAILED_RANK_GRACE_SECONDS", 0.2)
     code = "import os, sys, time; sys.exit(7) if os.environ['RANK'] == '1' else time.sleep(600)"
     started = time.monotonic()
@@ -57,7 +57,7 @@ def test_sigterm_reaches_every_rank(tmp_path: Path) -> None:
     assert process.wait(timeout=60) == 75
 
 
-def test_how_the_interpreter_ends_has_no_say_in_the_exit_code_of_a_rank(
+def test_interpreter_shutdown_does_not_change_the_exit_code_of_a_rank(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
@@ -81,13 +81,13 @@ def test_how_the_interpreter_ends_has_no_say_in_the_exit_code_of_a_rank(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_a_recipe_for_gpus_says_so_where_there_is_none() -> None:
+def test_a_gpu_recipe_without_a_gpu_is_refused() -> None:
     with pytest.raises(FmctError, match=r"engine\.device=gpu: PyTorch finds no GPU .*fmct doctor"):
         join("gpu")
 
 
 @pytest.mark.parametrize("wrong", ["run.stepz=3", "engine.device=gpu"])
-def test_what_every_rank_refuses_is_said_once(tmp_path: Path, wrong: str) -> None:
+def test_an_error_of_every_rank_is_printed_once(tmp_path: Path, wrong: str) -> None:
     """Also where something else than `fmct train` has started the ranks."""
     if wrong.startswith("engine") and torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -52,7 +52,7 @@ def bound_by_permissions() -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("owner", ["this user", "another"])
-def test_what_may_only_be_read_is_used_and_stays_as_it_was(tmp_path: Path, owner: str) -> None:
+def test_read_only_runs_are_used_and_unchanged(tmp_path: Path, owner: str) -> None:
     """Of this user's, permissions forbid to write; of another's nothing is, though root's powers allow it."""
     if owner == "another" and os.geteuid():
         pytest.skip("only root can give files away")

@@ -28,13 +28,13 @@ NAMED = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem.rpartition(
 
 
 @pytest.mark.parametrize("path", NAMED, ids=lambda path: path.stem)
-def test_a_recipe_needs_only_what_the_reader_gives(path: Path) -> None:
+def test_recipes_load_with_the_documented_arguments(path: Path) -> None:
     model, overrides = GIVEN[path.stem.rpartition("-")[2]]
     load(model, path, overrides)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("site-*.yaml")), ids=lambda path: path.stem)
-def test_a_site_file_is_one(path: Path) -> None:
+def test_site_files_are_valid(path: Path) -> None:
     load(Site, path, [])
 
 
@@ -45,7 +45,7 @@ def test_a_site_file_is_one(path: Path) -> None:
         ("small-hospital-highres", 4, 40),
     ],
 )
-def test_a_training_recipe_fits_its_machine(tmp_path: Path, name: str, ranks: int, memory_gb: int) -> None:
+def test_training_recipes_fit_their_machines(tmp_path: Path, name: str, ranks: int, memory_gb: int) -> None:
     data = write_dataset(tmp_path / "data")
     path = FOLDER / f"{name}-train.yaml"
     command = ["train", "--config", str(path), "--run", str(tmp_path / "run"), "--ranks", str(ranks)]
@@ -65,7 +65,7 @@ def test_a_training_recipe_fits_its_machine(tmp_path: Path, name: str, ranks: in
     assert needed < 0.6e9 * memory_gb
 
 
-def test_the_second_stages_recipe_takes_the_whole_state_of_the_first() -> None:
+def test_the_second_stage_recipe_loads_the_whole_state_of_the_first() -> None:
     """`matching_weights` finds every weight of the one in the other, at their own sizes."""
     first, second = (
         load(TrainConfig, FOLDER / f"{name}-train.yaml", ["data.path=data"])

@@ -30,20 +30,20 @@ def dry_run(run: Path, *arguments: str) -> str:
     return done.output
 
 
-def test_a_run_alone_resumes_as_it_started(run: Path) -> None:
+def test_a_run_resumes_from_its_recorded_configuration(run: Path) -> None:
     assert "77 steps are" in dry_run(run)
     assert "77 steps are" in dry_run(run, "run.log_every=5")
     with pytest.raises(FmctError, match=r"run\.steps=77, not 78"):
         dry_run(run, "run.steps=78")
 
 
-def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(FmctError, match=r"no-run.*--config"):
         dry_run(tmp_path / "no-run")
     assert not (tmp_path / "no-run").exists()
 
 
-def test_a_record_that_others_can_write_is_not_taken(run: Path, tmp_path: Path) -> None:
+def test_a_record_that_others_can_write_is_refused(run: Path, tmp_path: Path) -> None:
     assert recorded_configuration(tmp_path / "no-run") is None
     assert recorded_configuration(run) == run / "config.json"
     (run / "config.json").chmod(0o666)

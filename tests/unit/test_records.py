@@ -10,7 +10,7 @@ from fmct_hpc.train.pace import FIRST_LINE_SECONDS, LINE_EVERY_SECONDS, Pace, du
 from fmct_hpc.train.records import Records
 
 
-def test_a_line_is_due_first_last_every_so_often_and_after_a_minute() -> None:
+def test_lines_are_logged_first_last_periodically_and_after_a_minute() -> None:
     now = 0.0
     pace = Pace(1000, 10, lambda: now)
     said = {}
@@ -24,7 +24,7 @@ def test_a_line_is_due_first_last_every_so_often_and_after_a_minute() -> None:
     assert Pace(3, 10, lambda: now).step(3) == ""
 
 
-def test_a_fit_has_a_line_after_ten_seconds_and_then_one_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fit_logs_after_ten_seconds_and_then_every_minute(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     with caplog.at_level(logging.INFO):
         for step in shown(range(100), 100, "a fit", lambda: now[0]):
@@ -38,11 +38,11 @@ def test_a_fit_has_a_line_after_ten_seconds_and_then_one_a_minute(caplog: pytest
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(40.2, "40 s"), (300, "5 min"), (11_520, "3 h 12 min")])
-def test_durations(seconds: float, text: str) -> None:
+def test_durations_are_formatted(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_tensorboard_has_groups_and_the_log_the_time_left(
+def test_tensorboard_tags_are_grouped_and_the_log_has_an_eta(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = Records(tmp_path, 0, 100, 2)

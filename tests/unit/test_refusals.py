@@ -53,7 +53,7 @@ def source(dataset: Dataset) -> ViewSource:
     return ViewSource(open_dataset(config), config, Share(Order.of(dataset, 0, 2), 0, 1, 1), 0)
 
 
-def test_a_volume_that_may_not_be_read_is_neither_damaged_nor_passed_over(dataset: Dataset) -> None:
+def test_a_volume_without_read_permission_is_neither_damaged_nor_skipped(dataset: Dataset) -> None:
     shard = closed(dataset.shard_file(0))
     for work in (lambda: dataset.read(0), lambda: source(dataset).at(0)):
         assert outcome(work).startswith(f"RefusedError: {shard}: permission denied")
@@ -66,7 +66,7 @@ def test_a_volume_that_may_not_be_read_is_neither_damaged_nor_passed_over(datase
     assert outcome(check) == "done"
 
 
-def test_too_few_open_files_are_no_damage(dataset: Dataset) -> None:
+def test_the_limit_of_open_files_is_not_damage(dataset: Dataset) -> None:
     views = source(dataset)
     reads: list[Callable[[], object]] = [lambda: dataset.read(0), lambda: views.at(0)]
     for work in reads:
@@ -77,7 +77,7 @@ def test_too_few_open_files_are_no_damage(dataset: Dataset) -> None:
     assert said.startswith(f"UnavailableError: {sidecar}: too many open files")
 
 
-def test_damage_is_still_passed_over(dataset: Dataset) -> None:
+def test_damage_is_still_skipped(dataset: Dataset) -> None:
     views = source(dataset)
     (_,), (index,) = views.share.order.at(np.array([0]))
     row = dataset.index.slice(int(index), 1).to_pylist()[0]
@@ -135,9 +135,7 @@ def manifest_of(step: int, files: dict[str, FileFacts]) -> Manifest:
 
 
 @pytest.mark.parametrize("what", ["part", "manifest", "checkpoint", "all"])
-def test_a_run_does_not_resume_from_before_a_checkpoint_that_may_not_be_read(
-    tmp_path: Path, what: str
-) -> None:
+def test_a_run_does_not_skip_a_checkpoint_without_read_permission(tmp_path: Path, what: str) -> None:
     whole_checkpoint(tmp_path, 10)
     part = whole_checkpoint(tmp_path, 20)
     folder = part.parent
@@ -156,7 +154,7 @@ def test_a_run_does_not_resume_from_before_a_checkpoint_that_may_not_be_read(
     assert checkpoint.newest_step(tmp_path) == 20
 
 
-def test_too_few_open_files_damage_no_checkpoint(tmp_path: Path) -> None:
+def test_the_limit_of_open_files_marks_no_checkpoint_as_damaged(tmp_path: Path) -> None:
     whole_checkpoint(tmp_path, 10)
     whole_checkpoint(tmp_path, 20)
     for left in range(3):
@@ -166,7 +164,7 @@ def test_too_few_open_files_damage_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.newest_step(tmp_path) == 20
 
 
-def test_features_labels_and_weights_that_may_not_be_read_are_not_made_again(tmp_path: Path) -> None:
+def test_unreadable_features_labels_and_weights_are_not_remade(tmp_path: Path) -> None:
     request = store.FeatureRequest(
         encoder_digest="a" * 64,
         dataset_digest="b" * 64,
@@ -212,7 +210,7 @@ def test_a_scan_that_runs_out_of_open_files_ends_and_rejects_nothing(tmp_path: P
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM, errno.ENOTCONN])
-def test_what_a_machine_fails_at_is_tried_again_by_the_launcher(number: int) -> None:
+def test_machine_failures_are_retried_by_the_launcher(number: int) -> None:
     told = refusal(OSError(number, os.strerror(number), "/some/file"))
     assert isinstance(told, UnavailableError)
     assert str(told).startswith("/some/file: ")
@@ -220,7 +218,7 @@ def test_what_a_machine_fails_at_is_tried_again_by_the_launcher(number: int) -> 
     assert isinstance(refusal(MemoryError("of 3 GiB")), UnavailableError)
 
 
-def test_no_place_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_temporary_folder_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nowhere"])
     with pytest.raises(FileNotFoundError) as caught:
@@ -240,7 +238,7 @@ def test_no_place_for_temporary_files_is_one_line(monkeypatch: pytest.MonkeyPatc
         ("volumes of {} were made otherwise", "path 3: volumes of it were made otherwise"),
     ],
 )
-def test_what_refuses_a_path_is_named_by_its_number(said: str, told: str, tmp_path: Path) -> None:
+def test_refused_paths_are_named_by_their_number(said: str, told: str, tmp_path: Path) -> None:
     def scans() -> Iterator[None]:
         raise FmctError(said.format(tmp_path))
         yield

@@ -116,7 +116,7 @@ def plain_attention(model: VisionTransformer, inputs: MethodInput) -> tuple[list
     return found, model.norm(x)[0].numpy()
 
 
-def test_weights_times_values_are_what_blocks_give(model: VisionTransformer) -> None:
+def test_attention_weights_times_values_equal_the_output_of_blocks(model: VisionTransformer) -> None:
     inputs = asked(model, ["cls"])
     plain, tokens = plain_attention(model, inputs)
     with torch.no_grad(), explicit_attention(model.blocks) as seen:
@@ -273,7 +273,9 @@ def exam(grid: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", ["logistic", "attentive", "finetune"])
-def test_what_is_followed_back_is_the_kept_score(method: str, kept: dict[str, Path], exam: Path) -> None:
+def test_the_explained_score_equals_the_exported_classifiers(
+    method: str, kept: dict[str, Path], exam: Path
+) -> None:
     """Of integrated gradients the sum too, so that every method's logit is the classifier's."""
     classifier = load_classifier(kept[method])
     explainer = Explainer(classifier)
@@ -311,7 +313,7 @@ def wanted(kind: Kind, raw: np.ndarray) -> dict[int | None, float]:
 
 @pytest.mark.parametrize("task", KINDS)
 @pytest.mark.parametrize("head", ["linear", "attentive", "mean", "max", "attention", "patches"])
-def test_a_reading_is_the_heads_output_of_any_kind_of_scans_and_of_studies(task: str, head: str) -> None:
+def test_a_reading_equals_the_head_output_for_every_kind_of_scans_and_studies(task: str, head: str) -> None:
     kind, rng, patches = KINDS[task], np.random.default_rng(5), 4
     tokens = rng.normal(size=(3 if head in ("mean", "max", "attention", "patches") else 1, 1 + patches, 6))
     queries = head in ("attentive", "patches")
@@ -371,7 +373,7 @@ def of_kinds(grid: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder / "kept"
 
 
-def test_maps_of_other_kinds_are_of_what_is_said(of_kinds: Path, exam: Path, tmp_path: Path) -> None:
+def test_maps_of_other_kinds_explain_the_documented_score(of_kinds: Path, exam: Path, tmp_path: Path) -> None:
     classifier = load_classifier(of_kinds)
     explainer = Explainer(classifier, ["integrated-gradients"])
     for found in explainer.of_scans(read_scans(exam, explainer.reads)):
@@ -407,7 +409,7 @@ def test_maps_of_other_kinds_are_of_what_is_said(of_kinds: Path, exam: Path, tmp
 
 
 @pytest.mark.parametrize("method", ["logistic", "attentive", "finetune"])
-def test_maps_of_a_study_are_of_the_score_of_its_series(
+def test_maps_of_a_study_explain_the_score_of_its_series(
     grid: SweepConfig, exam: Path, method: str, tmp_path: Path
 ) -> None:
     config = grid.model_copy(update={"samples": ("study",), "series_pool": "max"})
@@ -436,7 +438,7 @@ def test_maps_of_a_study_are_of_the_score_of_its_series(
         explainer.of_sample(torn)
 
 
-def test_neighbours_and_wrong_names_are_refused(kept: dict[str, Path], grid: SweepConfig) -> None:
+def test_neighbours_and_unknown_names_are_refused(kept: dict[str, Path], grid: SweepConfig) -> None:
     encoder = grid.features.parent / "ours"
     cases: list[tuple[tuple[Any, ...], str]] = [
         ((kept["neighbours"], None), "a classifier of neighbours has no map"),
@@ -453,7 +455,7 @@ def test_neighbours_and_wrong_names_are_refused(kept: dict[str, Path], grid: Swe
 
 
 @pytest.mark.parametrize("spacing", [12.0, 7.0])
-def test_a_voxel_has_the_value_of_the_patch_whose_middle_is_nearest(
+def test_a_voxel_has_the_value_of_the_patch_with_the_nearest_centre(
     spacing: float, grid: SweepConfig, tmp_path: Path
 ) -> None:
     """In the patient: by the volume's own affine, and by what nibabel reads of the map."""
@@ -495,7 +497,7 @@ def test_a_voxel_has_the_value_of_the_patch_whose_middle_is_nearest(
     assert (spacing != 12) or outside.any()
 
 
-def test_figures_of_a_map_beside_a_mask() -> None:
+def test_figures_of_a_map_against_a_mask() -> None:
     """By voxels on a fine grid: a lesion in one patch and a half."""
     affine = np.diag([-2.0, -2.0, 2.0, 1.0])[:, [2, 1, 0, 3]]
     patches = PatchGrid(np.full(3, -0.5), np.full(3, 12.0), (3, 3, 3), affine)

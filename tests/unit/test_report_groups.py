@@ -40,7 +40,7 @@ def only(section: Section, kind: type[Kind]) -> list[Kind]:
     return [block for block in section.blocks if isinstance(block, kind)]
 
 
-def test_groups_of_acquisition_are_shown_and_a_sites_own_are_not(tmp_path: Path) -> None:
+def test_groups_of_acquisition_are_shown_and_site_groups_are_not(tmp_path: Path) -> None:
     assert subgroups_section(tmp_path) is None
     area = {"auc": 0.8, "auc_low": 0.7, "auc_high": 0.9, "predicted": 0.3}
     gap = {"gap": -0.2, "gap_low": -0.3, "gap_high": -0.1, "auc_others": 1.0}
@@ -72,7 +72,7 @@ def test_groups_of_acquisition_are_shown_and_a_sites_own_are_not(tmp_path: Path)
     assert [len(block.items) for block in only(section, Bullets)] == [2]
 
 
-def test_curves_go_over_the_severities_of_every_set(tmp_path: Path) -> None:
+def test_curves_cover_the_severities_of_every_set(tmp_path: Path) -> None:
     counted = {"kind": "binary", "figure": "auc", "n": 40, "positives": 9, "patients": 40, "confidence": 0.9}
     rows = [
         {
@@ -106,7 +106,7 @@ def test_curves_go_over_the_severities_of_every_set(tmp_path: Path) -> None:
     assert text == card(robustness_section(tmp_path)), "the same input, the same bytes"
 
 
-def test_a_table_that_is_not_there_or_damaged_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_table_is_named(tmp_path: Path) -> None:
     for section, name in ((robustness_section, run.TABLE), (retrieval_section, retrieval.TABLE)):
         with pytest.raises(FmctError, match="missing"):
             section(tmp_path)

@@ -46,7 +46,7 @@ def probed(areas: dict[str, tuple[Interval, Interval]], seen: int | None = 0) ->
         ({"a": (HIGH, (0.6, 0.5, 0.75))}, "shows no gain", "all 1 findings"),
     ],
 )
-def test_the_verdict_is_whether_whole_intervals_lie_apart(
+def test_the_verdict_requires_disjoint_intervals(
     areas: dict[str, tuple[Interval, Interval]], word: str, named: str
 ) -> None:
     said = verdict(probed(areas))
@@ -54,7 +54,7 @@ def test_the_verdict_is_whether_whole_intervals_lie_apart(
     assert named in said
 
 
-def test_the_verdict_says_whom_the_pretraining_saw() -> None:
+def test_the_verdict_reports_leakage_from_pretraining() -> None:
     areas = {"a": (HIGH, LOW)}
     said = [verdict(probed(areas, seen)) for seen in (0, 3, None)]
     assert "7 patients that the pretraining did not see" in said[0]
@@ -99,7 +99,7 @@ def test_each_line_has_the_figures_of_its_folder(inputs: Inputs, tmp_path: Path)
 
 
 @pytest.mark.parametrize("looked", [True, False])
-def test_it_says_whether_volumes_are_recognised(inputs: Inputs, tmp_path: Path, looked: bool) -> None:
+def test_the_summary_has_the_retrieval_of_volumes(inputs: Inputs, tmp_path: Path, looked: bool) -> None:
     run = tmp_path / "run"
     shutil.copytree(inputs.run, run)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -112,14 +112,14 @@ def test_it_says_whether_volumes_are_recognised(inputs: Inputs, tmp_path: Path, 
     assert ("recognised by another view" in health) == looked
 
 
-def test_a_resume_is_called_exact_only_where_steps_after_it_are_equal(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_resume_is_reported_exact_only_if_later_steps_are_equal(inputs: Inputs, tmp_path: Path) -> None:
     other = unbroken(inputs, tmp_path / "other", 350, change=1e-15)
     assert by_name(shown(inputs.run, unbroken=other))["resume"].startswith("NOT EXACT")
     short = unbroken(inputs, tmp_path / "short", 300)
     assert by_name(shown(inputs.run, unbroken=short))["resume"].startswith("not tested")
 
 
-def test_the_command_ends_with_it(inputs: Inputs, tmp_path: Path) -> None:
+def test_the_command_ends_with_the_summary(inputs: Inputs, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     arguments = ["report", page, "--run", inputs.run, "--data", inputs.data, "--probe", inputs.probe]
     done = CliRunner().invoke(app, list(map(str, arguments)))

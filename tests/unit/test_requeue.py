@@ -35,18 +35,18 @@ def history(*endings: Past) -> list[Ending]:
 
 @pytest.mark.parametrize("cause", ["preempted", "time limit", "requeued", "stopped"])
 @pytest.mark.parametrize("progress", [None, 10])
-def test_an_interruption_runs_again_at_once(cause: Cause, progress: int | None) -> None:
+def test_an_interrupted_job_restarts_at_once(cause: Cause, progress: int | None) -> None:
     assert decide(history((cause, progress)))[:2] == (True, 0.0)
 
 
 @pytest.mark.parametrize("cause", ["done", "cancelled", "refused", "damaged data", "unsound"])
-def test_what_another_try_cannot_mend_does_not_run_again(cause: Cause) -> None:
+def test_permanent_failures_are_not_retried(cause: Cause) -> None:
     assert not decide(history((cause, 10))).again
 
 
 @pytest.mark.parametrize("cause", FAILURES)
 @pytest.mark.parametrize("progress", [None, 0, 10])
-def test_a_failure_at_the_same_place_is_bounded_and_waits_longer_each_time(
+def test_failures_at_the_same_step_are_bounded_with_growing_delays(
     cause: Cause, progress: int | None
 ) -> None:
     most = FAILURES[cause]
@@ -55,26 +55,26 @@ def test_a_failure_at_the_same_place_is_bounded_and_waits_longer_each_time(
     assert [verdict.wait for verdict in verdicts[:-1]] == [60 * 2**n for n in range(most - 1)]
 
 
-def test_a_deterministic_crash_stops_after_two_tries_and_says_so() -> None:
+def test_a_deterministic_crash_stops_after_two_tries_and_is_reported() -> None:
     assert decide(history(("crash", 10))).again
     stopped = decide(history(("crash", 0), ("crash", 10), ("preempted", 10), ("crash", 10)))
     assert not stopped.again
     assert stopped.why.startswith("crash 2 times at the checkpoint of step 10, so not queued again")
 
 
-def test_a_failure_that_comes_further_each_time_is_bounded_too() -> None:
+def test_failures_with_progress_in_between_are_bounded() -> None:
     crashes: list[Past] = [("crash", step) for step in range(MAX_FAILURES)]
     assert [decide(history(*crashes[:n])).again for n in (1, 5, MAX_FAILURES - 1)] == [True] * 3
     assert decide(history(*crashes[:10])).wait == 3600
     assert not decide(history(*crashes)).again
 
 
-def test_progress_between_failures_restarts_the_count_and_an_interruption_the_wait() -> None:
+def test_progress_resets_the_count_of_failures_and_an_interruption_the_delay() -> None:
     assert decide(history(("crash", 10), ("preempted", 20), ("crash", 20)), backoff=60)[:2] == (True, 60)
 
 
 @pytest.mark.parametrize("progress", [None, 10])
-def test_a_job_that_is_interrupted_before_it_comes_further_does_not_storm(progress: int | None) -> None:
+def test_a_job_interrupted_without_progress_is_delayed(progress: int | None) -> None:
     interruptions: list[Past] = [("preempted", progress)] * (MAX_IDLE + 1)
     waits = [decide(history(*interruptions[:n]), backoff=60).wait for n in range(1, MAX_IDLE + 1)]
     assert waits == [0.0, *(min(60 * 2**n, 3600) for n in range(MAX_IDLE - 1))]
@@ -144,20 +144,20 @@ def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(
 
 
 @pytest.mark.parametrize(("code", "most"), [(73, FAILURES["no room"]), (1, FAILURES["crash"])])
-def test_bounds_hold_where_no_ending_can_be_written(
+def test_retries_are_bounded_even_if_endings_cannot_be_written(
     tmp_path: Path, starts: Starts, code: int, most: int
 ) -> None:
     (tmp_path / "file").touch()
     assert starts(tmp_path / "file/slurm", *[code] * 20) == list(range(most - 1))
 
 
-def test_what_could_not_be_written_is_forgiven_once_endings_can(tmp_path: Path, starts: Starts) -> None:
+def test_unwritten_endings_do_not_count_once_writing_works(tmp_path: Path, starts: Starts) -> None:
     (tmp_path / "file").touch()
     starts(tmp_path / "file/slurm", *[73] * 3)
     assert starts(tmp_path, *[128 + signal.SIGUSR2] * 3, first=3) == list(range(6))
 
 
-def test_half_a_line_that_a_full_disk_left_harms_no_ending(tmp_path: Path, starts: Starts) -> None:
+def test_a_partial_line_of_a_full_disk_spoils_no_ending(tmp_path: Path, starts: Starts) -> None:
     path = tmp_path / "77.endings.jsonl"
     starts(tmp_path, 75)
     path.write_text(path.read_text() + '{"job":"77","sta')
@@ -169,9 +169,7 @@ def test_a_job_whose_stage_has_registered_nothing_has_no_known_progress(job: Cal
     assert job().done is None
 
 
-def test_a_scan_that_reads_more_at_each_start_runs_on_for_as_long_as_it_takes(
-    tmp_path: Path, job: Callable[[], Progress]
-) -> None:
+def test_a_scan_with_progress_is_restarted_without_limit(tmp_path: Path, job: Callable[[], Progress]) -> None:
     parts = WorkFolder(tmp_path / "catalog.parquet").parts
     parts.mkdir(parents=True)
     register("scan", tmp_path / "catalog.parquet")
@@ -190,9 +188,7 @@ def test_a_split_registers_the_shards_of_each_part(tmp_path: Path, job: Callable
     assert job() == (8, 8, 0, "shard")
 
 
-def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(
-    tmp_path: Path, job: Callable[[], Progress]
-) -> None:
+def test_a_sweep_share_with_progress_is_restarted(tmp_path: Path, job: Callable[[], Progress]) -> None:
     """Share 1 of 2 has tasks 1 and 3, of three units; those of the other say nothing of it."""
     digests = tuple(f"{number:064d}"[::-1] for number in range(6))
     grid = Plan(
@@ -209,7 +205,7 @@ def test_a_share_of_a_sweep_that_does_more_at_each_start_runs_on(
     assert found == [0, 1, 1, 2, 3]
 
 
-def test_a_share_whose_units_are_named_by_digests_runs_on_while_it_does_more(
+def test_a_share_with_units_named_by_digests_is_restarted_while_it_progresses(
     tmp_path: Path, job: Callable[[], Progress]
 ) -> None:
     files = [tmp_path / f"units/{'5d3a'[number] * 16}.parquet" for number in range(4)]
@@ -230,7 +226,7 @@ def keep_part(store: Path, start: int, stop: int) -> None:
     (store / f"parts/{start:07d}-{stop:07d}-0123abcd.json").touch()
 
 
-def test_what_extracts_features_runs_on_while_it_keeps_more(
+def test_a_feature_extraction_is_restarted_while_it_progresses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Callable[[], Progress]
 ) -> None:
     for number in range(3):  # parts of a store: of two tasks, every second each
@@ -250,7 +246,7 @@ def test_what_extracts_features_runs_on_while_it_keeps_more(
     assert job().done == 1768
 
 
-def test_a_probe_runs_on_while_it_keeps_more_features_or_units(
+def test_a_probe_is_restarted_while_its_features_or_units_progress(
     tmp_path: Path, job: Callable[[], Progress]
 ) -> None:
     register("features", tmp_path / "features/trained")
@@ -286,7 +282,7 @@ def test_a_crash_names_the_rank_that_srun_names_first(tmp_path: Path) -> None:
     assert by_code(137, "", Slurm()) == ("crash", "a rank was killed by SIGKILL", None, 137)
 
 
-def test_a_mistake_is_reported_in_the_commands_own_words() -> None:
+def test_a_user_error_is_reported_with_the_message_of_the_command() -> None:
     log = "fmct: job 12, start 0, on n1\nworking\nfmct: data/zarr: no such dataset; preprocess first\n"
     assert by_code(2, log, Slurm())[:2] == ("refused", "data/zarr: no such dataset; preprocess first")
     log += "fmct: a reader process was killed by SIGKILL\n"

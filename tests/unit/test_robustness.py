@@ -55,7 +55,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[RobustnessConfig, P
     return as_config(sweep), folder
 
 
-def test_at_0_are_the_sweeps_own_figures_and_what_is_done_is_kept(
+def test_severity_0_equals_the_sweep_and_finished_units_are_kept(
     swept: tuple[RobustnessConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, folder = swept
@@ -100,7 +100,7 @@ def test_at_0_are_the_sweeps_own_figures_and_what_is_done_is_kept(
     assert after == said
 
 
-def test_shares_need_the_features_extracted_before_and_are_counted(
+def test_shares_require_extracted_features_and_are_counted(
     swept: tuple[RobustnessConfig, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, _ = swept
@@ -121,7 +121,7 @@ def test_shares_need_the_features_extracted_before_and_are_counted(
     assert progress(tmp_path / "out") == Progress(2, 2)
 
 
-def test_kept_classifiers_say_what_they_say_of_volumes_that_were_changed_elsewhere(
+def test_exported_classifiers_score_changed_volumes_as_when_changed_elsewhere(
     swept: tuple[RobustnessConfig, Path],
 ) -> None:
     config, folder = swept
@@ -150,7 +150,7 @@ def test_kept_classifiers_say_what_they_say_of_volumes_that_were_changed_elsewhe
     )
 
 
-def test_folds_are_judged_by_the_classifier_that_never_saw_them(swept: tuple[RobustnessConfig, Path]) -> None:
+def test_folds_are_scored_by_the_classifier_not_trained_on_them(swept: tuple[RobustnessConfig, Path]) -> None:
     config, folder = swept
     crossed = as_config(
         config,
@@ -168,7 +168,9 @@ def test_folds_are_judged_by_the_classifier_that_never_saw_them(swept: tuple[Rob
     )
 
 
-def test_what_can_not_be_followed_is_refused(swept: tuple[RobustnessConfig, Path], tmp_path: Path) -> None:
+def test_unsupported_robustness_requests_are_refused(
+    swept: tuple[RobustnessConfig, Path], tmp_path: Path
+) -> None:
     config, folder = swept
     with pytest.raises(FmctError, match="--classifier"):
         robustness(as_config(config, methods=["finetune"]), tmp_path / "a")

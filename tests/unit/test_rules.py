@@ -87,7 +87,7 @@ ACCEPTED: list[tuple[Series, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("one", "config"), ACCEPTED)
-def test_what_the_rules_let_pass(one: Series, config: dict[str, Any]) -> None:
+def test_the_rules_accept_head_ct_series(one: Series, config: dict[str, Any]) -> None:
     assert reason(one, **config) is None
 
 
@@ -107,7 +107,7 @@ def test_what_the_rules_let_pass(one: Series, config: dict[str, Any]) -> None:
         *[(text, None) for text in ("", "HEAD 5.0 J40s", "STANDARD BRAIN", "Routine", "Head ADose 3")],
     ],
 )
-def test_kinds_that_descriptions_name(description: str, expected: str | None) -> None:
+def test_image_kinds_named_in_descriptions(description: str, expected: str | None) -> None:
     assert described_kind(description, lexicon()) == expected
 
 
@@ -127,7 +127,7 @@ def test_kinds_that_descriptions_name(description: str, expected: str | None) ->
         ("select.table=absent.csv", "absent.csv: no such file"),
     ],
 )
-def test_a_wrong_rule_is_named_when_the_configuration_is_built(override: str, message: str) -> None:
+def test_an_invalid_rule_is_named_when_the_configuration_is_loaded(override: str, message: str) -> None:
     with pytest.raises(FmctError, match=message):
         load(PreprocessConfig, None, ["key_file=k", override])
 
@@ -169,9 +169,7 @@ def test_the_table_names_wanted_combinations(
     assert reason(one, table=table) == (None if wanted else "not_in_table")
 
 
-def test_the_tables_content_is_in_the_digest_and_its_place_and_order_are_not(
-    table: Path, tmp_path: Path
-) -> None:
+def test_the_digest_depends_on_the_content_of_the_table_only(table: Path, tmp_path: Path) -> None:
     def digest(path: Path) -> str:
         return load(PreprocessConfig, None, ["key_file=k", f"select.table={path}"]).digest()
 
@@ -198,7 +196,7 @@ def test_the_tables_content_is_in_the_digest_and_its_place_and_order_are_not(
         (b"\xff\xfe\x00", "not readable as UTF-8 CSV"),
     ],
 )
-def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_an_invalid_combination_table_is_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(FmctError, match=message):

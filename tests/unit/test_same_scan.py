@@ -50,7 +50,7 @@ TWICE = [(patient, patient) for patient in range(60)] + [(60 + n, n) for n in ra
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=20))
-def test_patients_are_tied_by_chains_of_equal_scans(volumes: list[tuple[int, int]]) -> None:
+def test_chains_of_equal_scans_tie_patients(volumes: list[tuple[int, int]]) -> None:
     patients = [make_key(patient) for patient, _ in volumes]
     index = pa.table({"patient_key": patients, "source_digest": [digest(scan) for _, scan in volumes]})
     groups = [{key} for key in set(patients)]
@@ -66,7 +66,7 @@ def test_patients_are_tied_by_chains_of_equal_scans(volumes: list[tuple[int, int
         assert {make_key(patient), digest(scan)} <= marks[expected[make_key(patient)]]
 
 
-def test_a_digest_that_was_never_made_ties_nobody() -> None:
+def test_a_missing_digest_ties_no_patients() -> None:
     patients = [make_key(1), make_key(2)]
     index = pa.table({"patient_key": patients, "source_digest": ["0" * 64] * 2})
     assert tied_patients(index).tolist() == patients
@@ -87,7 +87,7 @@ def test_a_scan_of_two_patients_is_in_one_part(tmp_path: Path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("folds", [None, 5])
-def test_a_scan_of_two_patients_is_not_learnt_from_and_tested(tmp_path: Path, folds: int | None) -> None:
+def test_a_scan_of_two_patients_is_not_in_training_and_test(tmp_path: Path, folds: int | None) -> None:
     dataset = write(tmp_path / "data", TWICE)
     labels = write_labels(tmp_path / "labels.parquet", len(TWICE))
     cohort = read_cohort(dataset.path, labels, None, SplitConfig(), folds)
@@ -105,7 +105,7 @@ def test_labels_that_put_copies_of_a_scan_in_two_splits_are_refused(tmp_path: Pa
         read_cohort(dataset.path, labels, None, SplitConfig(), None)
 
 
-def test_a_scan_that_pretraining_saw_under_another_id_is_leakage(tmp_path: Path) -> None:
+def test_a_pretraining_scan_under_another_id_is_leakage(tmp_path: Path) -> None:
     tested = write(tmp_path / "tested", [(0, 0), (1, 1), (2, 2), (3, 2), (4, 4)])
     seen = write(tmp_path / "seen", [(50, 1), (3, 3), (51, 9)])
     cohort = read_cohort(tested.path, write_labels(tmp_path / "l.parquet", 5), None, SplitConfig(), 2)

@@ -94,7 +94,7 @@ def test_the_command_prints_the_file_of_functions_that_all_batch_scripts_source(
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_stage_gets_what_its_batch_script_exports_whatever_sbatch_was_told(
+def test_a_stage_gets_the_exports_of_its_batch_script_under_any_sbatch_option(
     shell: Shell, file: Path
 ) -> None:
     ended = shell.run(file, "--run", "runs/first", SLURM_EXPORT_ENV="NONE")
@@ -104,7 +104,7 @@ def test_a_stage_gets_what_its_batch_script_exports_whatever_sbatch_was_told(
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_what_ended_the_last_start_is_looked_for_in_the_jobs_log(shell: Shell, file: Path) -> None:
+def test_the_cause_of_the_last_end_is_read_from_the_job_log(shell: Shell, file: Path) -> None:
     ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
     [before] = [number for number, line in enumerate(ended.said) if " launch before" in line]
     assert ended.said[before].startswith("fmct FMCT_LOG=/logs/12.out ")
@@ -115,7 +115,7 @@ BUSY = "echo 'slurm_load_jobs error: Socket timed out on send/recv operation' >&
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_slurmctld_that_does_not_answer_keeps_no_stage_from_running(shell: Shell, file: Path) -> None:
+def test_an_unresponsive_slurmctld_does_not_stop_a_stage(shell: Shell, file: Path) -> None:
     shell.stand_in("scontrol", f'[ "$*" = "show hostnames n1" ] || {{ {BUSY}; }}\n{SCONTROL}')
     ended = shell.run(file, "--run", "runs/first")
     assert ended.code == 0
@@ -123,7 +123,7 @@ def test_a_slurmctld_that_does_not_answer_keeps_no_stage_from_running(shell: She
     assert f"MASTER_ADDR={'n1' if file.stem == 'train' else ''} " in srun
 
 
-def test_a_training_asks_a_busy_slurmctld_again_for_its_address(shell: Shell, tmp_path: Path) -> None:
+def test_a_training_retries_a_busy_slurmctld_for_its_address(shell: Shell, tmp_path: Path) -> None:
     once = f"[ -e {tmp_path}/asked ] || {{ touch {tmp_path}/asked; {BUSY}; }}"
     shell.stand_in("scontrol", f'[[ "$*" != *"show node"* ]] || {once}\n{SCONTROL}')
     [train] = [file for file in FILES if file.stem == "train"]
@@ -137,7 +137,7 @@ def test_a_training_asks_a_busy_slurmctld_again_for_its_address(shell: Shell, tm
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_policy_of_restarts_is_asked_before_and_after(shell: Shell, file: Path) -> None:
+def test_the_restart_policy_runs_before_and_after(shell: Shell, file: Path) -> None:
     shell.stand_in("srun", "exit 75")
     ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
     policy = [line.split(" launch ")[1].strip() for line in ended.said if " launch " in line]
@@ -153,7 +153,7 @@ def test_a_stage_registers_its_ledgers_in_the_records_of_its_job(shell: Shell, f
     assert where == ("none" if file.stem == "train" else "./10_1.ledgers.json")
 
 
-def test_a_file_that_is_refused_before_ends_without_its_command(shell: Shell) -> None:
+def test_a_batch_script_refused_beforehand_does_not_run_its_command(shell: Shell) -> None:
     shell.stand_in("fmct", FMCT + "exit 2")
     for file in FILES:
         ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
@@ -162,7 +162,7 @@ def test_a_file_that_is_refused_before_ends_without_its_command(shell: Shell) ->
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_no_python_of_a_stage_imports_from_the_working_folder(shell: Shell, file: Path) -> None:
+def test_no_stage_imports_python_from_the_working_folder(shell: Shell, file: Path) -> None:
     ended = shell.run(file, "--run", "runs/first", PYTHONPATH=":/code::/more:")
     assert "path /code:/more 1" in ended.said
 
@@ -229,7 +229,7 @@ Status = Callable[[Path, set[int], pytest.MonkeyPatch], str]
 
 @pytest.mark.parametrize("status", [preprocess_status, sweep_status])
 @pytest.mark.parametrize("to_do", [{3, 7}, {0}, {0, 1, 2}, {0, 2}, {4, 5, 6}, set(range(TASKS))], ids=str)
-def test_what_status_says_is_to_do_is_an_array_that_does_it(
+def test_the_array_suggested_by_status_does_the_remaining_tasks(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: Status, to_do: set[int]
 ) -> None:
     marked = set(range(TASKS)) - to_do

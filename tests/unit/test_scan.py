@@ -93,7 +93,7 @@ def test_two_patients_with_one_series_uid_stay_two_series(tmp_path: Path) -> Non
     assert scan(tmp_path / "export", tmp_path / "c.parquet").series == 2
 
 
-def test_an_object_of_another_kind_does_not_speak_for_the_series(tmp_path: Path) -> None:
+def test_a_non_image_object_does_not_describe_the_series(tmp_path: Path) -> None:
     """Presentation states and reports under their images' series UID, as careless exports write them."""
     axial(slices=5).write(tmp_path / "export", waves)
     report = ct_image(PIXELS, SOPInstanceUID="0.1", Modality="SR", SeriesDescription="Report")
@@ -107,7 +107,7 @@ def test_an_object_of_another_kind_does_not_speak_for_the_series(tmp_path: Path)
     )
 
 
-def test_a_lost_sop_instance_uid_is_the_file_metas(tmp_path: Path) -> None:
+def test_a_missing_sop_instance_uid_is_taken_from_the_file_meta(tmp_path: Path) -> None:
     data = ct_image(PIXELS, SOPInstanceUID="")
     stated = data.file_meta.MediaStorageSOPInstanceUID
     save(data, tmp_path / "export" / "a")
@@ -122,7 +122,7 @@ def test_a_ct_whose_modality_was_removed_is_known_by_its_class(tmp_path: Path) -
     assert scan(tmp_path / "export", tmp_path / "c.parquet").modalities == {"CT": 2, "": 1}
 
 
-def test_a_header_that_ends_in_a_sequence_is_broken_not_unreadable(tmp_path: Path) -> None:
+def test_a_header_truncated_in_a_sequence_is_broken_not_unreadable(tmp_path: Path) -> None:
     """pydicom tells of it by an OSError, as if the disk had failed."""
     whole = save(ct_image(PIXELS), tmp_path / "export" / "whole").read_bytes()
     at = whole.index(b"\x08\x00\x60\x00CS")
@@ -150,7 +150,7 @@ def test_a_header_of_endless_items_is_broken(
     assert (summary.objects, summary.rejected) == (1, {Reason.BROKEN_HEADER: 1})
 
 
-def test_for_a_length_beyond_the_file_no_memory_is_taken(tmp_path: Path) -> None:
+def test_a_length_beyond_the_file_allocates_no_memory(tmp_path: Path) -> None:
     whole = save(ct_image(PIXELS), tmp_path / "export" / "whole").read_bytes()
     at = whole.index(b"\x10\x00\x20\x00LO")
     damaged = b"\x10\x00\x20\x00UN\0\0" + (2**32 - 16).to_bytes(4, "little") + whole[at + 8 :]
@@ -161,9 +161,7 @@ def test_for_a_length_beyond_the_file_no_memory_is_taken(tmp_path: Path) -> None
     tracemalloc.stop()
 
 
-def test_no_line_of_the_log_is_about_one_files_header(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_has_no_line_about_a_single_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """pydicom logs what it finds odd, with the value or the file's name."""
     folder = tmp_path / "Doe^Jane"
     latin = ct_image(PIXELS, SpecificCharacterSet="ISO_IR 100", StudyDescription="J\xfcrgen")
@@ -214,7 +212,7 @@ def test_nothing_to_scan_is_reported_with_a_remedy(tmp_path: Path) -> None:
         read_catalog(catalog)
 
 
-def test_a_dicomdir_is_not_believed(tmp_path: Path) -> None:
+def test_a_dicomdir_is_ignored(tmp_path: Path) -> None:
     """Neither what it lists nor its place: its objects are found because they are there."""
     save(ct_image(PIXELS), tmp_path / "export" / "IM1")
     shutil.copy(str(get_testdata_file("DICOMDIR")), tmp_path / "export" / "DICOMDIR")
@@ -250,7 +248,7 @@ def bytes_read() -> int:
     return int(fields["rchar"])
 
 
-def test_only_what_a_scan_wrote_is_replaced_by_one(tmp_path: Path) -> None:
+def test_a_scan_replaces_only_output_of_a_scan(tmp_path: Path) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     pq.write_table(pa.table({"study_uid": ["1"], "bleed": [1]}), tmp_path / "labels.parquet")
     for name in ("labels.csv", "empty.parquet", "other.rejected.parquet"):
@@ -266,7 +264,7 @@ def test_only_what_a_scan_wrote_is_replaced_by_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["catalog.parquet", "catalog.rejected.parquet"])
-def test_a_folder_in_an_outputs_place_is_reported_before_the_scan(tmp_path: Path, name: str) -> None:
+def test_a_folder_at_an_output_path_is_reported_before_the_scan(tmp_path: Path, name: str) -> None:
     folder = export(tmp_path / "export")
     (tmp_path / name).mkdir()
     with pytest.raises(FmctError, match=rf"{name}: is a folder; "):

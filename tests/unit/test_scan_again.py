@@ -115,7 +115,7 @@ def fresh(folder: Path, where: Path) -> tuple[bytes, bytes]:
     return tables(where / "catalog.parquet")
 
 
-def test_only_what_is_new_or_changed_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_new_or_changed_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     reads = Reads(monkeypatch)
     assert (scan(folder, catalog).unchanged, reads.count) == (0, 108)
@@ -177,7 +177,7 @@ def save_bytes(data: bytes, path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_scan_that_is_broken_off_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_scan_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     expected = fresh(folder, tmp_path / "fresh")
     reads = Reads(monkeypatch)
@@ -197,7 +197,7 @@ def test_a_scan_that_is_broken_off_continues(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("before", ["nothing", "an older export"])
-def test_a_kill_between_any_two_steps_leaves_the_old_tables_or_the_new(before: str, tmp_path: Path) -> None:
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_tables(before: str, tmp_path: Path) -> None:
     """In turn, a call that makes, moves or removes a file is the one that never happens."""
     folder, where = export(tmp_path / "export", patients=3), tmp_path / "run"
     catalog = where / "catalog.parquet"
@@ -260,7 +260,7 @@ def test_tables_do_not_depend_on_how_rows_are_spilled(
     assert len(order) == 24
 
 
-def test_what_the_system_refused_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_refused_by_the_system_are_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     real = Path.open
 
@@ -277,7 +277,7 @@ def test_what_the_system_refused_is_tried_again(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_an_archive_that_was_read_in_part_is_read_again(
+def test_a_partly_read_archive_is_read_again(
     killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The members before the error are in the tables, of many row groups, but do not make it known."""
@@ -305,7 +305,7 @@ def test_an_archive_that_was_read_in_part_is_read_again(
 
 
 @pytest.mark.parametrize(("where", "name"), [(header, "walked"), (header, "text")])
-def test_short_memory_ends_the_scan_and_breaks_no_file(
+def test_out_of_memory_ends_the_scan_and_marks_no_file_as_broken(
     where: object, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
@@ -331,7 +331,7 @@ def test_short_memory_ends_the_scan_and_breaks_no_file(
 
 
 @pytest.mark.parametrize("writer", ["PrivateParquet", "CatalogWriter"])
-def test_a_full_disk_is_reported_and_the_next_scan_continues(
+def test_a_full_disk_is_reported_and_the_next_scan_resumes(
     writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
@@ -393,7 +393,7 @@ def test_objects_with_one_uid_are_compared_by_their_bytes(
     assert tables(catalog) == fresh(folder, tmp_path / "fresh")
 
 
-def test_two_scans_of_one_catalog_are_not_run_at_once(tmp_path: Path) -> None:
+def test_two_scans_of_one_catalog_do_not_run_at_once(tmp_path: Path) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
 
     def other_scan(done: int, listed: int) -> None:
@@ -409,7 +409,7 @@ def test_the_exit_code_distinguishes_a_full_disk_from_other_failures() -> None:
         assert (told.exit_code, "are kept" in str(told)) == (code, True)
 
 
-def test_a_catalog_of_another_version_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_catalog_of_another_version_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     expected = fresh(folder, tmp_path / "fresh")
     scan(folder, catalog)
@@ -422,7 +422,7 @@ def test_a_catalog_of_another_version_is_made_again(tmp_path: Path, monkeypatch:
     assert tables(catalog) == expected
 
 
-def test_a_catalog_inside_the_export_is_no_part_of_it(tmp_path: Path) -> None:
+def test_a_catalog_inside_the_export_is_not_scanned(tmp_path: Path) -> None:
     folder = tmp_path / "export"
     save(ct_image(PIXELS), folder / "a")
     for _ in range(2):

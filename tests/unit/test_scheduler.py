@@ -50,7 +50,7 @@ END""",
     return asked
 
 
-def test_every_answer_is_read(asked: Path) -> None:
+def test_every_output_of_the_scheduler_is_parsed(asked: Path) -> None:
     scheduler = Slurm()
     [job] = scheduler.jobs_known("12") or []
     assert (job.state, job.restarts, job.name) == ("RUNNING", 0, "JobState=FAILED Sch\ufffddel")
@@ -67,7 +67,7 @@ def test_every_answer_is_read(asked: Path) -> None:
     assert scheduler.cancel("12") == "error: Sch\ufffddel"
 
 
-def test_a_preempted_job_is_queued_again_whatever_its_name(asked: Path, tmp_path: Path) -> None:
+def test_a_preempted_job_of_any_name_is_requeued(asked: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         requeue.after(tmp_path / "slurm", None, 75, 1.0, Slurm())
@@ -78,7 +78,7 @@ def test_a_preempted_job_is_queued_again_whatever_its_name(asked: Path, tmp_path
     assert ending.cause == "preempted"
 
 
-def test_its_record_can_be_written(asked: Path) -> None:
+def test_the_record_of_a_job_is_serialised(asked: Path) -> None:
     job = RecordedJob.here()
     assert job is not None
     assert RecordedJob.model_validate_json(job.model_dump_json()).log == "/Sch\ufffddel/12.out"

@@ -45,7 +45,7 @@ def relative(path: Path) -> str:
     return path.relative_to(REPOSITORY).as_posix()
 
 
-def test_slurms_variables_are_in_one_file_and_its_programs_in_its_implementation() -> None:
+def test_slurm_variables_and_programs_are_used_in_its_implementation_only() -> None:
     assert {relative(path) for path in SOURCES if "SLURM_" in path.read_text()} == VARIABLES
     assert {relative(path) for path in SOURCES if any(map(NAMES.search, strings(path)))} == PROGRAMS
 
@@ -62,7 +62,7 @@ def test_the_stages_do_not_know_slurm() -> None:
     }
 
 
-def test_nothing_but_the_choice_imports_slurms_commands() -> None:
+def test_only_the_selection_of_a_scheduler_imports_slurms_commands() -> None:
     own = re.compile(r"launch\.slurm(\.| import )(scheduler|submit|partitions)\b")
     importing = {relative(path) for path in SOURCES if own.search(path.read_text())}
     assert importing - PROGRAMS == {"launch/schedulers.py", "launch/doctor/site.py"}  # checks a site file

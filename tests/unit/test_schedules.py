@@ -23,7 +23,7 @@ def test_the_rate_rises_to_the_batch_scaled_peak_and_falls_to_its_end() -> None:
     assert rates[-1] == pytest.approx(1e-6, rel=0.01)
 
 
-def test_the_others_go_from_their_start_to_their_end() -> None:
+def test_other_schedules_go_from_start_to_end_value() -> None:
     objective = {"teacher_temperature": [0.02, 0.06], "teacher_warmup": 0.5, "freeze_prototypes": 0.01}
     first, middle, last = (settings(config(objective=objective), step) for step in (0, 500, 999))
     assert (first.momentum, first.weight_decay, first.teacher_temperature) == (0.994, 0.04, 0.02)
@@ -34,7 +34,7 @@ def test_the_others_go_from_their_start_to_their_end() -> None:
     assert frozen == [True] * 10 + [False] * 2
 
 
-def test_the_weights_of_parts_go_where_the_recipe_says_and_others_stay() -> None:
+def test_configured_part_weights_move_to_their_end_and_others_stay() -> None:
     objective = {"mae_weight": 2.0, "koleo_weight": 0.1, "final_weights": {"mae": 0.5}}
     first, middle, last = (settings(config(objective=objective), step).weights for step in (0, 500, 999))
     assert first == {"dino": 1.0, "koleo": 0.1, "mae": 2.0}
@@ -43,7 +43,7 @@ def test_the_weights_of_parts_go_where_the_recipe_says_and_others_stay() -> None
     assert settings(config(objective=objective), 0).figures()["mae_weight"] == 2.0
 
 
-def test_the_weights_of_parts_warm_up_from_0_on_their_way() -> None:
+def test_part_weights_warm_up_from_0() -> None:
     objective = {"koleo_weight": 0.1, "final_weights": {"koleo": 0.0}, "weight_warmups": {"koleo": 0.2}}
     weights = [settings(config(objective=objective), step).weights for step in range(1000)]
     assert {weight["dino"] for weight in weights} == {1.0}, "what is not named stays"
@@ -58,7 +58,7 @@ def test_the_weights_of_parts_warm_up_from_0_on_their_way() -> None:
     assert settings(config(objective=objective), 100).figures()["koleo_weight"] == weights[100]["koleo"]
 
 
-def test_gram_anchoring_starts_late_and_refreshes_in_equal_distances() -> None:
+def test_gram_anchoring_starts_late_and_refreshes_at_equal_intervals() -> None:
     objective = {"gram_weight": 2, "gram_begin": 0.3, "gram_refresh": 0.25, "weight_warmups": {"gram": 0.1}}
     settled = TrainConfig.model_validate(
         {"data": {"path": "d"}, "objective": objective, "run": {"steps": 100}}
@@ -74,7 +74,7 @@ def test_gram_anchoring_starts_late_and_refreshes_in_equal_distances() -> None:
 
 
 @pytest.mark.parametrize("begin", [0.0, 0.07, 0.3, 0.5, 0.55, 0.999])
-def test_the_anchor_is_the_teacher_of_the_first_step_that_gram_anchoring_counts_in(begin: float) -> None:
+def test_the_anchor_is_the_teacher_at_the_first_step_of_gram_anchoring(begin: float) -> None:
     for steps in range(2, 120):
         objective = {"gram_weight": 2, "gram_begin": begin}
         short = TrainConfig.model_validate(

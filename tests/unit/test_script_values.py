@@ -72,7 +72,7 @@ def test_every_key_of_a_site_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("hidden", HIDDEN, ids=ascii)
-def test_a_site_refuses_them_in_every_value(hidden: str, tmp_path: Path) -> None:
+def test_a_site_refuses_unsafe_characters_in_every_value(hidden: str, tmp_path: Path) -> None:
     for place, values in spoilt(WHOLE, hidden):
         if place == "setup.0" and hidden == "\ntouch owned":
             assert Site.model_validate(values).setup == ("true", "touch owned")  # shell, as lines of it
@@ -95,7 +95,7 @@ JOB = Job(
 
 
 @pytest.mark.parametrize("hidden", HIDDEN, ids=ascii)
-def test_a_script_refuses_them_wherever_they_come_from(hidden: str) -> None:
+def test_a_script_refuses_unsafe_characters_from_any_source(hidden: str) -> None:
     def refused(job: Job, folder: Path, site: Site) -> None:
         with pytest.raises(FmctError) as caught:
             script(job, folder, site)
@@ -127,7 +127,7 @@ PRINTING = st.characters(exclude_categories=["C", "Z"], include_characters=" ", 
 
 
 @given(text=st.text(PRINTING, min_size=1, max_size=20))
-def test_whatever_prints_is_one_value_of_one_line(text: str) -> None:
+def test_printable_characters_stay_one_shell_word(text: str) -> None:
     plain = script(replace(JOB, name="n"), Path("slurm"), Site()).splitlines()
     site = Site(account=text, directives={"comment": text}, environment={"NAME": text})
     lines = script(replace(JOB, name=text, kept=("--run", text)), Path("slurm"), site).splitlines()

@@ -111,7 +111,7 @@ def test_a_view_of_the_new_size_has_the_same_features(data: Path, tmp_path: Path
         torch.testing.assert_close(student.encoder(views), earlier(views), atol=1e-6, rtol=0)
 
 
-def test_what_the_other_run_lacks_is_drawn_from_the_seed_and_named(
+def test_weights_missing_in_the_other_run_are_drawn_from_the_seed_and_named(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     alone = small_config(data, objective={"dino_weight": 0, "ibot_weight": 0})
@@ -170,7 +170,7 @@ def test_another_model_or_input_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-def test_until_it_has_a_checkpoint_a_run_starts_with_the_same_state(data: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_restarts_from_the_same_state(data: Path, tmp_path: Path) -> None:
     checkpoint = first_run(tmp_path / "first", small_config(data), data)
     run, settings = tmp_path / "second", second(data, tmp_path / "first")
     beginning = preflight(settings, run, 1).beginning
@@ -184,7 +184,7 @@ def test_until_it_has_a_checkpoint_a_run_starts_with_the_same_state(data: Path, 
         preflight(settings, run, 1)
 
 
-def test_the_parts_beside_an_encoder_belong_to_what_a_run_starts_from(data: Path, tmp_path: Path) -> None:
+def test_the_modules_beside_an_encoder_are_part_of_the_start_digest(data: Path, tmp_path: Path) -> None:
     config = small_config(data)
     first_run(tmp_path / "first", config, data)
     export_checkpoint(tmp_path / "first/checkpoints/step-00000003", tmp_path / "first")
@@ -207,7 +207,7 @@ def test_the_parts_beside_an_encoder_belong_to_what_a_run_starts_from(data: Path
         preflight(settings, run, 1)
 
 
-def test_what_holds_no_whole_checkpoint_is_refused(data: Path, tmp_path: Path) -> None:
+def test_a_start_without_an_intact_checkpoint_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FmctError, match=r"encoder\.safetensors"):
         preflight(second(data, tmp_path / "empty"), tmp_path / "second", 1)

@@ -49,7 +49,7 @@ def test_keys_of_0_1_0_are_recorded_in_its_order_and_later_ones_where_they_are_u
     assert used.recorded() == {**section().recorded(), "another": 0.5, "fresh": 4}
 
 
-def test_features_and_units_of_a_sweep_keep_their_digests_when_there_is_a_later_key() -> None:
+def test_later_keys_keep_the_digests_of_features_and_units() -> None:
     keys = ("encoder_digest", "dataset_digest", "keys_digest")
     request: dict[str, Any] = {
         **dict.fromkeys(keys, "0" * 64),
@@ -64,7 +64,7 @@ def test_features_and_units_of_a_sweep_keep_their_digests_when_there_is_a_later_
     assert create_model("Later", __base__=Unit, fresh=(int, 3))(**unit).recorded() == Unit(**unit).recorded()
 
 
-def test_a_later_key_of_a_manifest_makes_no_old_one_damaged() -> None:
+def test_a_later_key_of_a_manifest_leaves_old_ones_valid() -> None:
     """Its digest is of what is written, as of features.json."""
     document = {"format_version": 2, "step": 3, "data": {"spacing_mm": [1.0, 2e-06]}}
     assert seal({**document, "digest": "anything"}) == seal(document)
@@ -72,7 +72,7 @@ def test_a_later_key_of_a_manifest_makes_no_old_one_damaged() -> None:
     assert seal(document) == hashlib.sha256(text).hexdigest()
 
 
-def test_an_old_name_is_read_wherever_a_configuration_comes_from(
+def test_an_old_name_is_read_from_every_source_of_configuration(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(RENAMED, "DataConfig", {"edge": "view_size"})
@@ -99,7 +99,7 @@ def test_an_old_name_is_read_wherever_a_configuration_comes_from(
         load(TrainConfig, recipe, [])
 
 
-def test_every_renamed_key_is_read_of_recipes_and_silently_of_records(
+def test_every_renamed_key_is_read_from_recipes_and_silently_from_records(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     classes: tuple[type[Section], ...] = (HealthConfig, FinetuneConfig, ComparisonConfig)
@@ -134,9 +134,7 @@ def test_every_renamed_key_is_read_of_recipes_and_silently_of_records(
         ),
     ],
 )
-def test_units_of_sweeps_keep_the_digests_that_they_had_under_the_old_names(
-    changes: dict[str, Any], digest: str
-) -> None:
+def test_units_of_sweeps_keep_their_digests_under_renamed_keys(changes: dict[str, Any], digest: str) -> None:
     """The digests are those of the version before the names changed."""
     paths = dict.fromkeys(("data", "labels", "features"), "unused")
     config = SweepConfig.model_validate({**paths, "encoders": [ENCODER], **changes})
@@ -146,7 +144,7 @@ def test_units_of_sweeps_keep_the_digests_that_they_had_under_the_old_names(
     assert unit.digest(config, cohort) == digest
 
 
-def test_a_sections_own_rules_see_present_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validators_of_a_section_see_current_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RENAMED, "ModelConfig", {"channels": "width"})
     assert ModelConfig.model_validate({"channels": 24, "depth": 1, "heads": 2}).width == 24
     model = TrainConfig.model_validate(
@@ -155,7 +153,7 @@ def test_a_sections_own_rules_see_present_names(monkeypatch: pytest.MonkeyPatch)
     assert model.model.width == 24
 
 
-def test_a_renamed_key_of_0_1_0_leaves_its_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_renamed_key_of_0_1_0_keeps_its_digests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The version to come has `air_limit_hu` in place of `air_threshold_hu`."""
     fields: dict[str, Any] = {
         **{key: (field.annotation, field.default) for key, field in GridConfig.model_fields.items()},

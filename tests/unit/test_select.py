@@ -68,7 +68,7 @@ def test_each_rule_rejects_with_its_reason(reason: Reason, rejected: Callable[[]
     assert "\n" not in caught.value.detail
 
 
-def test_strays_are_left_out_and_counted() -> None:
+def test_stray_slices_are_left_out_and_counted() -> None:
     scout = replace(AXIAL, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"), orientation=CORONAL)
     capture = replace(AXIAL, samples=3)
     pet = replace(AXIAL, modality="PT")
@@ -105,7 +105,7 @@ MIXED: dict[str, tuple[list[Instance], Reason | None]] = {
 
 @pytest.mark.parametrize("case", MIXED)
 @pytest.mark.parametrize("seed", range(4))
-def test_texts_are_each_images_own_whatever_its_uid(case: str, seed: int) -> None:
+def test_texts_belong_to_each_image_whatever_its_uid(case: str, seed: int) -> None:
     images, expected = MIXED[case]
     order = np.random.default_rng(seed).permutation(len(images))
     renamed = [replace(i, sop_uid=f"1.{n:03}") for n, i in zip(order, images, strict=True)]
@@ -119,7 +119,7 @@ def test_texts_are_each_images_own_whatever_its_uid(case: str, seed: int) -> Non
 
 
 @pytest.mark.parametrize("shift", [0.02, 0.5, 1.2, 2.5])
-def test_scans_between_one_anothers_slices_are_no_stack(shift: float) -> None:
+def test_interleaved_scans_are_not_a_stack(shift: float) -> None:
     """A later phase whose table positions differ by a fraction of a slice, numbered by the scanner or not."""
     later = tuple(
         replace(i, sop_uid=f"2.{i.sop_uid}", acquisition_number=2)
@@ -135,7 +135,7 @@ def test_scans_between_one_anothers_slices_are_no_stack(shift: float) -> None:
             select(unnumbered, SelectConfig())
 
 
-def test_passes_one_above_the_other_and_single_retakes_are_a_stack() -> None:
+def test_adjacent_passes_and_single_retakes_are_a_stack() -> None:
     passes = tuple(replace(i, acquisition_number=k // 4) for k, i in enumerate(stack()))
     retaken = tuple(replace(i, sop_uid=f"2.{i.sop_uid}", acquisition_number=9) for i in passes[2:14:4])
     assert len(select(series((*passes, *retaken)), SelectConfig()).positions) == 30
@@ -172,7 +172,7 @@ def kept_heights(one: Series) -> list[float]:
 
 @pytest.mark.parametrize("numbered", [True, False])
 @pytest.mark.parametrize("way", [1, -1])
-def test_of_two_passes_in_one_series_one_shows_what_both_do(numbered: bool, way: int) -> None:
+def test_one_of_two_equivalent_passes_in_a_series_is_kept(numbered: bool, way: int) -> None:
     first, second = ([way * z for z in heights] for heights in (FIRST, SECOND))
     one = passes(first, second, numbered=numbered)
     stays = [z for z in FIRST if way > 0 or z < SECOND[0]] + [z for z in SECOND if way < 0 or z > FIRST[-1]]
@@ -183,14 +183,14 @@ def test_of_two_passes_in_one_series_one_shows_what_both_do(numbered: bool, way:
     assert kept_heights(vertex_again) == FIRST
 
 
-def test_of_two_passes_in_one_series_the_thicker_gives_way() -> None:
+def test_the_thinner_of_two_passes_in_a_series_is_kept() -> None:
     thin = [100.0 + k for k in range(60)]
     one = passes(FIRST, thin)
     assert kept_heights(one) == [z for z in FIRST if z < thin[0]] + thin
     assert kept_heights(passes(FIRST, [52.2 + k for k in range(30)])) == FIRST
 
 
-def test_passes_between_one_anothers_slices_need_no_number() -> None:
+def test_interleaved_passes_need_no_acquisition_number() -> None:
     """Of 5 mm slices, each a scan by itself, or with wider steps; of 2.5 mm slices both are one scan."""
     for between in ([2.5 + 10.0 * k for k in range(14)], [2.5 + 5.0 * k for k in range(29)]):
         assert kept_heights(passes(EVERY_5_MM, between, numbered=False)) == EVERY_5_MM
@@ -198,7 +198,7 @@ def test_passes_between_one_anothers_slices_need_no_number() -> None:
     assert len(kept_heights(series(tuple(thin)))) == 59
 
 
-def test_what_completes_a_pass_stays() -> None:
+def test_slices_that_complete_a_pass_are_kept() -> None:
     """Slices in the place of absent ones, of every second place, of rotations, at the same positions."""
     absent = [5.0 * k for k in (7, 8, 16)]
     holed = [z for z in EVERY_5_MM if z not in absent]
@@ -214,7 +214,7 @@ def test_what_completes_a_pass_stays() -> None:
     assert kept_heights(series(shuffled)) == EVERY_5_MM
 
 
-def test_limits_are_the_configuration() -> None:
+def test_limits_come_from_the_configuration() -> None:
     one_absent = stack(_without(EVERY_5_MM, 14))
     assert len(select(series(one_absent), SelectConfig()).positions) == 29
     with pytest.raises(Rejection, match=r"missing_slices: a gap of 10\.00 mm, more than 9: 1 slices missing"):
@@ -226,13 +226,13 @@ def test_limits_are_the_configuration() -> None:
     assert select(series(stack(kvp=None, kernel="")), SelectConfig()).positions
 
 
-def test_the_widest_field_there_is_is_no_damaged_number() -> None:
+def test_the_widest_real_field_of_view_is_accepted() -> None:
     assert select(series(stack(pixel_spacing=(900 / 512, 900 / 512))), SelectConfig()).positions
     finest = stack(rows=2048, columns=2048, pixel_spacing=(0.12, 0.12))
     assert select(series(finest), SelectConfig()).positions
 
 
-def test_two_slabs_of_different_spacing_lack_nothing() -> None:
+def test_two_slabs_of_different_spacing_have_no_missing_slices() -> None:
     heights = [2.5 * k for k in range(16)] + [37.5 + 7.5 * k for k in range(1, 16)]
     assert len(select(series(stack(heights)), SelectConfig()).positions) == 31
     with pytest.raises(Rejection, match="slice_gap"):

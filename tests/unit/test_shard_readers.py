@@ -124,9 +124,7 @@ def test_the_documents_code_reads_the_volumes(folder: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_the_voxels_are_the_same_whole_and_in_boxes_with_chunks_that_are_left_out(
-    reader: str, folder: Path
-) -> None:
+def test_voxels_are_the_same_whole_and_in_boxes_with_omitted_chunks(reader: str, folder: Path) -> None:
     for key in KEYS[:2]:
         np.testing.assert_array_equal(READERS[reader](folder, key, np.s_[:, :, :]), volume(key))
     np.testing.assert_array_equal(READERS[reader](folder, KEYS[0], BOX), volume(KEYS[0])[BOX])
@@ -141,7 +139,7 @@ def test_tensorstore_has_the_fill_value_the_axes_and_the_record(folder: Path) ->
     assert array.spec().to_json()["metadata"]["attributes"] == record
 
 
-def test_a_zip_lists_its_arrays_in_no_order_that_the_shard_has(folder: Path) -> None:
+def test_a_zip_lists_its_arrays_in_another_order_than_the_shard(folder: Path) -> None:
     """That another order comes out is a chance of 1 in 40,320 short of certain."""
     shard = folder / ZIP
     with zarr.storage.ZipStore(shard) as store:
@@ -162,7 +160,7 @@ def flipped(shard: Path, dataset: Path, place: int = 5000) -> bytes:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_who_notices_a_flipped_bit_in_a_chunk(reader: str, folder: Path, tmp_path: Path) -> None:
+def test_readers_that_detect_a_flipped_bit_in_a_chunk(reader: str, folder: Path, tmp_path: Path) -> None:
     row = Dataset.open(folder / ZARR).index.slice(0, 1).to_pylist()[0]
     damaged = flipped(folder / ZIP, folder / ZARR)
     (tmp_path / ZARR).mkdir(parents=True)
@@ -182,7 +180,9 @@ def test_who_notices_a_flipped_bit_in_a_chunk(reader: str, folder: Path, tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its file to the collector
-def test_a_flipped_bit_in_a_tar_is_seen_by_the_records_crc_alone(folder: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_in_a_tar_is_detected_by_the_crc_of_the_record_alone(
+    folder: Path, tmp_path: Path
+) -> None:
     shard = tmp_path / "s.tar"
     shard.write_bytes(flipped(folder / TAR, (folder / TAR).parent))
     sample = next(iter(webdataset.WebDataset(str(shard), shardshuffle=False)))
@@ -218,7 +218,7 @@ def test_webdataset_decodes_the_record_and_leaves_the_voxels(folder: Path) -> No
 
 
 @pytest.mark.filterwarnings("ignore")  # what MONAI says of nvImageCodec
-def test_a_dumped_volume_lies_where_its_record_says(folder: Path, tmp_path: Path) -> None:
+def test_a_dumped_volume_has_the_position_in_its_record(folder: Path, tmp_path: Path) -> None:
     from monai.transforms import LoadImage
 
     dump(folder / ZARR, KEYS[0], out := tmp_path / "volume.nii.gz")

@@ -19,7 +19,7 @@ EDGES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 
 @pytest.mark.parametrize("codec", ["zstd", "lz4"])
 @pytest.mark.parametrize("kind", EDGES)
-def test_blosc_reads_a_chunk_and_finds_its_layout(kind: str, codec: Codec) -> None:
+def test_blosc_reads_a_chunk_and_its_layout(kind: str, codec: Codec) -> None:
     chunk = EDGES[kind](np.random.default_rng(0)).astype(np.int16).reshape((CHUNK,) * 3)
     encoder = ChunkEncoder(codec)
     encoder.encode(~chunk)  # a context used before gives the same bytes

@@ -55,7 +55,7 @@ def test_a_killed_writer_leaves_no_shard_and_the_next_one_cleans_up(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_killed_writer_leaves_the_finished_shard_of_before(tmp_path: Path, format: ShardFormat) -> None:
+def test_a_killed_writer_leaves_the_previous_shard(tmp_path: Path, format: ShardFormat) -> None:
     voxels = noise((4, 4, 4), 0)
     write_dataset(tmp_path, format, {"s": {make_key(0): voxels}})
     kill_a_writer(tmp_path, format)
@@ -78,7 +78,7 @@ def test_an_exception_leaves_nothing(tmp_path: Path, format: ShardFormat) -> Non
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_redone_shard_makes_the_old_dataset_refuse_it(tmp_path: Path, format: ShardFormat) -> None:
+def test_a_dataset_refuses_a_shard_written_again_after_its_index(tmp_path: Path, format: ShardFormat) -> None:
     write_dataset(tmp_path, format, {"s": {make_key(0): noise((40, 4, 4), 0)}})
     old = Dataset.open(tmp_path)
     path = write_shard(tmp_path, "s", format, {make_key(1): noise((70, 80, 40), 1)})
@@ -98,7 +98,7 @@ def test_a_shard_replaced_after_its_index_is_refused(tmp_path: Path, format: Sha
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_key_may_be_in_one_place_only(tmp_path: Path, format: ShardFormat) -> None:
+def test_a_key_may_occur_once_only(tmp_path: Path, format: ShardFormat) -> None:
     voxels = noise((4, 4, 4), 0)
     record = make_record(voxels, make_key(0))
     with ShardWriter(tmp_path, "s", format) as shard:
@@ -121,7 +121,7 @@ def test_volumes_on_different_grids_are_not_joined(tmp_path: Path, change: dict[
     assert not (tmp_path / "dataset.json").exists()
 
 
-def test_an_empty_shard_may_join_but_not_be_all(tmp_path: Path) -> None:
+def test_a_dataset_may_have_empty_shards_but_not_only_those(tmp_path: Path) -> None:
     write_shard(tmp_path, "empty", "zarr", {})
     with pytest.raises(FmctError, match="no volume"):
         finish_dataset(tmp_path, "zarr", ["empty"])
@@ -139,7 +139,7 @@ def test_shards_of_the_other_format_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_is_no_dataset_says_what_to_do(tmp_path: Path, format: ShardFormat) -> None:
+def test_other_folders_are_refused_with_a_remedy(tmp_path: Path, format: ShardFormat) -> None:
     with pytest.raises(FmctError, match="not a directory"):
         Dataset.open(tmp_path / "absent")
     path = write_shard(tmp_path, "s", format, {make_key(0): noise((4, 4, 4), 0)})
@@ -157,7 +157,7 @@ def test_what_is_no_dataset_says_what_to_do(tmp_path: Path, format: ShardFormat)
             Dataset.open(tmp_path)
 
 
-def test_a_folder_around_the_dataset_leads_to_it(tmp_path: Path) -> None:
+def test_a_parent_folder_is_refused_with_the_path_of_the_dataset(tmp_path: Path) -> None:
     write_dataset(tmp_path / "zarr", "zarr", {"s": {make_key(0): noise((4, 4, 4), 0)}})
     with pytest.raises(FmctError, match=f"give {tmp_path}/zarr"):
         Dataset.open(tmp_path)

@@ -96,7 +96,7 @@ def test_verify_finds_a_flipped_bit_anywhere(dataset: Dataset) -> None:
     assert verify(dataset.path) == []
 
 
-def test_each_byte_of_dataset_json_counts(tmp_path: Path) -> None:
+def test_every_changed_byte_of_dataset_json_is_detected(tmp_path: Path) -> None:
     write_dataset(tmp_path, "zarr", {"a": {make_key(9): noise((3, 3, 3), 9)}})
     file = tmp_path / "dataset.json"
     whole = file.read_bytes()
@@ -122,7 +122,7 @@ def readable(path: Path) -> bool:
 
 
 @both_formats
-def test_several_processes_find_the_same(dataset: Dataset) -> None:
+def test_several_processes_report_the_same_damage(dataset: Dataset) -> None:
     for file in dataset.path.glob("*.index.parquet"):
         flip(file, 100, 3)
     flip(dataset.shard_file(1), 5, 0)
@@ -212,7 +212,7 @@ def test_an_index_of_another_dataset_is_refused(
 
 
 @both_formats
-def test_verify_shows_its_progress(dataset: Dataset) -> None:
+def test_verify_prints_its_progress(dataset: Dataset) -> None:
     seen: list[tuple[int, int]] = []
     verify(dataset.path, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (3, 3)]  # after each shard
@@ -265,7 +265,7 @@ def test_a_changed_configuration_is_found_and_goes_into_no_other_dataset(
     assert not (tmp_path / "out").exists()
 
 
-def test_whatever_file_of_a_dataset_is_missing_is_found(tmp_path: Path) -> None:
+def test_any_missing_file_of_a_dataset_is_reported(tmp_path: Path) -> None:
     """All but dataset.json, which `info.read` asks for; a derived dataset has the same files."""
     write_dataset(tmp_path / "zarr", "zarr", {"a": VOLUMES}, PREPROCESSING)
     convert(tmp_path / "zarr", tmp_path / "tar", "webdataset")
@@ -280,9 +280,7 @@ def test_whatever_file_of_a_dataset_is_missing_is_found(tmp_path: Path) -> None:
 
 
 @both_formats
-def test_a_file_that_the_system_does_not_give_hides_no_other(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_hides_no_other_damage(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = info.sha256
 
     def failing(path: Path) -> str:
@@ -297,7 +295,7 @@ def test_a_file_that_the_system_does_not_give_hides_no_other(
     assert found[dataset.shard_file(1).name] == "SHA-256 differs"
 
 
-def test_workers_end_with_a_verification_that_is_killed(tmp_path: Path) -> None:
+def test_workers_end_with_a_killed_verification(tmp_path: Path) -> None:
     write_dataset(tmp_path, "zarr", {"a": VOLUMES, "b": {make_key(9): noise((3, 3, 3), 9)}})
     slow = "import sys, time; from pathlib import Path; from shards import verify; verify(Path(sys.argv[1]), "
     slow += "lambda done, total: (print(flush=True), time.sleep(600)), workers=2)"
@@ -323,7 +321,7 @@ LIES = {
 
 @both_formats
 @pytest.mark.parametrize("column", LIES)
-def test_an_index_that_claims_more_than_a_shard_holds_takes_no_memory(dataset: Dataset, column: str) -> None:
+def test_an_index_with_too_large_extents_allocates_no_memory(dataset: Dataset, column: str) -> None:
     """It is consistent in itself, as a dataset from elsewhere may be; the other volumes stay readable."""
     sidecar = indexes.sidecar_path(dataset.path, "b")
     table, shard = indexes.read_sidecar(sidecar, dataset.info.format)
@@ -360,7 +358,7 @@ def test_an_index_of_more_rows_than_it_has_bytes_is_not_read(tmp_path: Path) -> 
         Dataset.open(tmp_path)
 
 
-def test_json_that_is_nested_without_end_is_damage(tmp_path: Path) -> None:
+def test_deeply_nested_json_is_damage(tmp_path: Path) -> None:
     write_dataset(tmp_path, "zarr", {"a": VOLUMES}, PREPROCESSING)
     (tmp_path / "preprocessing.json").write_text("[" * 200_000)
     assert [problem.file for problem in verify(tmp_path)] == ["preprocessing.json"]

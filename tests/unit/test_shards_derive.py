@@ -76,7 +76,7 @@ def test_converting_there_and_back_gives_the_same_bytes(tmp_path: Path, format: 
         convert(tmp_path / "one", tmp_path / "more", format)
 
 
-def test_an_interrupted_conversion_continues_and_is_no_dataset_before(
+def test_an_interrupted_conversion_resumes_and_is_no_dataset_until_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dataset(tmp_path / "one", "zarr", SHARDS)
@@ -99,14 +99,14 @@ def test_an_interrupted_conversion_continues_and_is_no_dataset_before(
     assert shard_bytes(tmp_path / "out") == shard_bytes(tmp_path / "whole")
 
 
-def test_an_unfinished_folders_shard_of_other_volumes_is_written_again(tmp_path: Path) -> None:
+def test_a_shard_of_other_volumes_in_an_unfinished_folder_is_rewritten(tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", "zarr", SHARDS)
     write_shard(tmp_path / "out", "a", "webdataset", {make_key(8): noise((3, 3, 3), 8)})
     convert(tmp_path / "one", tmp_path / "out", "webdataset")
     assert volumes(tmp_path / "out") == volumes(tmp_path / "one")
 
 
-def test_a_folder_with_other_shards_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_shards_is_refused_and_unchanged(tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", "zarr", SHARDS)
     write_dataset(tmp_path / "out", "zarr", {"mine": {make_key(8): noise((3, 3, 3), 8)}})
     before = shard_bytes(tmp_path / "out")
@@ -121,7 +121,7 @@ def test_a_folder_with_other_shards_is_refused_and_left_alone(tmp_path: Path) ->
     assert shard_bytes(tmp_path / "out") == before
 
 
-def test_a_finished_dataset_is_kept_from_another_command(tmp_path: Path) -> None:
+def test_another_command_does_not_replace_a_finished_dataset(tmp_path: Path) -> None:
     many_patients(tmp_path / "one", 20)
     sample(tmp_path / "one", tmp_path / "out", 5)
     before = shard_bytes(tmp_path / "out")
@@ -184,9 +184,7 @@ def test_merging_joins_the_volumes_without_rewriting(
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_merging_a_folder_of_symbolic_links_takes_the_files_themselves(
-    tmp_path: Path, absolute: bool
-) -> None:
+def test_merging_a_folder_of_symbolic_links_copies_their_targets(tmp_path: Path, absolute: bool) -> None:
     write_dataset(tmp_path / "store", "zarr", SHARDS)
     view = tmp_path / "view"
     view.mkdir()
@@ -199,7 +197,7 @@ def test_merging_a_folder_of_symbolic_links_takes_the_files_themselves(
 
 
 @pytest.mark.parametrize("lacks", [0, 1])
-def test_the_configuration_goes_along_whichever_source_has_it(tmp_path: Path, lacks: int) -> None:
+def test_the_configuration_is_merged_from_any_source(tmp_path: Path, lacks: int) -> None:
     sources = [tmp_path / "one", tmp_path / "two"]
     for number, source in enumerate(sources):
         write_dataset(source, "zarr", {f"{number}": {make_key(number): noise((3, 4, 5), 1)}}, PREPROCESSING)
@@ -211,7 +209,7 @@ def test_the_configuration_goes_along_whichever_source_has_it(tmp_path: Path, la
         assert verify(path) == []
 
 
-def test_what_does_not_belong_together_is_not_merged(tmp_path: Path) -> None:
+def test_incompatible_datasets_are_not_merged(tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", "zarr", SHARDS)
     write_dataset(tmp_path / "tar", "webdataset", {"c": {make_key(9): noise((3, 3, 3), 9)}})
     voxels = noise((3, 3, 3), 9)
@@ -262,14 +260,14 @@ def test_a_patients_part_does_not_depend_on_the_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fractions", [{"a": 0.5, "b": 0.6}, {"a": 1.5, "b": -0.5}, {"a": 1.0, "b": 1e-12}])
-def test_fractions_that_give_no_split_are_refused(tmp_path: Path, fractions: dict[str, float]) -> None:
+def test_invalid_fractions_are_refused(tmp_path: Path, fractions: dict[str, float]) -> None:
     many_patients(tmp_path / "one", 5)
     with pytest.raises(FmctError, match=r"sum to 1|part b has no patients"):
         split(tmp_path / "one", tmp_path / "out", fractions)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_part_is_what_the_document_says(tmp_path: Path) -> None:
+def test_parts_are_assigned_as_documented(tmp_path: Path) -> None:
     dataset = many_patients(tmp_path / "one", 40)
     parts = assign(dataset, {"train": 0.25, "test": 0.75}, seed=7)
     for i, patient in enumerate(dataset.index["patient_key"].to_pylist()):
@@ -287,7 +285,7 @@ def test_shards_of_a_size_hold_the_same_volumes_in_the_same_order(tmp_path: Path
     assert volumes(tmp_path / "one") == volumes(tmp_path / "out")
 
 
-def test_a_larger_sample_holds_the_smaller_one(tmp_path: Path) -> None:
+def test_a_larger_sample_contains_the_smaller_one(tmp_path: Path) -> None:
     many_patients(tmp_path / "one", 30)
     drawn = {}
     for size in (5, 12):
@@ -300,7 +298,7 @@ def test_a_larger_sample_holds_the_smaller_one(tmp_path: Path) -> None:
         sample(tmp_path / "one", tmp_path / "more", 61)
 
 
-def test_a_dumped_volume_is_where_its_affine_says(tmp_path: Path) -> None:
+def test_a_dumped_volume_has_the_position_of_its_affine(tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", "zarr", SHARDS)
     key = make_key(3)
     voxels = SHARDS["a"][key]
@@ -321,7 +319,7 @@ def test_a_dumped_volume_is_where_its_affine_says(tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"one", "volume.npy", "volume.nii.gz"}
 
 
-def test_the_commands_say_what_they_made(tmp_path: Path) -> None:
+def test_the_commands_report_their_output(tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", "zarr", SHARDS)
 
     def fmct(*words: object) -> str:
@@ -345,7 +343,7 @@ def test_the_commands_say_what_they_made(tmp_path: Path) -> None:
             fmct("split", tmp_path / "one", "--out", tmp_path / "parts", wrong)
 
 
-def test_no_dataset_is_made_of_itself_in_its_own_place(tmp_path: Path) -> None:
+def test_a_dataset_is_not_derived_onto_itself(tmp_path: Path) -> None:
     one, link = tmp_path / "one", tmp_path / "link"
     write_dataset(one, "zarr", SHARDS)
     link.symlink_to(one)

@@ -48,9 +48,7 @@ def boxes(draw: st.DrawFn, shape: tuple[int, int, int]) -> tuple[Place, Place]:
 
 @settings(max_examples=40, deadline=None)
 @given(volume=volumes(), data=st.data())
-def test_both_formats_give_back_the_voxels_whole_and_in_boxes(
-    volume: np.ndarray, data: st.DataObject
-) -> None:
+def test_both_formats_return_the_voxels_whole_and_in_boxes(volume: np.ndarray, data: st.DataObject) -> None:
     start, stop = data.draw(boxes(volume.shape))
     inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     with tempfile.TemporaryDirectory() as name:
@@ -136,7 +134,7 @@ def test_a_dataset_written_again_is_the_same_bytes(
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
 
-def test_the_zip_is_stored_and_has_each_name_once(tmp_path: Path) -> None:
+def test_the_zip_is_uncompressed_with_unique_names(tmp_path: Path) -> None:
     path = write_shard(tmp_path, "s", "zarr", {make_key(n): noise((9, 9, 9), n) for n in range(3)})
     with zipfile.ZipFile(path) as file:
         names = file.namelist()
@@ -144,13 +142,15 @@ def test_the_zip_is_stored_and_has_each_name_once(tmp_path: Path) -> None:
         assert {entry.compress_type for entry in file.infolist()} == {zipfile.ZIP_STORED}
 
 
-def test_air_costs_nothing_in_zarr(tmp_path: Path) -> None:
+def test_air_takes_no_space_in_zarr(tmp_path: Path) -> None:
     air = np.full((128, 128, 128), -1024, np.int16)
     assert write_shard(tmp_path, "s", "zarr", {make_key(0): air}).stat().st_size < 8192
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_volumes_are_ordered_by_shard_and_place_and_found_by_key(tmp_path: Path, format: ShardFormat) -> None:
+def test_volumes_are_ordered_by_shard_and_position_and_found_by_key(
+    tmp_path: Path, format: ShardFormat
+) -> None:
     shards = {
         "b": {make_key(1): noise((2, 3, 4), 1)},
         "a": {make_key(n): noise((2, 3, 4), n) for n in (7, 5)},
@@ -167,7 +167,7 @@ def test_volumes_are_ordered_by_shard_and_place_and_found_by_key(tmp_path: Path,
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_dataset_works_in_other_processes(tmp_path: Path, format: ShardFormat) -> None:
+def test_a_dataset_is_usable_in_other_processes(tmp_path: Path, format: ShardFormat) -> None:
     volume = noise((40, 41, 42), 3)
     write_dataset(tmp_path, format, {"s": {make_key(3): volume}})
     dataset = Dataset.open(tmp_path)
@@ -181,7 +181,7 @@ def test_a_dataset_works_in_other_processes(tmp_path: Path, format: ShardFormat)
 @pytest.mark.parametrize(
     ("start", "stop"), [((0, 0, -1), (1, 1, 1)), ((0, 0, 0), (3, 4, 6)), ((0, 2, 0), (1, 2, 1))]
 )
-def test_a_box_not_inside_the_volume_is_refused(
+def test_a_box_outside_the_volume_is_refused(
     tmp_path: Path, format: ShardFormat, start: Place, stop: Place
 ) -> None:
     write_dataset(tmp_path, format, {"s": {make_key(0): noise((3, 4, 5), 0)}})
@@ -190,7 +190,7 @@ def test_a_box_not_inside_the_volume_is_refused(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_voxels_that_are_not_the_records_are_refused(tmp_path: Path, format: ShardFormat) -> None:
+def test_voxels_that_contradict_their_record_are_refused(tmp_path: Path, format: ShardFormat) -> None:
     voxels = noise((3, 4, 5), 0)
     record = make_record(voxels, make_key(0))
     with ShardWriter(tmp_path, "s", format) as shard:

@@ -19,7 +19,7 @@ def test_each_field_of_a_record_is_a_column() -> None:
     assert len(index.STUDY_SCHEMA.names) == len(set(index.STUDY_SCHEMA.names))
 
 
-def test_a_record_survives_its_row_exactly() -> None:
+def test_a_record_survives_the_round_trip_through_its_row() -> None:
     voxels = noise((3, 4, 5), 0)
     for changes in ({}, {"spacing_mm": (0.1, 1 / 3, 1e-9)}, {"crc32": 2**32 - 1}):
         record = make_record(voxels, make_key(1), **changes)
@@ -52,7 +52,7 @@ def test_the_index_joins_many_shards_in_order(tmp_path: Path) -> None:
         np.testing.assert_array_equal(dataset.read(n), shards[f"{n:02}"][make_key(n)])
 
 
-def test_a_studys_content_is_from_the_record_or_else_from_the_facts(tmp_path: Path) -> None:
+def test_the_content_of_a_study_is_from_the_record_or_the_facts(tmp_path: Path) -> None:
     """As an archive has it that an earlier version began and this one went on with."""
     voxels = noise((3, 4, 5), 0)
     facts = {

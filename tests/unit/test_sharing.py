@@ -45,7 +45,7 @@ def modes(folder: Path) -> set[tuple[str, int]]:
         (0o077, {"FMCT_SHARE": "all"}, 0o644, 0o755),
     ],
 )
-def test_what_is_written_has_the_mode_that_was_chosen(
+def test_outputs_have_the_configured_permissions(
     tmp_path: Path, umask: int, environment: dict[str, str], file: int, folder: int
 ) -> None:
     done = convert(tmp_path, umask, **environment)
@@ -54,7 +54,9 @@ def test_what_is_written_has_the_mode_that_was_chosen(
 
 
 @pytest.mark.parametrize(("given", "file"), [("owner", 0o600), ("group", 0o640), ("all", 0o644)])
-def test_a_recipe_says_it_for_its_command_and_what_that_starts(tmp_path: Path, given: str, file: int) -> None:
+def test_a_recipe_sets_permissions_for_its_command_and_child_processes(
+    tmp_path: Path, given: str, file: int
+) -> None:
     """Over what a site file has said."""
     write_dataset(tmp_path / "data", "zarr", {"one": {make_key(1): noise((60, 60, 60), 1)}})
     recipe = tmp_path / "recipe.yaml"
@@ -67,7 +69,7 @@ def test_a_recipe_says_it_for_its_command_and_what_that_starts(tmp_path: Path, g
     assert modes(tmp_path / "run") == {("file", file), ("folder", file | (file & 0o444) >> 2)}
 
 
-def test_another_word_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_sharing_value_is_refused(tmp_path: Path) -> None:
     done = convert(tmp_path, 0o022, FMCT_SHARE="everybody")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert not (tmp_path / "out").exists()
@@ -76,5 +78,5 @@ def test_another_word_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "model", [PreprocessConfig, TrainConfig, ProbeConfig, SweepConfig, StudyConfig, Site]
 )
-def test_every_recipe_and_the_site_file_have_it(model: type[BaseModel]) -> None:
+def test_every_recipe_and_the_site_file_accept_sharing(model: type[BaseModel]) -> None:
     assert isinstance(model.model_fields["privacy"].get_default(call_default_factory=True), Sharing)

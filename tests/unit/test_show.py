@@ -31,14 +31,14 @@ def shown(*arguments: object) -> list[list[str]]:
     return [line.split("\t") for line in done.stdout.splitlines()]
 
 
-def test_rows_are_text_that_a_terminal_does_not_obey(table: Path) -> None:
+def test_rows_are_text_without_control_characters(table: Path) -> None:
     header, *rows = shown(table)
     assert header == ["key", "auc", "reason", "shape", "fact"]
     assert len(rows) == 20
     assert rows[1] == ["01", "0.5", "few patients\\x1b[2J", "[1, 2, 3, ... (4)]", "kvp 120, name a"]
 
 
-def test_columns_and_rows_are_chosen(table: Path) -> None:
+def test_columns_and_rows_are_selected(table: Path) -> None:
     assert shown(table, "--columns", "auc,key", "--rows", 1) == [["auc", "key"], ["0.5", "00"]]
     assert shown(table, "--columns", "auc", "--where", "key=31") == [["auc"], [""]]
     assert shown(table, "--columns", "key", "--where", "reason=", "--where", "key=01") == [["key"]]
@@ -46,7 +46,7 @@ def test_columns_and_rows_are_chosen(table: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [("--columns", "aux"), ("--where", "aux=1"), ("--where", "key")])
-def test_what_is_not_there_is_named(table: Path, given: tuple[str, ...]) -> None:
+def test_missing_columns_and_rows_are_named(table: Path, given: tuple[str, ...]) -> None:
     with pytest.raises(FmctError, match=given[1].partition("=")[0]):
         shown(table, *given)
 

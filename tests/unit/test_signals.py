@@ -34,7 +34,7 @@ def test_a_second_signal_aborts_but_the_same_one_passed_on_twice_does_not() -> N
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "asked\n"), done.stderr
 
 
-def test_the_nearer_of_the_jobs_end_and_the_told_minutes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_earlier_of_job_end_and_configured_minutes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
     assert time_limit(None) == math.inf
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 600))
@@ -48,7 +48,7 @@ def test_the_nearer_of_the_jobs_end_and_the_told_minutes_counts(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("given", "said"), [("1700000000", "minutes ago"), ("soon", "not a time"), ("nan", "not a time")]
 )
-def test_an_end_of_the_job_that_is_over_is_reported_and_ends_nothing(
+def test_a_job_end_in_the_past_is_reported_and_ignored(
     monkeypatch: pytest.MonkeyPatch, given: str, said: str
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_END_TIME", given)

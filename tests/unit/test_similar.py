@@ -33,7 +33,7 @@ def arguments(grid: SweepConfig, exam: Path) -> dict[str, Any]:
     return {"exam": exam, "encoder": grid.features.parent / "ours", "among": store, "data": grid.data}
 
 
-def test_the_nearest_are_those_of_an_independent_search(grid: SweepConfig, tmp_path: Path) -> None:
+def test_the_nearest_equal_an_independent_search(grid: SweepConfig, tmp_path: Path) -> None:
     sample(grid.data, tmp_path / "exam", 3, seed=1)
     found = similar(**arguments(grid, tmp_path / "exam"), out=tmp_path / "page.html", count=7)
     store = FeatureStore.open(grid.features / "ours")
@@ -53,7 +53,7 @@ def test_the_nearest_are_those_of_an_independent_search(grid: SweepConfig, tmp_p
     assert str(tmp_path) not in page
 
 
-def test_many_scans_are_searched_by_the_index_beyond_memory(grid: SweepConfig) -> None:
+def test_an_index_larger_than_memory_is_searched(grid: SweepConfig) -> None:
     store = FeatureStore.open(grid.features / "ours")
     own = store.vectors()[:10]
     assert lists_for(len(store)) < len(own)
@@ -65,7 +65,7 @@ def test_many_scans_are_searched_by_the_index_beyond_memory(grid: SweepConfig) -
         assert [a.similarity for a in one] == pytest.approx([b.similarity for b in other], abs=1e-6)
 
 
-def test_labels_stand_under_the_volumes(grid: SweepConfig, tmp_path: Path) -> None:
+def test_labels_are_printed_under_the_volumes(grid: SweepConfig, tmp_path: Path) -> None:
     given = {f"--{name}": str(path) for name, path in arguments(grid, grid.data).items() if name != "exam"}
     words = [word for pair in given.items() for word in pair]
     page = tmp_path / "page.html"
@@ -80,7 +80,7 @@ def test_labels_stand_under_the_volumes(grid: SweepConfig, tmp_path: Path) -> No
     assert sum(": no positive label" in part.split("</figcaption>")[0] for part in said) == 60 - bright
 
 
-def test_features_of_others_are_refused(grid: SweepConfig, tmp_path: Path) -> None:
+def test_features_of_another_encoder_are_refused(grid: SweepConfig, tmp_path: Path) -> None:
     sample(grid.data, tmp_path / "exam", 3, seed=1)
     given = arguments(grid, grid.data)
     with pytest.raises(FmctError, match="features of another dataset"):

@@ -59,7 +59,7 @@ def test_different_heads_are_not_similar() -> None:
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_one_head_is_similar_after_any_change_of_its_pixels(number: int) -> None:
+def test_one_head_stays_similar_after_any_change_of_its_pixels(number: int) -> None:
     hu = scanned(clean(number))
     other = {
         "noise": scanned(clean(number), seed=2),
@@ -76,7 +76,7 @@ def test_one_head_is_similar_after_any_change_of_its_pixels(number: int) -> None
     assert {name for name, correlation in found.items() if correlation < SIMILAR} == set()
 
 
-def test_pairs_are_of_different_patients_and_scans_and_found_in_every_block(tmp_path: Path) -> None:
+def test_pairs_have_different_patients_and_scans_in_every_block(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     made = rng.standard_normal((4500, 256), dtype=np.float32)
     made[4400], made[20], made[30] = made[7] + 0.1, made[10], made[11]

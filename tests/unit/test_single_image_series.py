@@ -37,7 +37,7 @@ def test_images_in_separate_series_are_reported_as_such(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("images", "at_one_place"), [(MIN_IMAGES - 1, False), (12, True)])
-def test_single_images_by_intent_are_not(images: int, at_one_place: bool, tmp_path: Path) -> None:
+def test_intended_single_images_are_not_reported(images: int, at_one_place: bool, tmp_path: Path) -> None:
     found = outcomes(tmp_path / "e", images, at_one_place)
     assert {o.rejection.reason for o in found if o.rejection} == {Reason.TOO_FEW_SLICES}
     assert len(found) == images + 1

@@ -104,7 +104,7 @@ BINDS = ["/tmp", "/images:/mnt:ro"]
         ("pyxis", "fmct train"),
     ],
 )
-def test_a_container_goes_around_the_command(
+def test_a_container_wraps_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, expected: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -124,13 +124,13 @@ def test_a_container_goes_around_the_command(
     )
 
 
-def test_without_gpus_no_driver_is_asked_for(tmp_path: Path) -> None:
+def test_without_gpus_no_driver_is_mounted(tmp_path: Path) -> None:
     cluster = site(tmp_path, container={"runtime": "apptainer", "image": "i"})
     [command] = command_lines(Job("fmct-preprocess", (("fmct",),), cluster.preprocess), cluster)
     assert "--nv" not in command
 
 
-def test_a_folder_that_the_container_does_not_show_is_named(
+def test_a_folder_not_mounted_in_the_container_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -151,7 +151,7 @@ def test_a_folder_that_the_container_does_not_show_is_named(
         ({"mail": {"user": "me", "type": ["NEVER"]}}, "mail.type"),
     ],
 )
-def test_a_wrong_site_is_one_line_that_names_the_key(
+def test_an_invalid_site_is_one_line_that_names_the_key(
     tmp_path: Path, values: dict[str, object], expected: str
 ) -> None:
     with pytest.raises(FmctError, match=expected) as caught:
@@ -159,5 +159,5 @@ def test_a_wrong_site_is_one_line_that_names_the_key(
     assert "\n" not in str(caught.value)
 
 
-def test_the_example_is_a_site() -> None:
+def test_the_example_site_is_valid() -> None:
     assert load(Site, RECIPES / "site-example.yaml", []).train.gpus_per_node == 4

@@ -68,7 +68,7 @@ def reasons(catalog: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("packer", PACKERS)
-def test_members_are_scanned_and_decoded_as_files_are(packer: str, tmp_path: Path) -> None:
+def test_archive_members_are_scanned_and_decoded_like_files(packer: str, tmp_path: Path) -> None:
     plain = axial(slices=4).write(tmp_path / "plain", waves)
     (plain / "notes.txt").write_text("not DICOM")
     (plain / "broken").write_bytes(b"\0" * 128 + b"DICM" + bytes(range(256)))
@@ -93,7 +93,7 @@ def test_members_are_scanned_and_decoded_as_files_are(packer: str, tmp_path: Pat
         require_unchanged(of_members, "key")
 
 
-def test_one_name_may_stand_for_several_members(tmp_path: Path) -> None:
+def test_several_members_may_have_one_name(tmp_path: Path) -> None:
     """A tar that was appended to holds old and new under one name; both are objects."""
     images = [ct_image(np.full((8, 8), value, np.int16)) for value in (1, 2)]
     (tmp_path / "e").mkdir()
@@ -104,7 +104,7 @@ def test_one_name_may_stand_for_several_members(tmp_path: Path) -> None:
     assert sorted(hu(i)[0, 0] for i in series.instances) == [1, 2]
 
 
-def test_members_of_a_long_gzip_stream_are_entered_from_its_index(tmp_path: Path) -> None:
+def test_members_of_a_long_gzip_stream_are_read_from_its_index(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     edge = 1200  # so that three images are more than one spacing of the index
     assert 3 * edge * edge * 2 > INDEX_SPACING
@@ -200,7 +200,7 @@ def encrypted_zip() -> bytes:
     return bytes(data)
 
 
-def test_archives_that_cannot_be_read_are_named_and_cost_nothing_else(tmp_path: Path) -> None:
+def test_unreadable_archives_are_named_and_affect_no_others(tmp_path: Path) -> None:
     export, one = tmp_path / "e", ("good", dicom_bytes())
     save(ct_image(np.zeros((8, 8), np.int16)), export / "file")
     huge = tarfile.TarInfo("huge.tar")
@@ -267,7 +267,7 @@ def zip_end(disk: int) -> bytes:
     return b"PK\5\6" + struct.pack("<HHHHLLH", disk, disk, 1, 1, 60, 100, 0)
 
 
-def test_a_file_in_gzip_is_one_object(tmp_path: Path) -> None:
+def test_a_gzipped_file_is_one_object(tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
     path = save(ct_image(np.arange(64, dtype=np.int16).reshape(8, 8)), tmp_path / "plain" / "x.dcm")
     (tmp_path / "e" / "x.dcm.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -317,7 +317,7 @@ def iso_of(folders: dict[str, dict[str, bytes]]) -> bytes:
     return bytes(image)
 
 
-def test_the_image_of_a_cd_is_read_in_place(tmp_path: Path) -> None:
+def test_a_cd_image_is_read_in_place(tmp_path: Path) -> None:
     plain = axial(slices=60).write(tmp_path / "plain", waves)
     content = {f"IM{k:06d}.;1": path.read_bytes() for k, path in enumerate(sorted(plain.iterdir()))}
     (tmp_path / "e").mkdir()
@@ -334,7 +334,7 @@ def test_the_image_of_a_cd_is_read_in_place(tmp_path: Path) -> None:
     assert set(reasons(tmp_path / "e.parquet").values()) >= {Reason.DAMAGED_ARCHIVE}
 
 
-def test_damaged_images_of_cds_are_typed(tmp_path: Path) -> None:
+def test_damaged_cd_images_have_typed_reasons(tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
     save(ct_image(np.zeros((8, 8), np.int16)), tmp_path / "e" / "good")
     image = iso_of({"DICOM": {"A.;1": dicom_bytes()}})
@@ -355,7 +355,7 @@ def long_name(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("packer", PACKERS)
-def test_a_member_whose_bytes_rot_is_refused(packer: str, tmp_path: Path) -> None:
+def test_a_member_with_changed_bytes_is_refused(packer: str, tmp_path: Path) -> None:
     """Zip has a checksum a member, gzip one for its stream; a tar has none, as a plain file."""
     plain = axial(slices=2).write(tmp_path / "plain", waves)
     (tmp_path / "e").mkdir()

@@ -68,7 +68,7 @@ def test_image_type_identifies_images_that_are_not_scans(word: str) -> None:
 
 
 @pytest.mark.parametrize("description", COMPUTED)
-def test_virtual_images_are_not_plain(description: str) -> None:
+def test_virtual_images_are_rejected_as_spectral(description: str) -> None:
     assert why(one(description)) == "spectral"
 
 
@@ -81,7 +81,7 @@ def test_virtual_images_are_not_plain(description: str) -> None:
         *[(text, None) for text in ("Head 120 kV 5.0", "Monosegment 5", "Kevin 40", "Head 5.0 T3D")],
     ],
 )
-def test_an_energy_far_from_a_scans_is_refused(description: str, expected: str | None) -> None:
+def test_an_energy_far_from_that_of_scans_is_refused(description: str, expected: str | None) -> None:
     assert why(one(description)) == expected
 
 
@@ -95,14 +95,14 @@ def test_a_monoenergetic_image_without_an_energy_is_refused() -> None:
     assert why(one("Head 5.0 40keV"), kev_range=(40, 100)) is None
 
 
-def test_a_scan_goes_before_a_finer_monoenergetic_image() -> None:
+def test_a_scan_is_preferred_to_a_finer_monoenergetic_image() -> None:
     scan, fine = one("Head 5.0 T3D", "1"), one("Head 70 keV", "2", step=2.5, thickness=2.5)
     assert volume_of(fine, scan) == volume_of(scan, fine) == ["1"]
     assert volume_of(fine) == ["2"]
     assert volume_of(one("Head 40 keV", "2", step=2.5), scan) == ["1"]
 
 
-def test_the_head_goes_before_a_finer_part_of_it() -> None:
+def test_the_whole_head_is_preferred_to_a_finer_part() -> None:
     head = one("Head 5.0", "1")
     for text in ("Facial bones 1.0 ST", "NNH 1.0", "Temporal bone", "副鼻腔", "Sinus"):
         part = one(text, "2", step=2.5, thickness=2.5)

@@ -156,7 +156,7 @@ def test_a_missing_part_is_named_and_read_once_it_is_there(kind: str, plain: Pat
     assert rejected(tmp_path / "e") == {}
 
 
-def test_an_end_that_is_missing_is_asked_for(plain: Path, tmp_path: Path) -> None:
+def test_a_missing_last_part_is_named(plain: Path, tmp_path: Path) -> None:
     for number, kind in enumerate(["split", "x.zip.{0:03d}"]):
         paths = split_as(tmp_path / f"e{number}", kind, plain)
         paths[-1].unlink()
@@ -170,7 +170,7 @@ def test_an_end_that_is_missing_is_asked_for(plain: Path, tmp_path: Path) -> Non
     assert set(rejected(tmp_path / "x")) == {"x.tar.gz.001"}
 
 
-def test_a_number_of_parts_beyond_any_costs_nothing(tmp_path: Path) -> None:
+def test_an_absurd_number_of_parts_costs_nothing(tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
     for name, parts in {"wide.zip": 2**32 - 1, "many.zip": 5001}.items():
         locator = struct.pack("<4sLQL", b"PK\6\7", 0, 0, parts)
@@ -183,7 +183,7 @@ def test_a_number_of_parts_beyond_any_costs_nothing(tmp_path: Path) -> None:
     assert len(found["many.zip"][1]) < 200
 
 
-def test_parts_of_other_archives_say_what_to_do(tmp_path: Path) -> None:
+def test_parts_of_unsupported_archives_have_a_remedy(tmp_path: Path) -> None:
     parts = {
         "x.7z.001": b"7z\xbc\xaf\x27\x1c",
         "y.part1.rar": b"Rar!\x1a\x07\1\0",
@@ -203,7 +203,7 @@ def test_parts_of_other_archives_say_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("zip"), reason="needs Info-ZIP")
-def test_what_info_zip_splits_is_read(plain: Path, voxels: np.ndarray, tmp_path: Path) -> None:
+def test_splits_of_info_zip_are_read(plain: Path, voxels: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "e").mkdir()
     command = ["zip", "-q", "-r", "-s", "64k", str(tmp_path / "e" / "x.zip"), "."]
     subprocess.run(command, cwd=plain, check=True)

@@ -62,7 +62,7 @@ def rows(folder: Path, *jobs: JobFacts, past: Mapping[str, str] | None = None) -
     return stage_rows(overviews_of(folder, Known(*jobs, past=past)))
 
 
-def test_a_pipeline_is_shown_stage_by_stage_with_what_each_waits_for(tmp_path: Path) -> None:
+def test_a_pipeline_is_shown_by_stage_with_dependencies(tmp_path: Path) -> None:
     data, run, probe = (tmp_path / name for name in ("data", "run", "probe"))
     for folder, number, name in (
         *(
@@ -149,7 +149,7 @@ def test_an_array_of_listed_files_has_the_time_left_at_its_own_rate(tmp_path: Pa
     assert 25 <= int(row.left.removesuffix(" min")) < 35
 
 
-def test_every_stage_has_its_place() -> None:
+def test_every_stage_has_a_position_in_the_order() -> None:
     assert [stage for stage in ORDER if stage in get_args(Stage)] == list(get_args(Stage))
 
 
@@ -161,5 +161,5 @@ def test_every_stage_has_its_place() -> None:
         ("afterok:11(unfulfilled),afterany:12_*(unfulfilled),afterok:13(failed)", ("11", "12", "13")),
     ],
 )
-def test_slurmsdependencies_are_numbers_of_jobs(text: str, numbers: tuple[str, ...]) -> None:
+def test_slurm_dependencies_are_job_numbers(text: str, numbers: tuple[str, ...]) -> None:
     assert dependencies(text) == numbers

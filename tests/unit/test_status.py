@@ -103,13 +103,13 @@ def test_a_running_job_shows_node_step_loss_and_checkpoint(run: Path, slurm: Slu
     assert attempts.attempts(run)[0].ended is None
 
 
-def test_a_run_without_a_step_for_minutes_logs_it(run: Path, slurm: Slurm) -> None:
+def test_a_stalled_run_is_reported(run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
     os.utime(run / "metrics.jsonl", (time.time() - 400,) * 2)
     assert "running, step 9 of 20 (6 min ago), loss" in said(run)[0]
 
 
-def test_a_job_that_waits_again_shows_why_and_what_was_lost(run: Path, slurm: Slurm) -> None:
+def test_a_requeued_job_shows_the_cause_and_the_lost_steps(run: Path, slurm: Slurm) -> None:
     slurm.job("PENDING", restarts=1, reason="BeginTime")
     slurm.says("sacct", 'echo "12|NODE_FAIL|0:0|2026-11-24T23:40:38|2026-11-24T23:40:39|n1"')
     head, attempt, job = said(run)
@@ -119,7 +119,7 @@ def test_a_job_that_waits_again_shows_why_and_what_was_lost(run: Path, slurm: Sl
     assert attempts.attempts(run)[0].cause == "node failure", "what was learned is on record"
 
 
-def test_a_slurmctld_that_does_not_answer_leaves_what_the_run_knows(run: Path, slurm: Slurm) -> None:
+def test_without_slurmctld_the_records_of_the_run_are_shown(run: Path, slurm: Slurm) -> None:
     slurm.says("scontrol", SILENT)
     slurm.says("squeue", SILENT)
     head, _, unknown = said(run)
@@ -129,7 +129,7 @@ def test_a_slurmctld_that_does_not_answer_leaves_what_the_run_knows(run: Path, s
     assert attempts.attempts(run)[0].ended is None, "nothing is guessed"
 
 
-def test_without_accounting_a_forgotten_job_is_called_killed(run: Path, slurm: Slurm) -> None:
+def test_without_accounting_an_unknown_job_is_shown_as_killed(run: Path, slurm: Slurm) -> None:
     head, _, unknown = said(run)
     assert head.startswith(f"{run}: killed: ")
     assert unknown.startswith("unknown: ")
@@ -149,7 +149,7 @@ def test_a_cancelled_job_is_reported_with_and_without_accounting(
     assert " cancelled: SIGTERM, step 9 of 20" in said(run)[0]
 
 
-def test_a_job_from_an_sbatch_file_that_waits_is_found_by_its_command(tmp_path: Path, slurm: Slurm) -> None:
+def test_a_pending_job_of_an_sbatch_file_is_found_by_its_command(tmp_path: Path, slurm: Slurm) -> None:
     (tmp_path / "first").mkdir()
     assert said(tmp_path / "first") == [f"{tmp_path / 'first'}: no recorded attempts and no known jobs"]
     slurm.says(
@@ -178,7 +178,7 @@ def test_a_job_from_an_sbatch_file_that_waits_is_found_by_its_command(tmp_path: 
         ("fmct-train", "", False),
     ],
 )
-def test_only_jobs_that_write_a_folder_are_its_jobs(
+def test_only_jobs_that_write_a_folder_belong_to_it(
     tmp_path: Path, slurm: Slurm, name: str, command: str, ours: bool
 ) -> None:
     (tmp_path / "first").mkdir()
@@ -196,7 +196,7 @@ def test_a_pipelines_folder_shows_its_stages(tmp_path: Path, run: Path, slurm: S
     assert head == f"{run}: running, step 9 of 20, loss 1.25, newest checkpoint at step 6"
 
 
-def test_a_terminal_gets_tables(run: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_tables(run: Path, slurm: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
     slurm.job("RUNNING")
     monkeypatch.setenv("COLUMNS", "160")
     terminal = StringIO()
@@ -227,7 +227,7 @@ def test_an_attempt_outside_slurm_is_judged_by_its_process(tmp_path: Path) -> No
     assert said(run)[0].startswith(f"{run}: killed, step 0 of 20")
 
 
-def test_the_failed_ranks_log_comes_first(run: Path, slurm: Slurm) -> None:
+def test_the_log_of_the_failed_rank_comes_first(run: Path, slurm: Slurm) -> None:
     slurm.job("FAILED")
     (run / "slurm").mkdir()
     for rank in range(2):
@@ -252,7 +252,7 @@ def give_up(folder: Path, number: str, name: str | None) -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [("fmct-x", "fmct-x"), ("fmct-x-01234567", "fmct-x-89abcdef")])
-def test_a_job_that_was_submitted_anew_is_not_called_given_up_once_slurm_forgets_it(
+def test_a_resubmitted_job_is_not_shown_as_given_up_once_slurm_forgets_it(
     tmp_path: Path, slurm: Slurm, old: str, new: str
 ) -> None:
     stage = tmp_path / "data"
@@ -268,9 +268,7 @@ def test_a_job_that_was_submitted_anew_is_not_called_given_up_once_slurm_forgets
     assert said(stage)[0] == f"{stage}: job 5 does not run again: crash", "another stage's"
 
 
-def test_a_training_by_sbatch_file_that_was_submitted_anew_is_not_called_given_up(
-    run: Path, slurm: Slurm
-) -> None:
+def test_a_resubmitted_sbatch_training_is_not_shown_as_given_up(run: Path, slurm: Slurm) -> None:
     give_up(run, "7", None)
     path = run / "attempts/0001.json"
     (run / "attempts/0002.json").write_text(path.read_text().replace('"number": 1', '"number": 2'))
@@ -278,7 +276,7 @@ def test_a_training_by_sbatch_file_that_was_submitted_anew_is_not_called_given_u
     assert not any("does not run again" in line for line in said(run))
 
 
-def test_no_job_is_cancelled_because_a_runs_records_name_it(run: Path, slurm: Slurm, tmp_path: Path) -> None:
+def test_a_job_is_not_cancelled_on_the_word_of_a_record(run: Path, slurm: Slurm, tmp_path: Path) -> None:
     slurm.says("scancel", f"echo $* >> {tmp_path / 'cancelled'}")
     (run / "slurm").mkdir()
     (run / "slurm/\u00b2_submission.sh").touch()
@@ -301,9 +299,7 @@ def test_no_job_is_cancelled_because_a_runs_records_name_it(run: Path, slurm: Sl
         (tmp_path / "cancelled").unlink()
 
 
-def test_a_record_shows_no_file_but_a_log_of_its_job_and_that_as_text(
-    run: Path, slurm: Slurm, tmp_path: Path
-) -> None:
+def test_status_shows_only_logs_of_the_job_as_text(run: Path, slurm: Slurm, tmp_path: Path) -> None:
     slurm.job("FAILED")
     (run / "slurm").mkdir()
     (tmp_path / "secret").write_text("secret")
@@ -320,7 +316,7 @@ def test_a_record_shows_no_file_but_a_log_of_its_job_and_that_as_text(
 HOSTILE_LINES = b'{"step": "x"}\n{bad}\n\0\0\0\xff\n[[\n{"step": 99, "loss": "\\u001b[31m"}\n{"st'
 
 
-def test_damage_of_a_runs_records_is_left_out(run: Path, slurm: Slurm) -> None:
+def test_damaged_records_of_a_run_are_skipped(run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
     with (run / "metrics.jsonl").open("ab") as stream:
         stream.write(HOSTILE_LINES)
@@ -335,6 +331,6 @@ def test_damage_of_a_runs_records_is_left_out(run: Path, slurm: Slurm) -> None:
     assert "no recorded attempts" in said(run)[0]
 
 
-def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(FmctError, match="no such folder"):
         said(tmp_path / "none")

@@ -46,7 +46,7 @@ def swept(grid: SweepConfig) -> Path:
     return out
 
 
-def test_studies_show_what_the_best_series_lacks_and_are_compared(
+def test_study_samples_beat_best_series_and_are_compared(
     grid: SweepConfig, swept: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     summary = Sweep(grid, swept).collect()
@@ -74,7 +74,7 @@ def test_studies_show_what_the_best_series_lacks_and_are_compared(
         assert row["p"] <= row["p_holm"] <= 1
 
 
-def test_torn_studies_alone_are_refused(grid: SweepConfig, tmp_path: Path) -> None:
+def test_labels_of_studies_with_several_patients_only_are_refused(grid: SweepConfig, tmp_path: Path) -> None:
     labels = pq.read_table(grid.labels).slice(TORN[0], len(TORN))
     pq.write_table(labels, tmp_path / "labels.parquet")
     config = grid.model_copy(update={"labels": tmp_path / "labels.parquet"})
@@ -122,13 +122,13 @@ def test_scores_are_those_of_the_sweep_with_the_roles_of_each_study(
         assert set(by_study[key]["missing_roles"]) == trained - set(there)
 
 
-def test_a_probe_takes_one_sample(grid: SweepConfig, tmp_path: Path) -> None:
+def test_a_probe_reads_one_sample_kind(grid: SweepConfig, tmp_path: Path) -> None:
     config = ProbeConfig(data=grid.data, labels=grid.labels, sample="study", series_pool="max")
     found = as_sweep(tmp_path, config, tmp_path)
     assert (found.samples, found.series_pool) == (("study",), "max")
 
 
-def test_two_samples_have_to_be_chosen_from(grid: SweepConfig) -> None:
+def test_fitting_from_two_sample_kinds_needs_a_choice(grid: SweepConfig) -> None:
     with pytest.raises(FmctError, match=r"choose one: .* samples="):
         fit(grid, method="logistic")
 
@@ -213,7 +213,7 @@ def test_new_exams_are_read_by_study(exams: Export, tmp_path: Path) -> None:
         assert ours == pytest.approx(theirs, abs=1e-6)
 
 
-def test_scans_of_no_study_are_their_own_and_come_before_a_refusal(grid: SweepConfig, tmp_path: Path) -> None:
+def test_scans_without_a_study_are_separate_and_precede_a_refusal(grid: SweepConfig, tmp_path: Path) -> None:
     config = grid.model_copy(update={"samples": ("study",)})
     write_classifier(fit(config, method="logistic"), tmp_path)
     classifier = fmct_hpc.load_classifier(tmp_path)

@@ -119,7 +119,7 @@ def test_candidates_are_ranked_without_being_built() -> None:
     assert select_study(members, SelectConfig()).candidates == found.candidates
 
 
-def test_the_next_best_takes_the_place_of_one_that_cannot_be_built() -> None:
+def test_the_next_best_replaces_a_series_that_cannot_be_built() -> None:
     found = outcomes(THICK, WIDE, THIN, BONE, failing=("thin",))
     assert {uid: (result(one), one.stage) for uid, one in found.items()} == {
         "thin": ("truncated_pixel_data", "build"),
@@ -135,7 +135,7 @@ LOWER = named("lower", stack([-20.0 + k for k in range(150)], thickness=1.0))
 """Ends 15 mm below `THICK`, as a scan may that shows the vertex."""
 
 
-def test_what_ends_far_below_the_studys_highest_lacks_the_vertex() -> None:
+def test_a_series_ending_far_below_the_highest_lacks_the_vertex() -> None:
     assert result(outcomes(FACE, THICK)["thick"]) == "volume"
     neck = named("neck", stack([-250.0 + k for k in range(300)], thickness=1.0))
     assert result(outcomes(neck, THICK)["thick"]) == "volume"
@@ -148,7 +148,7 @@ def test_what_ends_far_below_the_studys_highest_lacks_the_vertex() -> None:
     assert result(outcomes(named("face", upright), THICK)["thick"]) == "volume"
 
 
-def test_the_next_best_takes_the_place_of_one_that_shows_less_of_the_head() -> None:
+def test_the_next_best_replaces_a_series_that_shows_less_of_the_head() -> None:
     tried: list[str] = []
     found = outcomes(THICK, LOWER, WIDE, partial=("lower",), tried=tried)
     assert tried == ["lower", "wide"]
@@ -160,7 +160,7 @@ def test_the_next_best_takes_the_place_of_one_that_shows_less_of_the_head() -> N
     assert found["lower"].chosen is found["wide"].candidate
 
 
-def test_the_best_stays_where_none_shows_more() -> None:
+def test_the_best_is_kept_if_none_shows_more() -> None:
     tried: list[str] = []
     found = outcomes(THICK, LOWER, partial=("lower", "thick"), tried=tried)
     assert tried == ["lower", "thick", "lower"]
@@ -173,7 +173,7 @@ def test_the_best_stays_where_none_shows_more() -> None:
     assert {result(one) for one in kept.values()} == {"volume"}
 
 
-def test_a_series_of_two_kernels_is_ranked_and_joined_by_the_one_that_is_kept() -> None:
+def test_a_series_of_two_kernels_is_ranked_and_joined_by_its_kept_kernel() -> None:
     """The sharp images are as many as the soft ones, and would speak for the series."""
 
     def twofold(uid: str, heights: list[float], thickness: float) -> Series:
@@ -246,7 +246,7 @@ def heights(candidate: Candidate) -> list[float]:
     return [group[0].position[2] for group in candidate.selected.positions if group[0].position]
 
 
-def test_of_overlapping_parts_the_thicker_gives_way() -> None:
+def test_the_thinner_of_overlapping_parts_is_kept() -> None:
     base = named("base", stack(BASE, thickness=2.5))
     vault = named("vault", stack([z - 9 for z in VAULT], thickness=7.0))
     candidate = outcomes(base, vault)["base"].candidate
@@ -284,7 +284,7 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize("change", STRANGERS)
-def test_what_is_not_one_head_is_not_joined(change: dict[str, Any]) -> None:
+def test_parts_of_different_heads_are_not_joined(change: dict[str, Any]) -> None:
     nowhere = change if change == {"frame_of_reference_uid": ""} else {}
     base = named("base", stack(BASE, thickness=2.5, **nowhere))
     vault = named("vault", stack(change.pop("heights", VAULT), **({"thickness": 7.0} | change)))
@@ -310,7 +310,7 @@ def test_two_reconstructions_of_each_part_are_joined_in_pairs() -> None:
     assert [result(one) for one in found.values()] == ["volume", "not_best_of_study"] * 2
 
 
-def test_parts_stand_alone_if_the_whole_cannot_be_built() -> None:
+def test_parts_are_kept_separate_if_the_whole_cannot_be_built() -> None:
     base, vault = named("base", stack(BASE, thickness=2.5)), named("vault", stack(VAULT, thickness=7.0))
     found = outcomes(base, vault, failing=("base+vault",))
     assert (result(found["base"]), found["base"].stage) == ("truncated_pixel_data", "build")
@@ -341,7 +341,7 @@ def test_patients_that_share_a_study_uid_are_two_studies() -> None:
     assert studies(members) == [[THICK, WIDE], [members[1]]]
 
 
-def test_a_defect_costs_one_series_and_a_failing_machine_is_no_reason(
+def test_a_defect_loses_one_series_and_a_machine_failure_none(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(error: Exception) -> Callable[[Series, SelectConfig], Selected]:
@@ -362,7 +362,7 @@ def test_a_defect_costs_one_series_and_a_failing_machine_is_no_reason(
         outcomes(THIN, THICK)
 
 
-def test_a_damaged_position_is_no_geometry_and_a_defect_in_choosing_costs_one_study(
+def test_a_damaged_position_is_a_geometry_error_and_a_defect_in_selection_loses_one_study(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     far = tuple(replace(instance, position=(1e300, 0.0, 5.0 * k)) for k, instance in enumerate(stack()))

@@ -14,7 +14,7 @@ from launch.study.reduced import reduced_study
 RECIPE = Path(__file__).parents[2] / "launch" / "recipes" / "study.yaml"
 
 
-def test_draws_are_shared_out_among_pretrainings_and_may_be_fewer() -> None:
+def test_draws_are_distributed_among_pretrainings_and_may_be_fewer() -> None:
     config = StudyConfig.model_validate(
         {
             **yaml.safe_load(RECIPE.read_text()),
@@ -47,20 +47,20 @@ def test_draws_are_shared_out_among_pretrainings_and_may_be_fewer() -> None:
     ("section", "key"),
     [({"model": {"depth": 2}}, "model"), ({"data": {"windows": [[600, 2800]]}}, "windows")],
 )
-def test_objectives_that_see_other_inputs_are_refused(section: dict[str, dict[str, Any]], key: str) -> None:
+def test_objectives_with_different_inputs_are_refused(section: dict[str, dict[str, Any]], key: str) -> None:
     recipe = yaml.safe_load(RECIPE.read_text())
     recipe["objectives"]["dino"]["train"].setdefault(next(iter(section)), {}).update(*section.values())
     with pytest.raises(ValidationError, match=f"objectives must not differ in .*{key}"):
         StudyConfig.model_validate(recipe)
 
 
-def test_the_parts_of_an_objective_are_other_objectives_of_the_study() -> None:
+def test_parts_of_an_objective_are_objectives_of_the_study() -> None:
     for name in ("mae", "joint"):
         with pytest.raises(ValidationError, match=rf"objectives.joint.parts: {name} is no other objective"):
             StudyConfig.model_validate({"objectives": {"joint": {"train": {}, "parts": [name]}}})
 
 
-def test_a_reduced_study_is_a_part_of_the_whole_with_the_same_encoders() -> None:
+def test_a_reduced_study_is_a_subset_with_the_same_encoders() -> None:
     whole = StudyConfig.model_validate(
         {
             **{"sizes": [100, 300], "cohort": {"unlabelled": 300, "labelled": 100}, "seeds": [0, 1, 2]},

@@ -10,7 +10,7 @@ from launch.study.pretrain import pretrain
 from shards.errors import FmctError
 
 
-def test_an_encoder_is_taken_of_the_recipe_s_model_alone(tmp_path: Path) -> None:
+def test_an_encoder_of_another_model_than_the_recipe_is_refused(tmp_path: Path) -> None:
     data, run = write_dataset(tmp_path / "data", 2), tmp_path / "run"
     encoder = small_encoder(data, run)
     assert encoder == run / "encoder.safetensors"

@@ -34,7 +34,7 @@ def each(series: Series) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def test_attention_over_tokens_of_all_series_is_numpys() -> None:
+def test_attention_over_tokens_of_all_series_equals_numpy() -> None:
     generator = np.random.default_rng(0)
     series = some_series(generator.normal(size=(6, 5, 7)))
     mean, deviation = generator.normal(size=7), generator.uniform(0.5, 2, 7)
@@ -51,7 +51,7 @@ def test_attention_over_tokens_of_all_series_is_numpys() -> None:
     assert head.raw_of_studies(series) == pytest.approx(np.array(expected), abs=1e-5)
 
 
-def test_attention_over_pooled_series_and_plain_pooling_are_numpys() -> None:
+def test_attention_over_pooled_series_and_plain_pooling_equal_numpy() -> None:
     generator = np.random.default_rng(1)
     series = some_series(generator.normal(size=(6, 4)))
     mean, scale, weight, attention = generator.normal(size=(4, 4))
@@ -67,14 +67,14 @@ def test_attention_over_pooled_series_and_plain_pooling_are_numpys() -> None:
         np.testing.assert_allclose(over_series(series, pool), pooled, atol=1e-6)
 
 
-def test_members_of_some_studies() -> None:
+def test_members_of_selected_studies() -> None:
     members = Members(np.arange(10, 16), some_series(np.zeros((6, 1))).roles, COUNTS)
     some = members.of(np.array([2, 0]))
     assert (some.volumes.tolist(), some.counts.tolist()) == ([13, 14, 15, 10, 11], [3, 2])
     assert some.roles.tolist() == [5, 3, 3, 1, 3]
 
 
-def test_what_was_computed_of_volumes_stays_computed() -> None:
+def test_digests_of_volume_units_are_unchanged_by_samples() -> None:
     """Digests of the version before there were samples."""
     grid = {"data": "d", "labels": "l", "features": "f", "encoders": [{"name": "ours", "weights": "w"}]}
     config = SweepConfig.model_validate({**grid, "methods": ["logistic", "attentive"], "seeds": [0]})

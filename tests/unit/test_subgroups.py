@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_each_group_has_the_figures_of_scikit_learn(folder: Path) -> None:
+def test_figures_of_each_group_equal_scikit_learn(folder: Path) -> None:
     rows = [row for row in subgroups(folder, folder / "data").to_pylist() if row["method"] == "logistic"]
     kept = np.load(folder / "truth.npz")
     truth, scores = kept["truth"], kept["scores"]
@@ -98,7 +98,7 @@ def test_each_group_has_the_figures_of_scikit_learn(folder: Path) -> None:
     assert [ge["gap_low"], ge["gap_high"]] == pytest.approx([-siemens["gap_high"], -siemens["gap_low"]])
 
 
-def test_a_sites_own_groups_are_taken_and_others_unknown(folder: Path) -> None:
+def test_groups_of_a_site_are_read_and_missing_ones_unknown(folder: Path) -> None:
     ages = ["under 60" if number % 3 else "60 and over" for number in range(300)]
     table = pa.table({"study_key": [make_key(number) for number in range(300)], "age": ages})
     pq.write_table(table, folder / "groups.parquet")

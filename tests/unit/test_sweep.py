@@ -141,7 +141,7 @@ def test_there_is_a_row_for_every_cell_of_the_grid(swept: Path) -> None:
     assert {row for row in found if row[2] != "rare"} == expected
 
 
-def test_what_can_not_be_probed_says_why_and_has_no_figures(swept: Path) -> None:
+def test_cells_that_cannot_be_probed_have_a_reason_and_no_figures(swept: Path) -> None:
     refused = [row for row in rows(swept) if row["reason"]]
     assert {row["reason"] for row in refused if row["shots"] == 500} == {
         f"{n} negative training patients, 500 required"
@@ -153,7 +153,7 @@ def test_what_can_not_be_probed_says_why_and_has_no_figures(swept: Path) -> None
     assert summary["done"] == summary["units"]
 
 
-def test_figures_are_those_of_the_kept_predictions(swept: Path, folder: Path) -> None:
+def test_figures_are_reproduced_from_the_kept_predictions(swept: Path, folder: Path) -> None:
     table = rows(swept, "predictions")
     names = ("encoder", "method", "task", "fraction", "shots", "seed", "split")
     assert {len(row["key"]) for row in table} == {32}
@@ -176,7 +176,7 @@ def test_figures_are_those_of_the_kept_predictions(swept: Path, folder: Path) ->
     assert every["clear", "id"] > 0.8 > every["dim", "id"]
 
 
-def test_comparisons_are_delongs_with_holms_correction_inside_each_family(swept: Path) -> None:
+def test_comparisons_are_delongs_with_holms_correction_within_each_family(swept: Path) -> None:
     compared = rows(swept, "comparisons")
     predictions = rows(swept, "predictions")
     families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -228,9 +228,7 @@ def test_tasks_share_the_grid_resume_and_partial_results_can_be_read(folder: Pat
         )
 
 
-def test_a_unit_broken_off_before_its_marker_is_computed_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_unit_without_its_marker_is_recomputed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = Sweep(config(folder, fractions=[1.0], shots=[], bootstrap=20), folder / "broken")
     grid.extract()
     units = len(grid.plan().units)
@@ -243,7 +241,7 @@ def test_a_unit_broken_off_before_its_marker_is_computed_again(
     assert grid.run_share(0, 1) == units == grid.collect().done
 
 
-def test_another_grid_keeps_what_it_shares_with_the_last(folder: Path, swept: Path) -> None:
+def test_another_grid_keeps_shared_units(folder: Path, swept: Path) -> None:
     grid = Sweep(config(folder, fractions=[0.25, 0.5, 1.0]), swept)
     with pytest.raises(FmctError, match=r"plan\.json: from another configuration"):
         grid.run_task(0)
@@ -253,7 +251,7 @@ def test_another_grid_keeps_what_it_shares_with_the_last(folder: Path, swept: Pa
     Sweep(config(folder), swept).run()
 
 
-def test_a_unit_of_other_features_is_computed_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unit_of_other_features_is_recomputed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = config(folder, features=folder / "own-features", fractions=[1.0], shots=[])
     Sweep(first, folder / "own").run()
     encoders = [spec.model_dump() for spec in first.encoders]
@@ -282,7 +280,7 @@ def test_a_unit_of_other_features_is_computed_again(folder: Path, monkeypatch: p
     assert progress(folder / "own").done == 4, "features that are away for now take nothing with them"
 
 
-def test_folds_test_every_volume_once_by_a_classifier_that_never_saw_its_patient(folder: Path) -> None:
+def test_folds_test_every_volume_once_by_a_classifier_not_trained_on_its_patient(folder: Path) -> None:
     cohort = read_cohort(folder / "data", folder / "labels.parquet", ("bleed",), SplitConfig(), 5)
     parts = cohort.parts("bleed", Budget(1.0, None), 0)
     assert sorted(np.concatenate([p.tests["id"] for p in parts])) == list(range(VOLUMES))
@@ -293,7 +291,7 @@ def test_folds_test_every_volume_once_by_a_classifier_that_never_saw_its_patient
         assert abs(rates[0] - rates[1]) < 0.15
 
 
-def test_a_smaller_budget_lies_within_a_greater_one_and_never_touches_the_test(folder: Path) -> None:
+def test_smaller_label_budgets_are_nested_and_never_use_test_labels(folder: Path) -> None:
     cohort = read_cohort(folder / "data", folder / "split-labels.parquet", None, SplitConfig(), None)
     whole = cohort.parts("mass", Budget(1.0, None), 0)[0]
     assert not np.isnan(cohort.values[np.concatenate([whole.train, *whole.tests.values()]), 1]).any()
@@ -320,7 +318,7 @@ def test_a_smaller_budget_lies_within_a_greater_one_and_never_touches_the_test(f
         cohort.parts("mass", Budget(1.0, None), 0)
 
 
-def test_tasks_are_of_about_equal_cost() -> None:
+def test_tasks_have_about_equal_cost() -> None:
     costs = np.random.default_rng(0).lognormal(0, 1, 200)
     tasks = balanced_tasks(costs.tolist(), costs.sum() / 10)
     loads = [costs[task].sum() for task in tasks]
@@ -329,7 +327,7 @@ def test_tasks_are_of_about_equal_cost() -> None:
     assert sorted(n for task in tasks for n in task) == list(range(200))
 
 
-def test_no_table_replaces_the_labels(folder: Path, tmp_path: Path) -> None:
+def test_tables_never_overwrite_the_labels(folder: Path, tmp_path: Path) -> None:
     labels = tmp_path / "predictions.parquet"
     shutil.copyfile(config(folder).labels, labels)
     before = labels.read_bytes()
@@ -347,12 +345,12 @@ def test_no_table_replaces_the_labels(folder: Path, tmp_path: Path) -> None:
         ({"fractions": [], "shots": []}, "fractions and shots are both empty"),
     ],
 )
-def test_a_wrong_grid_is_reported_in_a_line(folder: Path, values: dict[str, Any], expected: str) -> None:
+def test_an_invalid_grid_is_reported_in_one_line(folder: Path, values: dict[str, Any], expected: str) -> None:
     with pytest.raises((FmctError, ValueError), match=expected):
         Sweep(config(folder, **values), folder / "wrong").run()
 
 
-def test_every_method_learns_from_an_encoder_of_ours_what_anyone_sees(tmp_path: Path) -> None:
+def test_every_method_learns_an_obvious_finding_from_our_encoder(tmp_path: Path) -> None:
     grid = bright_sweep(tmp_path)
     Sweep(grid, tmp_path / "out").run()
     found = {row["method"]: row for row in rows(tmp_path / "out")}
@@ -363,7 +361,7 @@ def test_every_method_learns_from_an_encoder_of_ours_what_anyone_sees(tmp_path: 
         assert row["chosen"] != "[{}]"
 
 
-def test_retrieval_ranks_encoders_by_whom_volumes_find(folder: Path, tmp_path: Path) -> None:
+def test_retrieval_ranks_encoders_by_the_neighbours_of_volumes(folder: Path, tmp_path: Path) -> None:
     asked = RetrievalConfig.model_validate(config(folder).model_dump())
     table = retrieval(asked, tmp_path / "out").to_pylist()
     named = {(row["encoder"], row["task"], row["split"]): row for row in table}

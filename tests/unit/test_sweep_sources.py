@@ -87,7 +87,7 @@ def test_other_weights_or_other_pretraining_patients_need_another_plan(folder: P
         sweep(folder, pretraining=folder / "seen.parquet").plan()
 
 
-def test_patients_that_nobody_knows_are_tested_at_the_users_word_alone(folder: Path) -> None:
+def test_unknown_pretraining_patients_need_explicit_permission(folder: Path) -> None:
     """Refused before features are extracted; said by the encoder's `pretraining`, they are known."""
     asked = sweep(folder)
     strict = Sweep(asked.config.model_copy(update={"allow_unknown_pretraining": False}), folder / "out")
@@ -101,7 +101,7 @@ def test_patients_that_nobody_knows_are_tested_at_the_users_word_alone(folder: P
 
 
 @pytest.mark.parametrize("method", ["logistic", "finetune"])
-def test_weights_that_were_replaced_are_probed_anew(folder: Path, method: str) -> None:
+def test_replaced_weights_are_probed_again(folder: Path, method: str) -> None:
     sweep(folder, method=method).run()
     assert steps(folder) == {1}
     shutil.rmtree(folder / "a")
@@ -116,7 +116,7 @@ def test_weights_that_were_replaced_are_probed_anew(folder: Path, method: str) -
     assert steps(folder) == {3}
 
 
-def test_features_of_volumes_that_were_replaced_are_not_used(folder: Path) -> None:
+def test_features_of_replaced_volumes_are_not_used(folder: Path) -> None:
     sweep(folder).run()
     shutil.rmtree(folder / "data")
     write_volumes(folder / "data", 0)
@@ -128,7 +128,7 @@ def test_features_of_volumes_that_were_replaced_are_not_used(folder: Path) -> No
     assert pq.read_table(folder / "out" / "results.parquet")["auc"].to_pylist()[0] < 0.9
 
 
-def test_one_store_serves_two_ways_of_naming_the_same_weights(folder: Path) -> None:
+def test_two_paths_of_the_same_weights_share_a_store(folder: Path) -> None:
     sweep(folder).run()
     made = (folder / "features/e").stat().st_ino, sorted((folder / "features/e").iterdir())
     other = sweep(folder, "a/encoder.safetensors")

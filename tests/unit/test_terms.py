@@ -83,7 +83,7 @@ def test_head_outweighs_other_parts_in_each_language() -> None:
     assert (why("Thorax"), why(HEADS[0])) == ("series_description", None)
 
 
-def test_words_end_where_letters_do() -> None:
+def test_terms_match_whole_words() -> None:
     site = Lexicon(
         [
             Term(kind="body", term="koppa", meaning="head"),
@@ -113,7 +113,7 @@ def test_words_end_where_letters_do() -> None:
     ]
 
 
-def test_a_longer_term_takes_the_place_of_what_it_holds() -> None:
+def test_a_longer_term_overrides_the_terms_within_it() -> None:
     words = lexicon()
     assert words.meanings("Virtual Non-Contrast", "contrast") == set()
     assert words.meanings("TEMPORAL BONE ST", "kernel") == set()
@@ -131,7 +131,7 @@ def test_a_phantom_is_recognised_by_its_texts() -> None:
         select(series(stack(), protocol="Catphan 600"), SelectConfig())
 
 
-def test_unknown_is_what_the_recipe_says() -> None:
+def test_the_recipe_decides_about_unknown_contrast() -> None:
     assert (why("Head 5.0"), why("Head 5.0", unknown_contrast="neither")) == (None, "unknown_contrast")
     assert why("Head nativ", unknown_contrast="neither") is None
     assert why("Head 5.0", contrast="with") == "no_contrast"
@@ -187,14 +187,14 @@ select:
         ("kind,term,meaning\nbody,kop* pijn,head\n", "row 2: term: expected . only at the start or the end"),
     ],
 )
-def test_a_table_of_other_rows_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_table_with_invalid_rows_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "terms.csv").write_text(text)
     with pytest.raises(FmctError, match=message.replace("(", r"\(")):
         read_terms(tmp_path / "terms.csv")
     assert set(MEANINGS) >= {term.kind for term in builtin_terms()}
 
 
-def test_a_wrong_term_of_a_recipe_is_named() -> None:
+def test_an_invalid_term_of_a_recipe_is_named() -> None:
     for terms, message in (
         ("[{kind: body, term: kop, meaning: nek}]", "select.terms"),
         ("[{kind: body, word: kop, meaning: head}]", "select.terms"),

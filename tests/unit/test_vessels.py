@@ -39,7 +39,7 @@ def test_the_length_of_vessels_is_reported() -> None:
     assert 34 <= max(vessels(voxels, SPACING, coarse(voxels, SPACING))) <= 110
 
 
-def test_coarse_voxels_tell_nothing() -> None:
+def test_coarse_voxels_give_no_decision() -> None:
     voxels, spacing = scanned(0, True)[::2], (4.0, 2.0, 2.0)
     assert enhanced_vessels(voxels, spacing, coarse(voxels, spacing)) is None
 

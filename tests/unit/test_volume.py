@@ -39,7 +39,7 @@ def retake(path: Path, offset: int, acquisition: int) -> None:
     save(data, path.with_name(f"{path.name}-{acquisition}"))
 
 
-def test_copies_change_nothing_and_are_counted(folder: Path) -> None:
+def test_duplicate_files_change_nothing_and_are_counted(folder: Path) -> None:
     plain = build(folder)
     assert plain.dropped == ()
     for index in (3, 9, 10):
@@ -51,7 +51,7 @@ def test_copies_change_nothing_and_are_counted(folder: Path) -> None:
     assert plain.source_digest == copied.source_digest
 
 
-def test_of_retaken_slices_the_last_stays(folder: Path) -> None:
+def test_the_last_of_retaken_slices_is_kept(folder: Path) -> None:
     plain = build(folder)
     retake(folder / "0012", 100, acquisition=2)
     retaken = build(folder)
@@ -64,7 +64,7 @@ def test_of_retaken_slices_the_last_stays(folder: Path) -> None:
         build(folder)
 
 
-def test_a_truncated_slice_is_left_out_while_the_gap_allows(folder: Path) -> None:
+def test_a_truncated_slice_is_left_out_if_the_gap_allows(folder: Path) -> None:
     truncate(folder / "0007")
     volume = build(folder)
     assert volume.dropped == ((Reason.MISSING_SLICES, 1), (Reason.TRUNCATED_PIXEL_DATA, 1))
@@ -95,7 +95,7 @@ def test_a_slice_on_another_scale_is_left_out(folder: Path) -> None:
         build(folder)
 
 
-def test_facts_say_how_it_was_acquired(folder: Path) -> None:
+def test_facts_describe_the_acquisition(folder: Path) -> None:
     facts = build(folder).facts
     assert facts.manufacturer == "SIEMENS"
     assert (facts.kernel_class, facts.kvp, facts.slice_thickness_mm, facts.slices) == ("soft", 120, 5, 24)
@@ -112,7 +112,7 @@ def head_on_table(points: np.ndarray) -> np.ndarray:
     return np.where((y > 115) & (y < 121), 150.0, hu)
 
 
-def test_the_crop_holds_the_head_and_not_the_table(tmp_path: Path) -> None:
+def test_the_crop_contains_the_head_but_not_the_table(tmp_path: Path) -> None:
     positions = np.array([-140.0, -140, 0]) + np.arange(30)[:, None] * np.array([0, 0, 5.0])
     scan = Acquisition(positions, spacing=(1.75, 1.75), matrix=(160, 160))
     volume = build(scan.write(tmp_path / "export", head_on_table), grid=GridConfig())
@@ -125,7 +125,7 @@ def test_the_crop_holds_the_head_and_not_the_table(tmp_path: Path) -> None:
     assert volume.voxels.max() == pytest.approx(900, abs=1)
 
 
-def test_a_table_alone_is_no_head(tmp_path: Path) -> None:
+def test_a_table_alone_is_not_a_head(tmp_path: Path) -> None:
     def table(points: np.ndarray) -> np.ndarray:
         return np.where(np.abs(points[..., 1] - 30) < 3, 150.0, -1000.0)
 
@@ -133,7 +133,7 @@ def test_a_table_alone_is_no_head(tmp_path: Path) -> None:
         build(axial().write(tmp_path / "export", table))
 
 
-def test_slices_far_to_the_side_of_one_another_are_refused_before_they_fill_memory(tmp_path: Path) -> None:
+def test_slices_far_apart_sideways_are_refused_before_allocating_memory(tmp_path: Path) -> None:
     """Their median direction of travel is straight, so that they cover no more than a head does."""
     scan = axial()
     scan.positions[5, 0] = -3000
@@ -155,7 +155,7 @@ def test_a_stray_in_another_plane_is_left_out(folder: Path) -> None:
     assert np.array_equal(volume.voxels, plain.voxels)
 
 
-def test_axes_do_not_remember_the_sign_of_a_zero() -> None:
+def test_axes_have_no_negative_zero() -> None:
     seen = []
     for zero in (-0.0, 0.0):
         axes.cache_clear()

@@ -52,7 +52,7 @@ WRITERS: dict[str, Callable[[np.ndarray, np.ndarray, Path], Path]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_no_cut_passes_and_no_flip_of_packed_values(tmp_path: Path, name: str) -> None:
+def test_truncations_and_flipped_bits_of_packed_values_are_detected(tmp_path: Path, name: str) -> None:
     path = WRITERS[name](HU, AFFINE, tmp_path / name)
     (data,) = set(tmp_path.iterdir()) - {path} or {path}
     good = data.read_bytes()
@@ -103,7 +103,7 @@ def test_a_nifti_file_that_contradicts_itself_is_refused(tmp_path: Path) -> None
         assert np.allclose(affine_of(volume), AFFINE, atol=1e-4), codes
 
 
-def test_a_tilted_stack_may_tell_its_slices_distance_either_way(tmp_path: Path) -> None:
+def test_both_conventions_of_slice_distance_in_a_tilted_stack_are_read(tmp_path: Path) -> None:
     affine = AFFINE.copy()
     affine[:3, 0] = [0, 2.0, 6.0]
     path = write_nifti(HU, affine, tmp_path / "secret.nii", codes=(0, 1))
@@ -143,7 +143,7 @@ def test_a_tilted_stack_may_tell_its_slices_distance_either_way(tmp_path: Path) 
         ("secret.mha", b"NDims", b"ElementToIntensityFunctionSlope = 2\nNDims", Reason.NOT_HOUNSFIELD),
     ],
 )
-def test_a_header_that_leads_astray_is_refused(
+def test_a_misleading_header_is_refused(
     tmp_path: Path, name: str, old: bytes, new: bytes, reason: Reason
 ) -> None:
     path = write_nrrd_ras(HU, AFFINE, tmp_path / name)
@@ -155,7 +155,7 @@ def test_a_header_that_leads_astray_is_refused(
     assert refusal(path) is reason
 
 
-def test_a_few_bytes_that_claim_a_volume_take_no_memory(tmp_path: Path) -> None:
+def test_small_files_that_declare_a_volume_allocate_no_memory(tmp_path: Path) -> None:
     path = write_itk(HU, AFFINE, tmp_path / "secret.mha")
     head = path.read_bytes().split(b"LOCAL\n")[0].replace(b"DimSize = 48 48 24", b"DimSize = 900 900 900")
     path.write_bytes(head + b"LOCAL\n" + zlib.compress(bytes(10**6)))
@@ -170,7 +170,7 @@ def test_a_few_bytes_that_claim_a_volume_take_no_memory(tmp_path: Path) -> None:
     assert refusal(tmp_path / "secret.nii.gz") is Reason.BROKEN_HEADER
 
 
-def test_undefined_values_are_air_only_where_that_is_proven() -> None:
+def test_undefined_values_are_air_only_outside_the_head() -> None:
     values = HU.astype(np.float32)
     corner = values.copy()
     corner[:, :4, :4] = np.nan

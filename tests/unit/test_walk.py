@@ -106,7 +106,7 @@ def written(data: pydicom.FileDataset, folder: Path) -> bytes:
     return save(data, folder / "file").read_bytes()
 
 
-def test_a_usual_header_is_walked(reader: Reader, tmp_path: Path) -> None:
+def test_a_common_header_is_walked(reader: Reader, tmp_path: Path) -> None:
     assert reader.both(written(full(), tmp_path))
     for path in sorted(DATA.glob("*.dcm")):
         assert reader.both(path.read_bytes()), path.name
@@ -128,7 +128,7 @@ def test_a_deflated_header_is_walked(reader: Reader, tmp_path: Path) -> None:
             pytest.fail(f"mutant {number} ({way})")
 
 
-def test_what_leaves_a_doubt_is_left_to_pydicom(reader: Reader, tmp_path: Path) -> None:
+def test_ambiguous_headers_are_left_to_pydicom(reader: Reader, tmp_path: Path) -> None:
     deep = item(CodeMeaning="end")
     for _ in range(walk.MAX_DEPTH + 1):
         deep = item(ReferencedImageSequence=[deep])
@@ -166,7 +166,7 @@ def test_damaged_headers_give_the_same_rows_or_refusals(reader: Reader, tmp_path
     assert reader.taken > MUTANTS // 4
 
 
-def test_bits_of_sequences_give_the_same_rows(reader: Reader, tmp_path: Path) -> None:
+def test_flipped_bits_in_sequences_give_the_same_rows(reader: Reader, tmp_path: Path) -> None:
     """Each bit of what the walk passes over: heads, lengths and delimiters of items."""
     small = full()
     del small[0x00291001]

@@ -319,17 +319,17 @@ def test_descriptions_of_contrast(rule: str) -> None:
     assert found == CONTRAST[rule]
 
 
-def test_agents_that_are_none_and_fields_that_say_nothing() -> None:
+def test_agent_fields_that_mean_no_contrast_or_nothing() -> None:
     assert {text: has_contrast(Texts(contrast=text), lexicon()) for text in AGENTS} == AGENTS
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_descriptions_of_what_is_no_slice(kind: str | None) -> None:
+def test_descriptions_of_images_other_than_slices(kind: str | None) -> None:
     found = {text: described_kind(text, lexicon()) for text in KINDS[kind]}
     assert found == dict.fromkeys(KINDS[kind], kind)
 
 
-def test_a_part_of_the_head_is_none_of_its_own_and_not_the_head() -> None:
+def test_parts_of_the_head_count_as_neither_head_nor_other_body_part() -> None:
     words = lexicon()
     for texts in PARTS.values():
         assert [text for text in texts if not words.names_only_a_part(text)] == []
@@ -344,7 +344,7 @@ def test_a_part_of_the_head_is_none_of_its_own_and_not_the_head() -> None:
         assert not words.names_only_a_part(text), text
 
 
-def test_necks_and_bodies_are_no_heads_and_hospitals_no_bodies() -> None:
+def test_necks_and_bodies_are_not_heads_and_hospital_names_not_bodies() -> None:
     words = lexicon()
     assert {text for text in OTHERS if words.meanings(text, "body") - {BESIDE} != {"other"}} == set()
     assert {text for text in NECKS if words.meanings(text, "body") != {BESIDE}} == set()

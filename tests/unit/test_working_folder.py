@@ -53,7 +53,7 @@ def run(folder: Path, *command: str | Path, **variables: str) -> subprocess.Comp
     return done
 
 
-def test_ranks_and_their_readers(folder: Path, tmp_path: Path) -> None:
+def test_ranks_and_readers_ignore_the_working_folder(folder: Path, tmp_path: Path) -> None:
     config = small_config(write_dataset(tmp_path / "data"), data={"workers": 1}, run={"steps": 2})
     recipe = write_recipe(config, tmp_path / "recipe.yaml")
     done = run(folder, PROGRAM, "train", "--config", recipe, "--run", tmp_path / "run", "--ranks", "2")
@@ -68,7 +68,7 @@ def test_python_without_docstrings_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "PYTHONOPTIMIZE" in done.stderr
 
 
-def test_worker_processes(folder: Path, tmp_path: Path) -> None:
+def test_worker_processes_ignore_the_working_folder(folder: Path, tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     assert run(folder, PROGRAM, "shards", "verify", data, "--workers", "2").returncode == 0
 
@@ -85,7 +85,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return programs
 
 
-def test_a_slurm_job_and_its_hooks(
+def test_a_slurm_job_and_its_hooks_ignore_the_working_folder(
     folder: Path, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slurm = tmp_path / "slurm"
