@@ -28,11 +28,11 @@ def load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:
     If it has `privacy.share`, this applies to all files that this process writes from now on. Raises
     FmctError with one line that names the file or override, the key and what was expected.
     """
-    found = _load(model, path, overrides)
-    privacy = getattr(found, "privacy", None)
+    config = _load(model, path, overrides)
+    privacy = getattr(config, "privacy", None)
     if isinstance(privacy, Sharing) and privacy.share:
         share(privacy.share)
-    return found
+    return config
 
 
 def _load(model: type[Model], path: Path | None, overrides: list[str]) -> Model:

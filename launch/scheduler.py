@@ -224,12 +224,12 @@ class Scheduler(ABC):
         known = self.jobs_known()
         if known is None:
             return None
-        found: dict[str, Queued] = {}
+        jobs: dict[str, Queued] = {}
         for job in known:
-            if job.state in ALIVE and (job.array not in found or job.state != "PENDING"):
+            if job.state in ALIVE and (job.array not in jobs or job.state != "PENDING"):
                 facts = (job.array, job.name, job.state, job.reason, job.folder, job.command)
-                found[job.array] = Queued(*facts)
-        return list(found.values())
+                jobs[job.array] = Queued(*facts)
+        return list(jobs.values())
 
     def accounted(self, numbers: list[str]) -> list[Accounted] | None:
         """Every start of these jobs, oldest first; None if there is no accounting."""

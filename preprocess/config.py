@@ -196,8 +196,8 @@ class PreprocessConfig(Section):
         return self._sections({"privacy": ("share",)})
 
     def _sections(self, uncovered: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-        found = {name: getattr(self, name).recorded(uncovered.get(name, ())) for name in _SHAPING}
-        return {name: section for name, section in found.items() if section}
+        sections = {name: getattr(self, name).recorded(uncovered.get(name, ())) for name in _SHAPING}
+        return {name: section for name, section in sections.items() if section}
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "PreprocessConfig":

@@ -124,8 +124,8 @@ def read(
 
 def _volume_files(folder: Path) -> list[Path]:
     """The files below a folder with a volume file's suffix, except hidden ones, sorted by path."""
-    found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name[0] != ".")
-    return sorted(file for file in found if format_of(file))
+    files = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names if name[0] != ".")
+    return sorted(file for file in files if format_of(file))
 
 
 def _read_files(

@@ -47,22 +47,22 @@ def read_split_tables(folder: Path) -> list[SplitRow]:
     """The rows of the folder's tables; FmctError if tables are missing or not of this form."""
     rows: list[SplitRow] = []
     for part, split in SPLITS.items():
-        found = sorted(folder.glob(f"*_{part}_label.csv"))
-        if len(found) != 1:
-            raise FmctError(f"{folder}: {len(found)} tables *_{part}_label.csv, expected one; {_WANTED}")
-        lines = csv_lines(found[0], _WANTED)
+        tables = sorted(folder.glob(f"*_{part}_label.csv"))
+        if len(tables) != 1:
+            raise FmctError(f"{folder}: {len(tables)} tables *_{part}_label.csv, expected one; {_WANTED}")
+        lines = csv_lines(tables[0], _WANTED)
         header = [name.strip() for name in next(lines, (0, []))[1]]
         if PATH not in header or len(header) < 2 or len(set(header)) < len(header):
-            raise FmctError(f"{found[0]}: expected the column {PATH} and labels, each once; {_WANTED}")
+            raise FmctError(f"{tables[0]}: expected the column {PATH} and labels, each once; {_WANTED}")
         for line, cells in lines:
             if not cells:
                 continue
             if len(cells) != len(header):
                 raise FmctError(
-                    f"{found[0]} row {line}: {len(cells)} cells, the header has {len(header)}; correct it"
+                    f"{tables[0]} row {line}: {len(cells)} cells, the header has {len(header)}; correct it"
                 )
             labels = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-            rows.append(SplitRow(found[0], line, split, labels.pop(PATH).lstrip("/"), labels))
+            rows.append(SplitRow(tables[0], line, split, labels.pop(PATH).lstrip("/"), labels))
     if not rows:
         raise FmctError(f"{folder}: tables without rows; {_WANTED}")
     return rows

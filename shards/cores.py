@@ -26,14 +26,14 @@ def _folders(own: Path, mounted: Path) -> list[Path]:
         lines = [line.split(":", 2) for line in own.read_text(errors="surrogateescape").splitlines()]
     except OSError:
         return []
-    found = []
+    folders = []
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers and "cpu" not in controllers.split(","):
             continue
         top = mounted / controllers
         here = top / path.lstrip("/")
-        found += [here, *(folder for folder in here.parents if folder.is_relative_to(top))]
-    return found
+        folders += [here, *(folder for folder in here.parents if folder.is_relative_to(top))]
+    return folders
 
 
 def _quota(folder: Path) -> float | None:

@@ -108,7 +108,7 @@ def progress(out: Path, share: Share = WHOLE) -> progresses.Progress:
     """How many shards are written in `out`."""
     files = (out.glob(f"*{of_format.suffix}") for of_format in FORMATS.values())
     return progresses.Progress(
-        sum(not file.name.startswith(".") for found in files for file in found), unit="shard"
+        sum(not file.name.startswith(".") for shards in files for file in shards), unit="shard"
     )
 
 

@@ -107,8 +107,8 @@ def refusal(error: BaseException) -> RefusedError | None:
     if remedy is None or not (named or number in (*DISK_FULL, *SCARCE)):
         return None
     unnamed = "an output cannot be written" if number in DISK_FULL else "a file cannot be accessed"
-    what = os.fsdecode(name) if named else unnamed
-    refused = refusal_kind(error)(f"{what}: {os.strerror(number).lower()}; {remedy}")
+    subject = os.fsdecode(name) if named else unnamed
+    refused = refusal_kind(error)(f"{subject}: {os.strerror(number).lower()}; {remedy}")
     refused.number = number
     return refused
 

@@ -137,7 +137,7 @@ def read_sidecar(path: Path, format: ShardFormat) -> tuple[pa.Table, ShardInfo]:
         table = read(path)
         metadata = table.schema.metadata
         shard = ShardInfo.model_validate_json(metadata[_SHARD])
-        found, expected = metadata[_FORMAT].decode(), f"{format} {FORMAT_VERSION}"
+        version, expected = metadata[_FORMAT].decode(), f"{format} {FORMAT_VERSION}"
     except FileNotFoundError:
         raise FmctError(f"{path}: missing, so its shard is unfinished; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -145,6 +145,6 @@ def read_sidecar(path: Path, format: ShardFormat) -> tuple[pa.Table, ShardInfo]:
         raise FmctError(f"{path}: damaged; {remedy}") from None
     if path.name != shard.name + SIDECAR_SUFFIX or pc.any(pc.not_equal(table["shard"], shard.name)).as_py():
         raise FmctError(f"{path} describes another shard, {shard.name}; {remedy}")
-    if found != expected:
-        raise FmctError(f"{path}: has format {found}, expected {expected}; {remedy}")
+    if version != expected:
+        raise FmctError(f"{path}: has format {version}, expected {expected}; {remedy}")
     return table.replace_schema_metadata(), shard

@@ -70,15 +70,15 @@ def rules(kinds: Mapping[str, KindSpec], columns: tuple[str, ...], where: object
     Raises FmctError that names the key if `where` lacks the column of a kind, or if a column of times is
     itself a label or belongs to two labels.
     """
-    found = dict.fromkeys(columns, "binary")
+    by_column = dict.fromkeys(columns, "binary")
     times: dict[str, str] = {}
     for name, spec in kinds.items():
-        if name not in found:
+        if name not in by_column:
             raise FmctError(f"{where}: kinds.{name}: has no such column, only {', '.join(columns)}")
         if not isinstance(spec, Survival):
-            found[name] = spec
+            by_column[name] = spec
             continue
-        if spec.survival not in found or spec.survival == name:
+        if spec.survival not in by_column or spec.survival == name:
             raise FmctError(f"{where}: kinds.{name}: has no column of times {spec.survival!r:.80}")
         if spec.survival in kinds or spec.survival in times:
             raise FmctError(
@@ -86,8 +86,8 @@ def rules(kinds: Mapping[str, KindSpec], columns: tuple[str, ...], where: object
                 f"kinds.{times.get(spec.survival, spec.survival)}; keep one"
             )
         times[spec.survival] = name
-        found[name] = "event"
-    return found | dict.fromkeys(times, "time")
+        by_column[name] = "event"
+    return by_column | dict.fromkeys(times, "time")
 
 
 def require_several(where: object, name: str, rule: str, values: NDArray[np.float64]) -> None:
@@ -99,5 +99,5 @@ def require_several(where: object, name: str, rule: str, values: NDArray[np.floa
         if 1 not in known:
             raise FmctError(f"{where}: column {name}: no event in any row; leave the label out")
     elif len(known) < 2:
-        what = "value" if rule == "regression" else "class"
-        raise FmctError(f"{where}: column {name}: {len(known)} {what} only, two are needed; leave it out")
+        unit = "value" if rule == "regression" else "class"
+        raise FmctError(f"{where}: column {name}: {len(known)} {unit} only, two are needed; leave it out")

@@ -29,16 +29,16 @@ def read_ood(path: Path) -> dict[str, str]:
         raise FmctError(f"{path}: expected {STUDY_COLUMN} and one column with the name of each study's set")
     if not pa.types.is_string(table[columns[0]].type):
         raise FmctError(f"{path}: column {columns[0]} is not text; give names such as hospital-b")
-    found: dict[str, str] = {}
+    sets: dict[str, str] = {}
     rows = zip(table[STUDY_COLUMN].to_pylist(), table[columns[0]].to_pylist(), strict=True)
     for row, (study, name) in enumerate(rows, 1):
         if name is None:
             continue
         if not is_component(name):
             raise FmctError(f"{path} row {row}: a set's name may have letters, digits and . _ + -; rename it")
-        if found.setdefault(study, f"{OOD}:{name}") != f"{OOD}:{name}":
+        if sets.setdefault(study, f"{OOD}:{name}") != f"{OOD}:{name}":
             raise FmctError(f"{path} row {row}: an earlier row puts its study into another set; correct it")
-    return found
+    return sets
 
 
 def ood_of_patients(path: Path, studies: Sequence[str], patients: Sequence[str]) -> list[str | None]:
@@ -48,14 +48,14 @@ def ood_of_patients(path: Path, studies: Sequence[str], patients: Sequence[str])
     studies, and for a patient in two sets.
     """
     by_study = read_ood(path)
-    found: dict[str, str] = {}
+    sets: dict[str, str] = {}
     for study, patient in zip(studies, patients, strict=True):
         split = by_study.get(study)
-        if split is not None and found.setdefault(patient, split) != split:
+        if split is not None and sets.setdefault(patient, split) != split:
             raise FmctError(
-                f"{path}: patient {patient} is in {found[patient]} and in {split}; name one set for all "
+                f"{path}: patient {patient} is in {sets[patient]} and in {split}; name one set for all "
                 "studies of a patient, and of patients who share a scan"
             )
-    if not found:
+    if not sets:
         raise FmctError(f"{path}: names no study of the dataset; were both made with the same key file?")
-    return [found.get(patient) for patient in patients]
+    return [sets.get(patient) for patient in patients]

@@ -46,9 +46,9 @@ class PartsTable:
             raise FmctError(f"{path}: expected text in every row of {', '.join(names)}; {_REMEDY}")
         if not all(all_keys(table[name]) for name in names[:2]):
             raise FmctError(f"{path}: a key is not 32 hexadecimal digits; {_REMEDY}")
-        found = cls(path, *(tuple(table[name].to_pylist()) for name in names))
-        found.part_of(found.patients)  # raises for a patient in two parts
-        return found
+        table_ = cls(path, *(tuple(table[name].to_pylist()) for name in names))
+        table_.part_of(table_.patients)  # raises for a patient in two parts
+        return table_
 
     def require_splits(self) -> None:
         """Raise FmctError, with its row, for a part that is not a split (shards.split_names)."""
@@ -64,14 +64,14 @@ class PartsTable:
 
         Raises FmctError, with the row, if a key is in two parts.
         """
-        found: dict[str, str] = {}
+        parts: dict[str, str] = {}
         for row, (key, part) in enumerate(zip(keys, self.parts, strict=True), 1):
-            if found.setdefault(key, part) != part:
+            if parts.setdefault(key, part) != part:
                 raise FmctError(
                     f"{self.path} row {row}: {key} is in part {part!r:.80}, and in an earlier row in "
-                    f"{found[key]!r:.80}; {_REMEDY}"
+                    f"{parts[key]!r:.80}; {_REMEDY}"
                 )
-        return found
+        return parts
 
     def parts_of_patients(self, patients: Iterable[str]) -> list[str]:
         """The part of each patient, in order; FmctError if a patient has no part."""

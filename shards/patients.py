@@ -41,19 +41,19 @@ def tied(index: pa.Table) -> int:
 
 def marks(index: pa.Table) -> frozenset[str]:
     """Patient keys and, if present, source digests: two tables with a common mark share a patient."""
-    found = set(index["patient_key"].to_pylist())
+    marks_ = set(index["patient_key"].to_pylist())
     if "source_digest" in index.column_names:
-        found |= {digest for digest in index["source_digest"].to_pylist() if is_digest(digest)}
-    return frozenset(found)
+        marks_ |= {digest for digest in index["source_digest"].to_pylist() if is_digest(digest)}
+    return frozenset(marks_)
 
 
 def marks_of(index: pa.Table) -> dict[str, frozenset[str]]:
     """`marks` of each patient of `tied_patients`, by the key."""
-    found: dict[str, set[str]] = {}
+    by_patient: dict[str, set[str]] = {}
     columns = (index[name].to_pylist() for name in ("patient_key", "source_digest"))
     for patient, key, digest in zip(tied_patients(index).tolist(), *columns, strict=True):
-        found.setdefault(patient, set()).update([key, digest] if is_digest(digest) else [key])
-    return {patient: frozenset(of) for patient, of in found.items()}
+        by_patient.setdefault(patient, set()).update([key, digest] if is_digest(digest) else [key])
+    return {patient: frozenset(of) for patient, of in by_patient.items()}
 
 
 def is_digest(digest: str) -> bool:

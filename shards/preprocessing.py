@@ -19,7 +19,7 @@ def same_voxels(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _of_voxels(document: Mapping[str, Any]) -> dict[str, Any]:
-    found = {
+    settings = {
         name: {key: value for key, value in section.items() if key not in BESIDE.get(name, ())}
         if isinstance(section, dict)
         else section
@@ -29,5 +29,5 @@ def _of_voxels(document: Mapping[str, Any]) -> dict[str, Any]:
     for name, keys in CHOICE.items():
         section = document.get(name)
         if isinstance(section, dict):
-            found |= {f"{name}.{key}": section[key] for key in keys if key in section}
-    return found
+            settings |= {f"{name}.{key}": section[key] for key in keys if key in section}
+    return settings

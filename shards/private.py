@@ -28,9 +28,9 @@ def own_folder(path: Path) -> None:
     Write permission of others is removed from our own folder. Raises FmctError as `private_folder`.
     """
     path.mkdir(parents=True, exist_ok=True)
-    found = path.lstat()
-    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
-        path.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
+    status = path.lstat()
+    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
+        path.chmod(stat.S_IMODE(status.st_mode) & ~0o022)
     require_own(path)
 
 
@@ -39,12 +39,12 @@ def require_own(path: Path, *, group: bool = False) -> None:
 
     group: also reject parent folders that are writable by their group.
     """
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode):
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
         raise FmctError(f"{path}: is a link or a file, not a folder; give another path")
-    if found.st_uid != os.getuid():
-        raise FmctError(f"{path}: belongs to another user (uid {found.st_uid}); give another path")
-    if stat.S_IMODE(found.st_mode) & 0o022:
+    if status.st_uid != os.getuid():
+        raise FmctError(f"{path}: belongs to another user (uid {status.st_uid}); give another path")
+    if stat.S_IMODE(status.st_mode) & 0o022:
         raise FmctError(f"{path}: others can write to it, so nothing in it is trusted; remove it")
     others = stat.S_IWOTH | (stat.S_IWGRP if group else 0)
     for above in (*path.absolute().parents, *path.resolve().parents):  # both sides of links

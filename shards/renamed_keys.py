@@ -44,12 +44,12 @@ def with_present_names(cls: type, values: Mapping[str, Any], warn: bool) -> dict
 
     Raises ValueError if a key is given under both names.
     """
-    found = dict(values)
+    renamed = dict(values)
     for old, new in of_section(cls).items():
-        if old in found:
-            if new in found:
+        if old in renamed:
+            if new in renamed:
                 raise ValueError(f"{old} is the old name of {new} and both are given: remove {old}")
             if warn:
                 log.warning("%s: %s was renamed to %s; the old name is still read", cls.__name__, old, new)
-            found[new] = found.pop(old)
-    return found
+            renamed[new] = renamed.pop(old)
+    return renamed

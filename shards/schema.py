@@ -53,8 +53,8 @@ class VolumeRecord(Closed):
     @model_serializer(mode="wrap")
     def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit unset role and rank: datasets of one volume per study keep the bytes of earlier versions."""
-        found: dict[str, Any] = serialize(self)
-        return {name: value for name, value in found.items() if name not in OF_STUDY or value is not None}
+        record: dict[str, Any] = serialize(self)
+        return {name: value for name, value in record.items() if name not in OF_STUDY or value is not None}
 
 
 OF_STUDY = ("role", "rank")

@@ -51,8 +51,8 @@ class Section(Closed):
         if not isinstance(values, dict):
             return values
         is_record = info.context is _RECORD
-        found = with_present_names(cls, values, warn=not is_record)
-        return {**cls.earlier, **found} if is_record else found
+        prepared = with_present_names(cls, values, warn=not is_record)
+        return {**cls.earlier, **prepared} if is_record else prepared
 
     def recorded(self, uncovered: Collection[str] = ()) -> dict[str, Any]:
         """The section for a digest or a stored record, as JSON types.
@@ -61,16 +61,16 @@ class Section(Closed):
         """
         first = first_keys(type(self))
         old_names = {new: old for old, new in of_section(type(self)).items() if old in first}
-        found, later = dict(first), {}
+        record, later = dict(first), {}
         for name in sorted(type(self).model_fields):
             recorded_name = old_names.get(name, name)
             if name in uncovered:
                 continue
             if recorded_name in first:
-                found[recorded_name] = self._recorded(name)
+                record[recorded_name] = self._recorded(name)
             elif getattr(self, name) != self._earlier(name):
                 later[name] = self._recorded(name)
-        return found | later
+        return record | later
 
     @classmethod
     def _earlier(cls, name: str) -> Any:

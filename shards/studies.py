@@ -27,8 +27,8 @@ def studies_of(index: pa.Table) -> Studies:
     for row, study in enumerate(index["study_key"].to_pylist()):
         groups[study].append(row)
     keys = index["key"].to_pylist()
-    found = Studies({}, {})
+    studies = Studies({}, {})
     for study, rows in groups.items():
-        of = found.torn if len({*patients[rows].tolist()}) > 1 else found.rows
+        of = studies.torn if len({*patients[rows].tolist()}) > 1 else studies.rows
         of[study] = np.array(sorted(rows, key=lambda row: (ranks[row], keys[row])), np.int64)
-    return found
+    return studies

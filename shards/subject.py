@@ -59,9 +59,9 @@ def claim(out: Path, subject: Subject, results: Iterable[str], known: bool = Fal
                 f"{out}: already holds {held} with unknown inputs; give another folder, or move it away"
             )
     if before is not None:
-        what = _difference(before, subject)
-        if what:
-            raise FmctError(f"{out}: holds results of {what}; give another folder, or move them away")
+        difference = _difference(before, subject)
+        if difference:
+            raise FmctError(f"{out}: holds results of {difference}; give another folder, or move them away")
     if before != subject:
         write_text(out / FILE_NAME, subject.model_dump_json(indent=1) + "\n")
 
@@ -70,10 +70,10 @@ def _difference(before: Subject, now: Subject) -> str | None:
     """How the inputs of the existing results differ; None if they do not."""
     if before.command != now.command:
         return f"`fmct {before.command}`"
-    for what, source in now.sources.items():
-        there = before.sources.get(what)
+    for name, source in now.sources.items():
+        there = before.sources.get(name)
         if there is None or not there.is_same(source):
-            return f"the {what} {there}"
+            return f"the {name} {there}"
     return None
 
 

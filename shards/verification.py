@@ -53,13 +53,13 @@ def verify(
         infos.require_preprocessing(path, info.config_digest)
     except FmctError as error:
         problems.append(_problem(infos.PREPROCESSING_NAME, error))
-    found: dict[int, list[Problem]] = {}
+    by_shard: dict[int, list[Problem]] = {}
     done = 0
     for number, of_shard in unordered(partial(_check_shard, path, info), range(len(info.shards)), workers):
-        found[number] = of_shard
+        by_shard[number] = of_shard
         done += info.shards[number].volumes
         progress(done, info.volumes)
-    return problems + [problem for number in sorted(found) for problem in found[number]]
+    return problems + [problem for number in sorted(by_shard) for problem in by_shard[number]]
 
 
 def _problem(name: str, error: FmctError) -> Problem:

@@ -29,7 +29,7 @@ class Element(NamedTuple):
 
 def elements(data: bytes | bytearray) -> list[Element]:
     """The elements from the preamble to the pixel data, as far as they can be parsed."""
-    found = []
+    collected = []
     at = _PREAMBLE
     while at + 8 <= len(data):
         long = bytes(data[at + 4 : at + 6]) in _LONG_VRS
@@ -39,9 +39,9 @@ def elements(data: bytes | bytearray) -> list[Element]:
         end = value + length
         if end > len(data):
             break
-        found.append(Element(at, length_at, length_bytes, value, end))
+        collected.append(Element(at, length_at, length_bytes, value, end))
         at = end
-    return found
+    return collected
 
 
 def flip_bits(data: bytearray, random: np.random.Generator) -> bytearray:

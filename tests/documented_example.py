@@ -14,8 +14,8 @@ PACKAGES = ("shards", "preprocess", "fmct_hpc", "launch")
 
 def _shown(heading: str, language: str) -> list[tuple[str, str]]:
     """The section's blocks of a language: for each the path in its first line, and the rest."""
-    found = blocks(REPOSITORY / "docs/architecture.md", language, heading)
-    split = [block.split("\n", 1) for block in found]
+    shown = blocks(REPOSITORY / "docs/architecture.md", language, heading)
+    split = [block.split("\n", 1) for block in shown]
     return [(first.removeprefix("# "), rest) for first, rest in split]
 
 
@@ -49,9 +49,9 @@ class AppliedExample:
 
     def run(self, *arguments: str) -> str:
         """Run Python as `call`; returns its output, and requires exit code 0."""
-        done = self.call(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        result = self.call(*arguments)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout + result.stderr
 
     def lint(self) -> None:
         """Check that the added file is short, and that it and the changed files pass ruff."""

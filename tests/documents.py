@@ -54,8 +54,8 @@ def spans(document: Path) -> list[str]:
 
 
 def substituted(text: str, *tables: dict[str, str]) -> str:
-    for said, done in (pair for table in tables for pair in table.items()):
-        text = text.replace(said, done)
+    for original, replacement in (pair for table in tables for pair in table.items()):
+        text = text.replace(original, replacement)
     return text
 
 
@@ -66,7 +66,7 @@ def bash(script: str, folder: Path) -> str:
     fmct = programs / "fmct"
     fmct.write_text(f'#!/bin/sh\nexec {sys.executable} -m launch.cli "$@"\n')
     fmct.chmod(0o755)
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
         env={
@@ -80,5 +80,5 @@ def bash(script: str, folder: Path) -> str:
         text=True,
         timeout=500,
     )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    assert result.returncode == 0, result.stdout
+    return result.stdout

@@ -77,8 +77,8 @@ def made(folder: Path) -> Iterator[tuple[str, Golden]]:
 
 
 def _golden(voxels: np.ndarray, affine: np.ndarray) -> Golden:
-    found = hashlib.sha256(f"{voxels.shape}".encode() + voxels.astype("<i2").tobytes())
-    return Golden(found.hexdigest()[:16], tuple(np.round(affine[:3, 3], 3).tolist()))
+    digest = hashlib.sha256(f"{voxels.shape}".encode() + voxels.astype("<i2").tobytes())
+    return Golden(digest.hexdigest()[:16], tuple(np.round(affine[:3, 3], 3).tolist()))
 
 
 def _decoded(name: str, syntax: str, folder: Path) -> np.ndarray:

@@ -46,14 +46,14 @@ def declared(layer: str) -> Iterator[Requirement]:
 
 def closure(*layers: str) -> set[str]:
     """Canonical names of the distributions of the core and of these layers, with their dependencies."""
-    found: set[str] = set()
+    collected: set[str] = set()
     todo = [requirement for layer in ("", *layers) for requirement in declared(layer)]
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
-        if name in found:
+        if name in collected:
             continue
-        found.add(name)
+        collected.add(name)
         try:
             needed = map(Requirement, requires(requirement.name) or [])
         except PackageNotFoundError:  # DALI's CUDA libraries
@@ -62,7 +62,7 @@ def closure(*layers: str) -> set[str]:
         todo += [
             r for r in needed if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in extras)
         ]
-    return found
+    return collected
 
 
 def modules(distributions: set[str]) -> set[str]:

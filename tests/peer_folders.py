@@ -21,6 +21,6 @@ def dinov3(folder: Path) -> torch.nn.Module:
 
 def _saved(model: PreTrainedModel, folder: Path) -> torch.nn.Module:
     model.eval().save_pretrained(folder)
-    said = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    processor = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return model

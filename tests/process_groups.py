@@ -16,18 +16,18 @@ def group_is_gone(group: int) -> bool:
 
 def children_of(process: int) -> list[int]:
     """Child processes of a process, started by any of its threads."""
-    found: list[int] = []
+    collected: list[int] = []
     with suppress(OSError):
         for thread in Path(f"/proc/{process}/task").iterdir():
-            found += map(int, (thread / "children").read_text().split())
-    return found
+            collected += map(int, (thread / "children").read_text().split())
+    return collected
 
 
 def readers_of(process: int) -> list[int]:
     """The reader processes of a rank."""
-    found = []
+    collected = []
     for child in children_of(process):
         with suppress(OSError):
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
-    return found
+                collected.append(child)
+    return collected

@@ -90,23 +90,23 @@ def outcome(work: Callable[[], object], *, open_files: int | None = None) -> str
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        said = "died"
+        result = "died"
         try:
             _give_up_rights()
             if open_files is not None:
                 _leave_descriptors(open_files)
             work()
-            said = "done"
+            result = "done"
         except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
+            result = f"{type(error).__name__}: {error}"
         finally:
-            os.write(write, said.encode())
+            os.write(write, result.encode())
             os._exit(0)
     os.close(write)
     with os.fdopen(read) as stream:
-        said = stream.read()
+        result = stream.read()
     os.waitpid(child, 0)
-    return said
+    return result
 
 
 def _give_up_rights() -> None:

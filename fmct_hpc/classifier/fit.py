@@ -155,16 +155,16 @@ def _one(what: str, available: list[str], wanted: str | None) -> str:
 
 def _unit(config: SweepConfig, tasks: Sequence[str]) -> Unit:
     """The unit of the remaining cell, with the first seed and all tasks."""
-    found = units(config, tasks)
-    same = {(unit.layer, unit.pool, unit.fraction, unit.shots, unit.sample) for unit in found}
+    matching = units(config, tasks)
+    same = {(unit.layer, unit.pool, unit.fraction, unit.shots, unit.sample) for unit in matching}
     if len(same) > 1:
         raise FmctError(
             "the sweep has several layers, pools, samples or label budgets; choose one: layers=[-1] "
             "pools=[both] samples=[volume] fractions=[1.0] shots=[]"
         )
-    if METHODS[found[0].method].reads == "volumes" and len(tasks) > 1:
+    if METHODS[matching[0].method].reads == "volumes" and len(tasks) > 1:
         raise FmctError(f"fine-tuning has one encoder per task; choose one: --task {tasks[0]}")
-    return found[0].model_copy(update={"seeds": found[0].seeds[:1], "tasks": tuple(tasks)})
+    return matching[0].model_copy(update={"seeds": matching[0].seeds[:1], "tasks": tuple(tasks)})
 
 
 def _described(cell: Cell, problem: Problem, fitted: Fitted, config: SweepConfig) -> TaskRecord:

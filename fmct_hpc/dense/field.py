@@ -30,20 +30,20 @@ class Cells:
 
         Outside of the volume the mask is empty.
         """
-        found = planes.astype(np.float32)
+        averaged = planes.astype(np.float32)
         for axis in range(3):
-            found = _along(found, self._overlaps(axis), axis + 1)
-        return found
+            averaged = _along(averaged, self._overlaps(axis), axis + 1)
+        return averaged
 
     def probabilities(self, of_cells: NDArray[np.float32]) -> NDArray[np.float32]:
         """Interpolate the cells' values (C, *count) to the voxels' centres: float32 (C, D, H, W).
 
         Linear between cell centres, constant beyond the outermost ones, and 0 outside of the box.
         """
-        found = of_cells.astype(np.float32)
+        interpolated = of_cells.astype(np.float32)
         for axis in range(3):
-            found = _along(found, self._weights(axis), axis + 1)
-        return found
+            interpolated = _along(interpolated, self._weights(axis), axis + 1)
+        return interpolated
 
     def _overlaps(self, axis: int) -> NDArray[np.float32]:
         """(cells, voxels): the fraction of a cell that each voxel fills."""

@@ -59,8 +59,10 @@ class Fitted:
     @torch.no_grad()
     def __call__(self, row: int) -> NDArray[np.float32]:
         """Probabilities of each class in the cells of a volume: (C, D, H, W)."""
-        found: NDArray[np.float32] = self.head(self.tokens.read(np.array([row])))[0].sigmoid().cpu().numpy()
-        return found
+        probabilities: NDArray[np.float32] = (
+            self.head(self.tokens.read(np.array([row])))[0].sigmoid().cpu().numpy()
+        )
+        return probabilities
 
 
 def fit(
@@ -99,10 +101,10 @@ def fit(
             progress(number * config.steps + step + 1, len(config.learning_rates) * config.steps)
             if (step + 1) % config.check_every and step + 1 < config.steps:
                 continue
-            found = _validation_loss(head, tokens, targets, validation, config.batch)
-            if best is None or found < best[0]:
+            loss = _validation_loss(head, tokens, targets, validation, config.batch)
+            if best is None or loss < best[0]:
                 weights = {key: value.detach().clone() for key, value in head.state_dict().items()}
-                best = found, weights, {"learning_rate": rate, "step": float(step + 1)}
+                best = loss, weights, {"learning_rate": rate, "step": float(step + 1)}
     assert best is not None
     head.load_state_dict(best[1])
     return Fitted(head.eval(), tokens, best[2])

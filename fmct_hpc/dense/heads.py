@@ -23,8 +23,8 @@ class Linear(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, width) -> (B, C, D, H, W), cells along each axis."""
         (d, h, w), c = self.grid, self.cells
-        found = self.read_out(tokens).reshape(-1, d, h, w, self.classes, c, c, c)
-        return found.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(-1, self.classes, d * c, h * c, w * c)
+        logits = self.read_out(tokens).reshape(-1, d, h, w, self.classes, c, c, c)
+        return logits.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(-1, self.classes, d * c, h * c, w * c)
 
 
 class Convolution(nn.Module):

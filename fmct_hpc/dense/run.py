@@ -271,12 +271,12 @@ def _lacking(facts: dict[str, Any], number: int, tested: int | None) -> Reason |
 
 
 def _columns(figures: dict[str, Draws], confidence: float) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+    columns: dict[str, float | None] = {}
     for name, figure in figures.items():
         if not np.isnan(figure.value):
             own = figure.interval(confidence)
-            found |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high}
-    return found
+            columns |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high}
+    return columns
 
 
 def printed(table: pa.Table) -> str:

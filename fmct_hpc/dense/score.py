@@ -29,12 +29,13 @@ def thresholds(
     sums, counts = np.zeros((classes, len(THRESHOLDS))), np.zeros(classes, np.int64)
     for row in rows.tolist():
         truth = cohort.truth(row)
-        found = cells[row].probabilities(predict(row))
+        probabilities = cells[row].probabilities(predict(row))
         for number in range(classes):
             size = int(truth[number].sum())
             if size:
                 all_above, true_above = (
-                    _above(values) for values in (found[number].ravel(), found[number][truth[number]])
+                    _above(values)
+                    for values in (probabilities[number].ravel(), probabilities[number][truth[number]])
                 )
                 sums[number] += 2 * true_above / np.maximum(all_above + size, 1)
                 counts[number] += 1
@@ -51,8 +52,8 @@ def _above(probabilities: NDArray[np.float32]) -> FloatArray:
 
 def predicted(predict: OfCells, cells: tuple[Cells, ...], row: int, at: FloatArray) -> NDArray[np.bool_]:
     """The masks (C, D, H, W) of a volume at thresholds (C,)."""
-    found = cells[row].probabilities(predict(row))
-    return np.asarray(found >= at.astype(np.float32)[:, None, None, None])
+    probabilities = cells[row].probabilities(predict(row))
+    return np.asarray(probabilities >= at.astype(np.float32)[:, None, None, None])
 
 
 def scored(
@@ -68,7 +69,7 @@ def scored(
     `dice_ceiling`: Dice of the cells' true shares, interpolated as the output of a head and thresholded at
     0.5. Classes without a threshold are left out.
     """
-    found: list[dict[str, Any]] = []
+    scores: list[dict[str, Any]] = []
     for row in rows.tolist():
         truth = cohort.truth(row)
         masks = predicted(predict, cells, row, at)
@@ -81,5 +82,7 @@ def scored(
             sizes = int(truth[number].sum()) + int(ceiling[number].sum())
             common = int((truth[number] & ceiling[number]).sum())
             best = 2 * common / sizes if own.truth_ml else np.nan
-            found.append({"key": str(cohort.keys[row]), "class": name, **own._asdict(), "dice_ceiling": best})
-    return found
+            scores.append(
+                {"key": str(cohort.keys[row]), "class": name, **own._asdict(), "dice_ceiling": best}
+            )
+    return scores

@@ -68,17 +68,17 @@ class Source:
 
     def extracted(self) -> FeatureStore:
         """The store; FmctError if features are missing, since array tasks must not write the same store."""
-        found = held(
+        store = held(
             self.config.features / self.spec.name,
             self.encoder.digest,
             self.cohort.volumes.info.digest,
             self.encoder.poolings,
         )
-        if found is None:
+        if store is None:
             raise FmctError(
                 f"{self.config.features / self.spec.name}: not extracted yet; run with --extract -1 first"
             )
-        return found
+        return store
 
     def places(self, store: FeatureStore) -> NDArray[np.int64]:
         """The store's row of each volume of the cohort."""
@@ -89,12 +89,12 @@ class Source:
     def cells(self) -> tuple[Cells, ...]:
         """The cells of each volume of the cohort."""
         count = tuple(edge * self.config.cells for edge in self.grid)
-        found = []
+        cells_ = []
         for row in self.cohort.rows.tolist():
             volume = self.cohort.volumes.read(row)
             first, edges = self.encoder.field(volume, self.cohort.volumes.info.spacing_mm)
-            found.append(Cells(first, edges, count, volume.shape))  # type: ignore[arg-type]
-        return tuple(found)
+            cells_.append(Cells(first, edges, count, volume.shape))  # type: ignore[arg-type]
+        return tuple(cells_)
 
     @cached_property
     def targets(self) -> NDArray[np.uint8]:
@@ -102,5 +102,5 @@ class Source:
 
         One byte per cell: 3.3 GB for 100,000 volumes of one class and 32³ cells.
         """
-        found = [cells.shares(self.cohort.truth(row)) for row, cells in enumerate(self.cells)]
-        return np.stack([np.rint(shares * ONE_SHARE).astype(np.uint8) for shares in found])
+        targets_ = [cells.shares(self.cohort.truth(row)) for row, cells in enumerate(self.cells)]
+        return np.stack([np.rint(shares * ONE_SHARE).astype(np.uint8) for shares in targets_])

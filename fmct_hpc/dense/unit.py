@@ -113,12 +113,12 @@ def compute(
     rows: list[dict[str, Any]] = []
     examples: list[Example] = []
     for split, tested in cohort.tests().items():
-        found = scored(fitted, source.cells, cohort, tested, at, config.tolerance_mm)
-        rows += [{**unit.row(), "split": split, **row} for row in found]
+        scores = scored(fitted, source.cells, cohort, tested, at, config.tolerance_mm)
+        rows += [{**unit.row(), "split": split, **row} for row in scores]
         if not examples:
             examples = [
                 example(cohort, row, predicted(fitted, source.cells, row, at)[number], number)
-                for number, row in _typical(found, cohort.keys, cohort.classes)
+                for number, row in _typical(scores, cohort.keys, cohort.classes)
             ]
     facts = {
         "chosen": fitted.chosen,
@@ -145,13 +145,13 @@ class _Ordered:
 
 
 def _typical(
-    found: list[dict[str, Any]], keys: NDArray[np.str_], classes: tuple[str, ...]
+    rows: list[dict[str, Any]], keys: NDArray[np.str_], classes: tuple[str, ...]
 ) -> list[tuple[int, int]]:
     """For each class, its number and the row of the volume with the (lower) median Dice."""
     row_of = {key: row for row, key in enumerate(keys.tolist())}
     typical = []
     for number, name in enumerate(classes):
-        own = sorted((r["dice"], r["key"]) for r in found if r["class"] == name and r["truth_ml"] > 0)
+        own = sorted((r["dice"], r["key"]) for r in rows if r["class"] == name and r["truth_ml"] > 0)
         if own:
             typical.append((number, row_of[own[(len(own) - 1) // 2][1]]))
     return typical

@@ -54,8 +54,8 @@ def _by_volumes(dataset: Dataset, volumes: int) -> Iterator[range]:
 def _by_studies(dataset: Dataset, volumes: int) -> Iterator[list[int]]:
     """Yield rows of whole studies, with at least `volumes` volumes each, except the last."""
     held: list[int] = []
-    found = studies_of(dataset.index)
-    for rows in (*found.rows.values(), *found.torn.values()):
+    studies = studies_of(dataset.index)
+    for rows in (*studies.rows.values(), *studies.torn.values()):
         held += rows.tolist()
         if len(held) >= volumes:
             yield held

@@ -225,11 +225,11 @@ def _of_dataset(dataset: Dataset, number: int) -> Scan:
 
 
 def _reader() -> Reader:
-    found = list(entry_points(group=GROUP))
-    if not found:
+    installed = list(entry_points(group=GROUP))
+    if not installed:
         raise FmctError(
             "no reader of DICOM or NIfTI is installed; install fmct-hpc[preprocess], or use a shard dataset"
         )
     with named_layers():
-        reader: Reader = found[0].load()
+        reader: Reader = installed[0].load()
     return reader

@@ -143,10 +143,10 @@ class FeatureTable:
         file = self._files[number]
         if self._map is not None or not file.is_file():
             return False
-        found = pq.read_table(file, columns=["key", "reason"])
-        keys = found["key"].drop_null().to_pylist()
+        table = pq.read_table(file, columns=["key", "reason"])
+        keys = table["key"].drop_null().to_pylist()
         there = all(inside(self._out, f"{key}.safetensors").is_file() for key in keys)
-        return there and found["reason"].null_count == found.num_rows
+        return there and table["reason"].null_count == table.num_rows
 
     def _make(self, number: int) -> None:
         rows: list[dict[str, Any]] = []
@@ -163,8 +163,8 @@ class FeatureTable:
     def _rows(self, piece: Piece) -> Iterator[dict[str, Any]]:
         model, info = self._loaded
         scans = read_scans(piece.path, info, self._key_file, piece.rows)
-        found = of_scans(scans, model.to(self._device).eval(), info, self._batch, self._device)
-        for scan in of_path(piece.number, piece.path, found):
+        features = of_scans(scans, model.to(self._device).eval(), info, self._batch, self._device)
+        for scan in of_path(piece.number, piece.path, features):
             write_scan(scan, self._out)
             of_scan = {name: getattr(scan, name) for name in ("key", "cls", "mean", "flags")}
             keys = {"study_key": scan.study_key, "patient_key": scan.patient_key}

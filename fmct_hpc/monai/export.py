@@ -34,8 +34,8 @@ class Maps(nn.Module):
 
     def forward(self, views: Tensor) -> tuple[Tensor, ...]:
         """(B, C, D, H, W) to (B, width, d, h, w) each, from shallow to deep."""
-        found = self.encoder.at_blocks(views, self.numbers)
-        patches = (tokens[:, self.encoder.prefix :].transpose(1, 2) for tokens in found)
+        blocks = self.encoder.at_blocks(views, self.numbers)
+        patches = (tokens[:, self.encoder.prefix :].transpose(1, 2) for tokens in blocks)
         return tuple(one.unflatten(2, self.encoder.grid) for one in patches)
 
 
@@ -81,8 +81,8 @@ def export_monai(source: Path, out: Path) -> str:
 @torch.no_grad()
 def _difference(folder: Path, maps: Maps, views: Tensor) -> float:
     backbone = load_module(folder).Backbone(folder)
-    found, expected = backbone(views), maps(views)
-    return max(float((one - other).abs().max()) for one, other in zip(found, expected, strict=True))
+    actual, expected = backbone(views), maps(views)
+    return max(float((one - other).abs().max()) for one, other in zip(actual, expected, strict=True))
 
 
 def load_module(folder: Path) -> Any:

@@ -101,9 +101,9 @@ class Unetr(nn.Module):
     def forward(self, views: Tensor) -> Tensor:
         """(B, channels, D, H, W) to logits (B, classes, D, H, W)."""
         shallow, middle, deep = self.backbone(views)
-        found = self.up_to_middle(deep, self.middle(middle))
-        found = self.up_to_shallow(found, self.shallow(shallow))
-        found = F.interpolate(found, views.shape[2:], mode="trilinear", align_corners=False)
-        joined = self.join(torch.cat([found, self.image(views)], dim=1))
+        decoded = self.up_to_middle(deep, self.middle(middle))
+        decoded = self.up_to_shallow(decoded, self.shallow(shallow))
+        decoded = F.interpolate(decoded, views.shape[2:], mode="trilinear", align_corners=False)
+        joined = self.join(torch.cat([decoded, self.image(views)], dim=1))
         logits: Tensor = self.out(joined)
         return logits

@@ -81,15 +81,15 @@ class CtFm(Peer):
     settings = CtFmSettings
     weights = "model.safetensors of project-lighter/ct_fm_feature_extractor or ct_fm_segresnet"
 
-    def __init__(self, module: Tunable, given: CtFmSettings) -> None:
-        super().__init__(module, given)
-        self._given = given
+    def __init__(self, module: Tunable, settings: CtFmSettings) -> None:
+        super().__init__(module, settings)
+        self._given = settings
 
     @classmethod
-    def open(cls, weights: Path | None, seed: int | None, given: CtFmSettings) -> "CtFm":
+    def open(cls, weights: Path | None, seed: int | None, settings: CtFmSettings) -> "CtFm":
         """From a published file, or with random weights from a seed, the authors' baseline."""
         network = loaded_or_drawn(cls.name, network_of, weights, seed, PREFIX, IGNORED)
-        return cls(CtFmTokens(network), given)
+        return cls(CtFmTokens(network), settings)
 
     @classmethod
     def facts(cls, weights: Path | None) -> Facts:
@@ -106,11 +106,11 @@ class CtFm(Peer):
 
         Resampled, cropped to the bounding box of values above 0 HU (if any), and padded with -1024 HU.
         """
-        given = self._given
+        settings = self._given
         turned = as_tensor(volume).flip(1, 2)
-        grid = resampled(turned, spacing_mm, given.spacing_mm)
-        head = fitted(grid[foreground(grid.numpy())], given.size, AIR_HU)
-        return torch.cat([scaled(head, *limits) for limits in given.ranges_hu])[None]
+        grid = resampled(turned, spacing_mm, settings.spacing_mm)
+        head = fitted(grid[foreground(grid.numpy())], settings.size, AIR_HU)
+        return torch.cat([scaled(head, *limits) for limits in settings.ranges_hu])[None]
 
 
 def network_of() -> nn.Module:

@@ -47,11 +47,11 @@ class Merlin(Peer):
     weights = "the .pt file of stanfordmimi/Merlin on Hugging Face, or a .safetensors of its tensors"
 
     @classmethod
-    def open(cls, weights: Path | None, seed: int | None, given: Settings) -> "Merlin":
+    def open(cls, weights: Path | None, seed: int | None, settings: Settings) -> "Merlin":
         """From a published checkpoint (with or without text encoder), or random weights from a seed."""
         network = loaded_or_drawn(cls.name, network_of, weights, seed, PREFIX, IGNORED)
         module: Tunable = MerlinTokens(network, EXPANSION * WIDTHS[-1])
-        return cls(module, given)
+        return cls(module, settings)
 
     @classmethod
     def facts(cls, weights: Path | None) -> Facts:

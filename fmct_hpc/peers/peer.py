@@ -62,12 +62,12 @@ class Peer(Encoder):
     weights: ClassVar[str]
     """Description of the expected `weights`; empty without published ones."""
 
-    def __init__(self, module: Tunable, given: Settings) -> None:
+    def __init__(self, module: Tunable, settings: Settings) -> None:
         self.module = module
-        self.digest = weights_digest(module, f"{self.name} {given.model_dump_json()}")
+        self.digest = weights_digest(module, f"{self.name} {settings.model_dump_json()}")
 
     @classmethod
-    def open(cls, weights: Path | None, seed: int | None, given: Any) -> "Peer":
+    def open(cls, weights: Path | None, seed: int | None, settings: Any) -> "Peer":
         """Load from a file or folder, or, with a seed, build the architecture with random weights.
 
         Raises FmctError for files that do not match, and if a library is missing.

@@ -30,6 +30,6 @@ def open_peer(peer: str, weights: Path | None, seed: int | None, arguments: dict
     """The encoder in evaluation mode, from files or, with a seed, with random weights; raises FmctError."""
     if weights is not None and not weights.exists():
         raise FmctError(f"{weights}: not found; peer {peer} requires {PEERS[peer].weights}")
-    found = PEERS[peer].open(weights, seed, settings_of(peer, arguments))
-    found.module.eval()
-    return found
+    model = PEERS[peer].open(weights, seed, settings_of(peer, arguments))
+    model.module.eval()
+    return model

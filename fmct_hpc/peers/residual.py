@@ -74,20 +74,20 @@ class ResNet50(Peer):
     settings = WindowedField
     weights = "a state dict of MONAI's resnet50, or none with `untrained`"
 
-    def __init__(self, module: Tunable, given: WindowedField) -> None:
-        super().__init__(module, given)
-        self._given = given
+    def __init__(self, module: Tunable, settings: WindowedField) -> None:
+        super().__init__(module, settings)
+        self._given = settings
 
     @classmethod
-    def open(cls, weights: Path | None, seed: int | None, given: WindowedField) -> "ResNet50":
+    def open(cls, weights: Path | None, seed: int | None, settings: WindowedField) -> "ResNet50":
         """Random from a seed, or a state dict of `monai.networks.nets.resnet50(feed_forward=False)`."""
 
         def build() -> nn.Module:
             # Strides of 2 along all axes, as in MONAI's pretrained ResNets (`ResNetFeatures`).
-            return bottlenecks([3, 4, 6, 3], len(given.windows), (7, 7, 7), (2, 2, 2))
+            return bottlenecks([3, 4, 6, 3], len(settings.windows), (7, 7, 7), (2, 2, 2))
 
         network = loaded_or_drawn(cls.name, build, weights, seed, "module.", ("fc.",))
-        return cls(ResidualTokens(network, EXPANSION * WIDTHS[-1]), given)
+        return cls(ResidualTokens(network, EXPANSION * WIDTHS[-1]), settings)
 
     @classmethod
     def facts(cls, weights: Path | None) -> Facts:

@@ -66,9 +66,9 @@ class SliceTokens(Tunable):
 
     def layer_of(self, name: str) -> int:
         """0 for the embedding; the last norm is grouped with the head."""
-        found = _LAYER.search(name)
-        if found:
-            return int(found[1]) + 1
+        match = _LAYER.search(name)
+        if match:
+            return int(match[1]) + 1
         return self.depth + 1 if "norm" in name else 0
 
 
@@ -79,12 +79,12 @@ class Slices(Peer):
     settings = SlicesSettings
     weights = "a folder with config.json, model.safetensors and preprocessor_config.json"
 
-    def __init__(self, module: Tunable, given: SlicesSettings) -> None:
-        super().__init__(module, given)
-        self._given = given
+    def __init__(self, module: Tunable, settings: SlicesSettings) -> None:
+        super().__init__(module, settings)
+        self._given = settings
 
     @classmethod
-    def open(cls, weights: Path | None, seed: int | None, given: SlicesSettings) -> "Slices":
+    def open(cls, weights: Path | None, seed: int | None, settings: SlicesSettings) -> "Slices":
         """Load from such a folder; with a seed, only the architecture in config.json, with random weights.
 
         No code of the folder is run, and no network is accessed. Raises FmctError for an unsupported model
@@ -93,7 +93,7 @@ class Slices(Peer):
         if weights is None:
             raise FmctError(f"peer {cls.name}: requires `weights`, {cls.weights}")
         kind, patch = _described(weights)
-        _, height, width = edges(given.view_size)
+        _, height, width = edges(settings.view_size)
         if height % patch or width % patch:
             raise FmctError(
                 f"peer {cls.name}: slices of {height} x {width} are not multiples of the patch size {patch} "
@@ -107,7 +107,7 @@ class Slices(Peer):
         if config.model_type != kind:
             raise FmctError(f"{weights}: model_type is {config.model_type}; expected {kind}")
         mean, std = (_statistics(weights, key) for key in ("image_mean", "image_std"))
-        return cls(SliceTokens(network, config.hidden_size, config.num_hidden_layers, mean, std), given)
+        return cls(SliceTokens(network, config.hidden_size, config.num_hidden_layers, mean, std), settings)
 
     @classmethod
     def facts(cls, weights: Path | None) -> Facts:

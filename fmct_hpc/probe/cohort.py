@@ -106,9 +106,9 @@ class Cohort:
 
 def tested_rows(splits: NDArray[np.str_]) -> dict[str, NDArray[np.int64]]:
     """Rows of each non-empty test set, by its name in tables: `id`, `ood` and `ood:NAME`."""
-    found = {"id": np.flatnonzero(splits == "test")}
-    found |= {name: np.flatnonzero(splits == name) for name in np.unique(splits).tolist() if is_ood(name)}
-    return {name: rows for name, rows in found.items() if len(rows)}
+    by_split = {"id": np.flatnonzero(splits == "test")}
+    by_split |= {name: np.flatnonzero(splits == name) for name in np.unique(splits).tolist() if is_ood(name)}
+    return {name: rows for name, rows in by_split.items() if len(rows)}
 
 
 def is_tested(splits: NDArray[np.str_]) -> NDArray[np.bool_]:

@@ -52,12 +52,12 @@ def pooled(tokens: Tensor, prefix: int, pools: Sequence[str]) -> Tensor:
     pools: any of cls (the CLS token), mean and max (of the patch tokens), in this order.
     """
     patches = tokens[:, prefix:]
-    found = {
+    by_pool = {
         "cls": lambda: tokens[:, 0],
         "mean": lambda: patches.mean(dim=1),
         "max": lambda: patches.amax(dim=1),
     }
-    return torch.cat([found[pool]() for pool in pools], dim=1)
+    return torch.cat([by_pool[pool]() for pool in pools], dim=1)
 
 
 @dataclass(frozen=True)

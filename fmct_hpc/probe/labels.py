@@ -122,9 +122,9 @@ class LabelTable:
         log.info(
             "%d of %d volumes have labels; %d labelled studies", len(rows), len(places), len(self._place)
         )
-        found = places[rows]
-        splits = None if self._splits is None else self._splits[found]
-        return Joined(rows, self._values[found], self._times[found], splits)
+        joined = places[rows]
+        splits = None if self._splits is None else self._splits[joined]
+        return Joined(rows, self._values[joined], self._times[joined], splits)
 
 
 def _require_a_row_a_study(path: Path, studies: list[str | None]) -> None:

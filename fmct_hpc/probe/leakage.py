@@ -58,20 +58,20 @@ def check_leakage(
     or `unknown_allowed`.
     """
     seen = None if pretraining is None else sum(not pretraining.isdisjoint(of) for of in tested.values())
-    found = Leakage(encoder=encoder, tested=len(tested), pretrained=seen)
+    leakage = Leakage(encoder=encoder, tested=len(tested), pretrained=seen)
     if seen and not allowed:
         raise FmctError(
-            f"{found}, which biases the results; test on other patients, or set "
+            f"{leakage}, which biases the results; test on other patients, or set "
             "allow_pretraining_patients=true to report it with the results"
         )
     if seen is None and not (allowed or unknown_allowed):
         raise FmctError(
-            f"{found}; set the encoder's `pretraining` (that dataset, or its manifest.parquet), or set "
+            f"{leakage}; set the encoder's `pretraining` (that dataset, or its manifest.parquet), or set "
             "allow_unknown_pretraining=true to report it with the results"
         )
     if seen != 0:
-        log.warning("LEAKAGE: %s", found)
-    return found
+        log.warning("LEAKAGE: %s", leakage)
+    return leakage
 
 
 def pretraining_patients(weights: Path) -> frozenset[str] | None:
@@ -95,8 +95,8 @@ def pretraining_patients(weights: Path) -> frozenset[str] | None:
     if first is None or patients is None:
         return patients
     starts = filter(None, (_of_digest(place, last.start_digest) for place in _places(first, run)))
-    found = next(starts, None)
-    earlier = pretraining_patients(found) if found else None
+    start = next(starts, None)
+    earlier = pretraining_patients(start) if start else None
     return None if earlier is None else patients | earlier
 
 

@@ -36,9 +36,9 @@ def linear(
         if ready is None or ready[0] != unlabelled:
             scaling = Scaling.over(features, problems[group[0]].unlabelled)
             ready = unlabelled, scaling, torch.from_numpy(scaling(features))
-        for i, found in zip(group, _train(*ready[1:], [problems[i] for i in group], config), strict=True):
-            fitted[i] = found
-    return [found for found in fitted if found is not None]
+        for i, solution in zip(group, _train(*ready[1:], [problems[i] for i in group], config), strict=True):
+            fitted[i] = solution
+    return [solution for solution in fitted if solution is not None]
 
 
 def _train(scaling: Scaling, x: Tensor, problems: Sequence[Problem], config: LinearConfig) -> list[Fitted]:

@@ -38,9 +38,9 @@ def logistic(
         x = torch.from_numpy(scaling(features))
         for part in _together([problems[i] for i in group]):
             chosen = [problems[group[i]] for i in part]
-            for i, found in zip(part, _fit_and_choose(x, scaling, chosen, config.strengths), strict=True):
-                fitted[group[i]] = found
-    return [found for found in fitted if found is not None]
+            for i, solution in zip(part, _fit_and_choose(x, scaling, chosen, config.strengths), strict=True):
+                fitted[group[i]] = solution
+    return [solution for solution in fitted if solution is not None]
 
 
 def _together(problems: Sequence[Problem]) -> list[list[int]]:

@@ -96,11 +96,11 @@ def _votes(
     votes = np.empty((len(counts), len(queries), *labels.shape[1:]))
     for start in range(0, len(queries), ROWS_AT_ONCE):
         part = queries[start : start + ROWS_AT_ONCE]
-        similar, who = (part @ voting.T).topk(max(counts), dim=1)
+        similar, nearest = (part @ voting.T).topk(max(counts), dim=1)
         # A common factor against overflow; it cancels in the shares.
         weights = torch.exp((similar - similar[:, :1]).double() / temperature)
         weights = weights.reshape(*weights.shape, *(1 for _ in labels.shape[1:]))
-        positive, every = (weights * labels[who].double()).cumsum(dim=1), weights.cumsum(dim=1)
+        positive, every = (weights * labels[nearest].double()).cumsum(dim=1), weights.cumsum(dim=1)
         for place, count in enumerate(counts):
             shares = positive[:, count - 1] / every[:, count - 1]
             votes[place, start : start + len(part)] = shares.numpy()

@@ -73,21 +73,23 @@ def of_sample(cohort: Cohort, index: pa.Table, sample: Sample) -> Cohort:
             len(torn),
             torn[0],
         )
-    found = [
+    selected = [
         np.array([labelled[row] for row in rows.tolist()], np.int64)
         for rows in studies.rows.values()
         if int(rows[0]) in labelled
     ]
-    if not found:
+    if not selected:
         raise FmctError(f"sample {sample}: all {len(torn)} labelled studies have several Patient IDs")
-    found.sort(key=lambda volumes: int(volumes[0]))
-    best = np.array([volumes[0] for volumes in found], np.int64)
+    selected.sort(key=lambda volumes: int(volumes[0]))
+    best = np.array([volumes[0] for volumes in selected], np.int64)
     members = None
     if sample == "study":
-        volumes = np.concatenate(found)
+        volumes = np.concatenate(selected)
         numbers = {role: number for number, role in enumerate(ROLES)}
         roles = study_roles(index).roles[cohort.rows[volumes]].tolist()
-        members = Members(volumes, np.array([numbers[role] for role in roles]), np.array([*map(len, found)]))
+        members = Members(
+            volumes, np.array([numbers[role] for role in roles]), np.array([*map(len, selected)])
+        )
     of_volumes = ("rows", "keys", "patient_keys", "values", "times")
     own = {name: getattr(cohort, name)[best] for name in of_volumes}
     own["splits"] = None if cohort.splits is None else cohort.splits[best]

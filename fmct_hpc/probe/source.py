@@ -91,10 +91,10 @@ class Source:
 
     def vectors(self, layer: int, pool: Pool) -> NDArray[np.float32]:
         """Features of the cohort's volumes, or pooled over the series of its studies, (N, width)."""
-        found = self.store.vectors(layer, pool)[self.places]
+        pooled = self.store.vectors(layer, pool)[self.places]
         if self.studies is None:
-            return found
-        return over_series(self.studies[1].reading(found), self.config.series_pool)
+            return pooled
+        return over_series(self.studies[1].reading(pooled), self.config.series_pool)
 
     def in_store(self, problem: Problem) -> Problem:
         """The same problem with row numbers of the store, so that tokens need not be copied to memory."""

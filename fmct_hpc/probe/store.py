@@ -251,16 +251,16 @@ def held(
     Raises RefusedError if the files cannot be accessed.
     """
     try:
-        found = FeatureStore.open(out)
-        folder = out / found.info.request.digest[:8]
-        sizes = all((folder / name).stat().st_size == facts.bytes for name, facts in found.info.files.items())
+        store = FeatureStore.open(out)
+        folder = out / store.info.request.digest[:8]
+        sizes = all((folder / name).stat().st_size == facts.bytes for name, facts in store.info.files.items())
     except (FmctError, OSError) as error:
         raise_refusal(error, out)
         return None
-    request = found.info.request
+    request = store.info.request
     wanted = (encoder_digest, dataset_digest, poolings)
     same = (request.encoder_digest, request.dataset_digest, request.poolings) == wanted
-    return found if same and sizes else None
+    return store if same and sizes else None
 
 
 def collect(

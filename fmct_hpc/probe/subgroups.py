@@ -120,13 +120,13 @@ def _results(predictions: pa.Table) -> Iterator[tuple[dict[str, Any], NDArray[np
 
 def _facts(index: pa.Table) -> dict[str, NDArray[np.str_]]:
     """The group of each volume for each acquisition attribute."""
-    found = {name: np.asarray(index[name].to_pylist(), np.str_) for name in NAMED}
+    facts = {name: np.asarray(index[name].to_pylist(), np.str_) for name in NAMED}
     for name, bounds in BANDS.items():
         values = index[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
         ends = [f"{bound:g}" for bound in bounds]
         names = [f"below {ends[0]}", f"{ends[0]} to {ends[1]}", f"{ends[1]} and more"]
-        found[name] = np.where(np.isnan(values), "unknown", np.array(names)[np.digitize(values, bounds)])
-    return found
+        facts[name] = np.where(np.isnan(values), "unknown", np.array(names)[np.digitize(values, bounds)])
+    return facts
 
 
 def _of_site(path: Path, studies: Sequence[str]) -> dict[str, NDArray[np.str_]]:
@@ -142,7 +142,7 @@ def _of_site(path: Path, studies: Sequence[str]) -> dict[str, NDArray[np.str_]]:
     place = {key: row for row, key in enumerate(table[STUDY_COLUMN].to_pylist())}
     if not place.keys() & set(studies):
         raise FmctError(f"{path}: none of its studies is in the dataset; both need the same key file")
-    found = {}
+    groups = {}
     for name in columns:
         if not pa.types.is_string(table[name].type):
             raise FmctError(f"{path}: column {name} is not text; use groups such as 40-59 for ages")
@@ -150,8 +150,8 @@ def _of_site(path: Path, studies: Sequence[str]) -> dict[str, NDArray[np.str_]]:
         if len(set(column)) > MAX_GROUPS:
             raise FmctError(f"{path}: column {name} has {len(set(column))} groups, {MAX_GROUPS} at most")
         values = [column[place[study]] if study in place else None for study in studies]
-        found[name] = np.array([value or "unknown" for value in values], np.str_)
-    return found
+        groups[name] = np.array([value or "unknown" for value in values], np.str_)
+    return groups
 
 
 def _rows(

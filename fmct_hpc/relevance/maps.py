@@ -150,7 +150,7 @@ class Explainer:
         roles: tuple[str, ...],
     ) -> dict[tuple[str, str], NDArray[np.float32]]:
         """Maps by label and method, (S, d, h, w) for the S scans of a sample."""
-        found = {}
+        maps = {}
         patches = int(np.prod(shape))
         for task, readings in self.readings.items():
             # For labels with classes, the reading of the predicted class.
@@ -158,8 +158,8 @@ class Explainer:
             inputs = MethodInput(self.model, views, kept, self.layer, reading.of_series(roles))
             for method in self.methods:
                 values = on_grid(METHODS[method](inputs), kept, patches)
-                found[task, method] = values.unflatten(1, shape).float().cpu().numpy()
-        return found
+                maps[task, method] = values.unflatten(1, shape).float().cpu().numpy()
+        return maps
 
 
 def _class(answer: Answer) -> int:

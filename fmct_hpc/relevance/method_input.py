@@ -24,8 +24,8 @@ class MethodInput:
     def tokens(self, views: Tensor) -> Tensor:
         """Tokens of views (B * S, C, D, H, W), encoding the patches `kept`: (B * S, prefix + n, width)."""
         kept = None if self.kept is None else self.kept.repeat(len(views) // len(self.kept), 1)
-        (found,) = self.model.at_blocks(views, [self.layer], kept)
-        return found
+        (encoded,) = self.model.at_blocks(views, [self.layer], kept)
+        return encoded
 
     def logits(self, views: Tensor) -> Tensor:
         """The head's logits, (B,)."""

@@ -50,8 +50,8 @@ class PatchGrid:
         return padded[np.ix_(*numbers)]
 
     def _patch_of_index(self, index: NDArray[np.float64]) -> NDArray[np.int64]:
-        found = np.stack([self._along(axis, index[:, axis]) for axis in range(3)], axis=1)
-        return np.where((found < 0).any(axis=1, keepdims=True), -1, found)
+        patches = np.stack([self._along(axis, index[:, axis]) for axis in range(3)], axis=1)
+        return np.where((patches < 0).any(axis=1, keepdims=True), -1, patches)
 
     def _along(self, axis: int, places: NDArray[np.float64]) -> NDArray[np.int64]:
         count = self.shape[axis]

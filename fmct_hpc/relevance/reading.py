@@ -63,27 +63,27 @@ class Reading:
         deviations = [
             (row * (tokens - mean)).sum(dim=1) for row, mean in zip(weights, self.mean, strict=True)
         ]
-        found = (torch.stack(deviations, dim=1) * self.scale * self.readout).sum(dim=(1, 2))
+        logits_ = (torch.stack(deviations, dim=1) * self.scale * self.readout).sum(dim=(1, 2))
         if self.together is not None:
-            found = found.unflatten(0, (-1, self.together.series)).sum(dim=1)
-        return found + self.bias
+            logits_ = logits_.unflatten(0, (-1, self.together.series)).sum(dim=1)
+        return logits_ + self.bias
 
     def _weights(self, number: int, tokens: Tensor) -> Tensor:
         row, patches = self.rows[number], tokens[:, self.prefix :]
-        found = torch.zeros_like(tokens[:, :, :1])
+        weights = torch.zeros_like(tokens[:, :, :1])
         if isinstance(row, Tensor):
             products = ((patches - self.mean[number]) * self.scale[number]) @ row
             joined = self.together
             own = products.softmax(dim=1) if joined is None else joined.softmax(products, row)
-            return torch.cat([found[:, : self.prefix], own.unsqueeze(-1)], dim=1)
+            return torch.cat([weights[:, : self.prefix], own.unsqueeze(-1)], dim=1)
         if row == "cls":
-            found[:, 0] = 1
+            weights[:, 0] = 1
         elif row == "mean":
-            found[:, self.prefix :] = 1 / patches.shape[1]
+            weights[:, self.prefix :] = 1 / patches.shape[1]
         else:
-            found = torch.zeros_like(tokens)
-            found.scatter_(1, self.prefix + patches.argmax(dim=1, keepdim=True), 1.0)
-        return found
+            weights = torch.zeros_like(tokens)
+            weights.scatter_(1, self.prefix + patches.argmax(dim=1, keepdim=True), 1.0)
+        return weights
 
 
 def readings_of(

@@ -50,8 +50,8 @@ class SeriesCombination:
         """Shares of the series in each row: pooled vectors (B * S, rows, width) -> same, or (B * S, 1, 1)."""
         studies = vectors.unflatten(0, (-1, self.series))
         if self.pool == "max":
-            found = torch.zeros_like(studies)
-            return found.scatter_(1, studies.argmax(dim=1, keepdim=True), 1.0).flatten(0, 1)
+            weights = torch.zeros_like(studies)
+            return weights.scatter_(1, studies.argmax(dim=1, keepdim=True), 1.0).flatten(0, 1)
         if self.pool == "attention":
             assert self.looks is not None
             assert self.embedding is not None

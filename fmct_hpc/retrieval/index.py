@@ -66,18 +66,18 @@ class Index:
     def probes(self, number: int) -> None:
         self._index.nprobe = number
 
-    def nearest(self, asked: NDArray[np.float32], count: int) -> tuple[IntArray, NDArray[np.float32]]:
+    def nearest(self, queries: NDArray[np.float32], count: int) -> tuple[IntArray, NDArray[np.float32]]:
         """For each query in asked (B, width), of length 1, up to `count` volumes, the nearest first.
 
         Returns numbers (B, count), -1 if the searched lists have fewer, and exact cosines, -inf there.
         """
-        _, found = self._index.search(asked, min(count, len(self._stored)))
-        found = np.asarray(found, np.int64)
-        cosines = self._cosines(asked, found)
+        _, rows = self._index.search(queries, min(count, len(self._stored)))
+        rows = np.asarray(rows, np.int64)
+        cosines = self._cosines(queries, rows)
         order = np.argsort(-cosines, axis=1, kind="stable")
-        return np.take_along_axis(found, order, axis=1), np.take_along_axis(cosines, order, axis=1)
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
-    def _cosines(self, asked: NDArray[np.float32], found: IntArray) -> NDArray[np.float32]:
+    def _cosines(self, queries: NDArray[np.float32], found: IntArray) -> NDArray[np.float32]:
         """Cosines of pairs (B, count), in one pass over the features."""
         flat = found.ravel()
         cosines = np.full(flat.shape, -np.inf, np.float32)
@@ -88,7 +88,7 @@ class Index:
             for start in range(begin, end, GATHERED):
                 own = pairs[start : min(start + GATHERED, end)]
                 theirs = batch[flat[own] - first]
-                cosines[own] = np.einsum("ij,ij->i", asked[own // found.shape[1]], theirs)
+                cosines[own] = np.einsum("ij,ij->i", queries[own // found.shape[1]], theirs)
         return cosines.reshape(found.shape)
 
 
@@ -102,8 +102,8 @@ def _drawn(volumes: int, count: int) -> IntArray:
 
 def recall_of(index: Index, stored: StoredFeatures, candidates: int, questions: int = 64) -> float:
     """Mean share of the `NEAREST` true nearest neighbours among the index's first, for sampled queries."""
-    asked = stored.unit(_drawn(len(stored), questions))
-    found = index.nearest(asked, candidates)[0][:, :NEAREST]
-    nearest, _ = nearest_of(stored.batches(), asked, NEAREST)
-    shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, nearest, strict=True)]
+    queries = stored.unit(_drawn(len(stored), questions))
+    approximate = index.nearest(queries, candidates)[0][:, :NEAREST]
+    nearest, _ = nearest_of(stored.batches(), queries, NEAREST)
+    shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(approximate, nearest, strict=True)]
     return float(np.mean(shares))

@@ -111,10 +111,10 @@ def _of_rankings(
     depth = known.sum(axis=1)
     most = np.minimum(relevant, depth)
     precision = (hits / np.maximum(place, 1) * right).sum(axis=1) / np.maximum(most, 1)
-    found = np.stack([(right & (place <= k)).any(axis=1) for k in KS], axis=1)
+    hit = np.stack([(right & (place <= k)).any(axis=1) for k in KS], axis=1)
     chance = [_expected_precision(volumes, relevant, depth)]
     chance += [_expected_recall(volumes, relevant, k) for k in KS]
-    return Asked(patients, precision, found, np.stack(chance, axis=1))
+    return Asked(patients, precision, hit, np.stack(chance, axis=1))
 
 
 def _expected_precision(volumes: IntArray, relevant: IntArray, depth: IntArray) -> FloatArray:
@@ -149,18 +149,18 @@ def _joined(parts: Sequence[Asked]) -> Asked:
     )
 
 
-def _columns(asked: Asked) -> tuple[NDArray[np.generic], ...]:
-    return asked.patients, asked.precision, asked.found, asked.by_chance
+def _columns(evaluated: Asked) -> tuple[NDArray[np.generic], ...]:
+    return evaluated.patients, evaluated.precision, evaluated.found, evaluated.by_chance
 
 
-def drawn(asked: Asked, resamples: int) -> Iterator[Draws]:
+def drawn(evaluated: Asked, resamples: int) -> Iterator[Draws]:
     """Mean average precision and recall at each of `KS`, on all asking patients and on resamples of them.
 
     The volumes among which they look stay the same; all of a patient's questions are drawn together.
     """
-    numbered = np.unique(asked.patients, return_inverse=True)[1]
+    numbered = np.unique(evaluated.patients, return_inverse=True)[1]
     count = int(numbered.max(initial=-1)) + 1
-    columns = np.column_stack([asked.precision, asked.found])
+    columns = np.column_stack([evaluated.precision, evaluated.found])
     sums = np.stack([np.bincount(numbered, column, count) for column in columns.T], axis=1)
     asking = np.bincount(numbered, minlength=count)
     blocks = [

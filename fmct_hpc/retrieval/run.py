@@ -98,10 +98,10 @@ def _tests(cohort: Cohort) -> dict[str, IntArray]:
     """Rows of the cohort by test set; raises FmctError if there are none."""
     if cohort.splits is None:
         return {"id": np.arange(len(cohort.keys))}
-    found = tested_rows(cohort.splits)
-    if not found:
+    tests = tested_rows(cohort.splits)
+    if not tests:
         raise FmctError("no labelled patient is in a test set")
-    return found
+    return tests
 
 
 def _rows(
@@ -117,20 +117,20 @@ def _rows(
     rows = []
     classes = [number for number, task in enumerate(cohort.tasks) if task in cohort.specs]
     asked_all = evaluate_queries(search, patients, labels, classes)
-    for task, own, asked in zip(cohort.tasks, labels.T, asked_all, strict=True):
+    for task, own, evaluated in zip(cohort.tasks, labels.T, asked_all, strict=True):
         row: dict[str, object] = {
             "task": task,
             "n": int((~np.isnan(own)).sum()),
             "positives": None if task in cohort.specs else int((own == 1).sum()),
-            "asked": len(asked.patients),
-            "patients": len(np.unique(asked.patients)),
+            "asked": len(evaluated.patients),
+            "patients": len(np.unique(evaluated.patients)),
             **_described(search),
         }
-        if not len(asked.patients):
+        if not len(evaluated.patients):
             rows.append({**row, "reason": "no two patients with the label"})
             continue
-        chances = asked.by_chance.mean(axis=0)
-        for name, figure, chance in zip(FIGURES, drawn(asked, config.bootstrap), chances, strict=True):
+        chances = evaluated.by_chance.mean(axis=0)
+        for name, figure, chance in zip(FIGURES, drawn(evaluated, config.bootstrap), chances, strict=True):
             interval = figure.interval(config.confidence)
             row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
             row[f"{name}_by_chance"] = float(chance)

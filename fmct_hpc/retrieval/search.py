@@ -53,16 +53,16 @@ class Search:
         if self._index is None:
             self._whole = self._stored.whole()
 
-    def nearest(self, asked: NDArray[np.float32]) -> tuple[IntArray, NDArray[np.float32]]:
+    def nearest(self, queries: NDArray[np.float32]) -> tuple[IntArray, NDArray[np.float32]]:
         """For each query in asked (B, width), of length 1, up to `depth` volumes, the nearest first.
 
         Returns numbers (B, depth), -1 if an index finds fewer, and exact cosines, -inf there.
         """
         if self._index is not None:
-            numbers, cosines = self._index.nearest(asked, self._fetched)
+            numbers, cosines = self._index.nearest(queries, self._fetched)
             return numbers[:, : self.depth], cosines[:, : self.depth]
         batches: Iterable[tuple[int, NDArray[np.float32]]] = self._stored.batches()
-        return nearest_of(batches if self._whole is None else [(0, self._whole)], asked, self.depth)
+        return nearest_of(batches if self._whole is None else [(0, self._whole)], queries, self.depth)
 
     def ranked(self, rows: IntArray) -> IntArray:
         """Numbers of the volumes nearest to each of `rows`: (B, depth)."""
@@ -126,13 +126,13 @@ def neighbours(
     """
     stored = StoredFeatures.of(store, -1, "both").standardised_over(np.arange(len(store)))
     search = search_for(stored, len(features), count, config or SearchConfig())
-    asked, found = stored.directions(features), []
-    for start in range(0, len(asked), search.at_once):
-        numbers, cosines = search.nearest(asked[start : start + search.at_once])
+    queries, blocks = stored.directions(features), []
+    for start in range(0, len(queries), search.at_once):
+        numbers, cosines = search.nearest(queries[start : start + search.at_once])
         for rows, own in zip(numbers.tolist(), cosines.tolist(), strict=True):
             pairs = [(row, cosine) for row, cosine in zip(rows, own, strict=True) if row >= 0]
-            found.append([_neighbour(store, *pair) for pair in pairs])
-    return found
+            blocks.append([_neighbour(store, *pair) for pair in pairs])
+    return blocks
 
 
 def _neighbour(store: FeatureStore, row: int, cosine: float) -> Neighbour:

@@ -71,10 +71,10 @@ class StoredFeatures:
 
     def whole(self) -> NDArray[np.float32]:
         """`unit` of all volumes: 4 bytes per volume and channel, and one batch."""
-        found = np.empty((len(self), self.width), np.float32)
+        vectors = np.empty((len(self), self.width), np.float32)
         for first, batch in self.batches():
-            found[first : first + len(batch)] = batch
-        return found
+            vectors[first : first + len(batch)] = batch
+        return vectors
 
     def _read(self, places: IntArray) -> NDArray[np.float32]:
         return np.concatenate([array[places] for array in self.arrays], axis=1)

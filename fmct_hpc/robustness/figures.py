@@ -128,12 +128,12 @@ def printed(table: pa.Table) -> str:
     """The metric at each severity, one line per task, classifier, test set and change."""
     lines: dict[tuple[Any, ...], list[str]] = {}
     for row in table.to_pylist():
-        what = f"{row['task']:<18} {row['encoder']:<12} {row['method']:<10} {row['pool'] or '':<5}"
+        cell = f"{row['task']:<18} {row['encoder']:<12} {row['method']:<10} {row['pool'] or '':<5}"
         if row["reason"]:
-            lines[what, row["split"]] = [f"{what} {row['reason']}"]
+            lines[cell, row["split"]] = [f"{cell} {row['reason']}"]
             continue
-        place = (what, row["layer"], row["split"], row["change"])
-        head = f"{what} {row['split']:<4} {CHANGES[row['change']].what}, {row['unit']}: {row['figure']}"
+        place = (cell, row["layer"], row["split"], row["change"])
+        head = f"{cell} {row['split']:<4} {CHANGES[row['change']].what}, {row['unit']}: {row['figure']}"
         text = f"{row['severity']:g} {row['value']:.3f}"
         if row["severity"]:
             text += (

@@ -82,7 +82,7 @@ def write_scores(
     ]
     wanted = np.unique(np.concatenate([rows for of_judge in tests for rows in of_judge]))
     layers = sorted({classifier.layer % encoder.depth for classifier in group.classifiers})
-    found: list[list[NDArray[np.float64] | None]] = [[None] * len(folds) for folds in tests]
+    scores: list[list[NDArray[np.float64] | None]] = [[None] * len(folds) for folds in tests]
     workers, done = 1 if device.type == "cpu" else usable_cores(), 0
     for images in inputs_of(encoder, dataset, cohort.rows[wanted], config.batch, workers):
         batch = wanted[done : done + len(images)]
@@ -90,24 +90,24 @@ def write_scores(
         outputs = _outputs(encoder, group.rounded, images.to(device, non_blocking=True), layers)
         read: dict[tuple[int, tuple[str, ...]], NDArray[np.floating]] = {}
         for number, classifier in enumerate(group.classifiers):
-            what = classifier.layer % encoder.depth, classifier.pools
-            if what not in read:
-                read[what] = _read(outputs[layers.index(what[0])], encoder.prefix, classifier.pools)
+            cell = classifier.layer % encoder.depth, classifier.pools
+            if cell not in read:
+                read[cell] = _read(outputs[layers.index(cell[0])], encoder.prefix, classifier.pools)
             for fold, rows in enumerate(tests[number]):
                 inside = np.isin(batch, rows)
                 if not inside.any():
                     continue
-                predicted = heads[number][fold].predicted(read[what][inside], classifier.cell.kind)
+                predicted = heads[number][fold].predicted(read[cell][inside], classifier.cell.kind)
                 predicted = predicted.reshape(len(predicted), -1)
-                own = found[number][fold]
+                own = scores[number][fold]
                 if own is None:
-                    own = found[number][fold] = np.full((len(rows), predicted.shape[1]), np.nan)
+                    own = scores[number][fold] = np.full((len(rows), predicted.shape[1]), np.nan)
                 order = np.argsort(rows)
                 own[order[np.searchsorted(rows[order], batch[inside])]] = predicted
         progress(len(batch))
     tables = [
         pa.table({"judge": np.full(len(rows), number), "row": rows, "said": own.tolist()}).cast(SCHEMA)
-        for number, (folds, of_judge) in enumerate(zip(tests, found, strict=True))
+        for number, (folds, of_judge) in enumerate(zip(tests, scores, strict=True))
         for rows, own in zip(folds, of_judge, strict=True)
         if own is not None
     ]
@@ -147,11 +147,11 @@ def read_scores(path: Path, group: ClassifierGroup) -> Scores:
         raise_refusal(error, path)
         raise FmctError(f"{path}: missing or damaged; remove it, and run the same command again") from None
     classifiers, rows = table["judge"].to_numpy(), table["row"].to_numpy()
-    found = []
+    scores = []
     for number, classifier in enumerate(group.classifiers):
         own = np.flatnonzero(classifiers == number)
         tested = np.concatenate([classifier.tests(fold) for fold in range(len(classifier.cell.folds))])
         if not np.array_equal(rows[own], tested):
             raise FmctError(f"{path}: from other volumes; remove it, and run the same command again")
-        found.append(np.array(table["said"].take(own).to_pylist(), np.float64).reshape(len(own), -1))
-    return found
+        scores.append(np.array(table["said"].take(own).to_pylist(), np.float64).reshape(len(own), -1))
+    return scores

@@ -163,8 +163,8 @@ def newest(run: Path) -> tuple[Path, Manifest] | None:
                 raise
             damaged.append(str(error))
             continue
-        for what in damaged:
-            log.warning("%s", what)
+        for damage in damaged:
+            log.warning("%s", damage)
         if damaged:
             log.warning("resuming from %s instead", path)
         return path, manifest

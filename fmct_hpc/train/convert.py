@@ -47,19 +47,19 @@ def convert_weights(
     require_folder(out)
     state = _read(source, _DICTIONARY[network])
     try:
-        found = from_reference(state, heads, decoder_heads)
+        converted = from_reference(state, heads, decoder_heads)
     except FmctError as error:
         raise FmctError(f"{source}: {error}") from None
-    _require_fit(source, found)
-    if found.channels not in _WINDOWS:
-        raise FmctError(f"{source}: {found.channels} channels; the reference has 1 or 3 windows")
+    _require_fit(source, converted)
+    if converted.channels not in _WINDOWS:
+        raise FmctError(f"{source}: {converted.channels} channels; the reference has 1 or 3 windows")
     info = EncoderInfo(
         step=0,
-        model=found.model,
+        model=converted.model,
         data=DataConfig.model_validate(
             {
-                **{"path": "", "windows": _WINDOWS[found.channels]},
-                **{"view_size": found.view_size, "field": "squeezed"},
+                **{"path": "", "windows": _WINDOWS[converted.channels]},
+                **{"view_size": converted.view_size, "field": "squeezed"},
             }
         ),
         spacing_mm=(1.0, 1.0, 1.0),
@@ -69,12 +69,12 @@ def convert_weights(
     _require_same_origin(out, info.origin)
     for part in _PARTS:
         (out / f"{part}.safetensors").unlink(missing_ok=True)
-    if found.part:
-        weights = {n: t for n, t in found.weights.items() if not n.startswith("encoder.")}
-        write_bytes(out / f"{found.part}.safetensors", save(weights))
-    write_encoder(out, found.weights, info)
-    beside = f" with its {found.part}" if found.part else ""
-    return f"{out / 'encoder.safetensors'}: the reference's {network}{beside}, {_describe(found)}"
+    if converted.part:
+        weights = {n: t for n, t in converted.weights.items() if not n.startswith("encoder.")}
+        write_bytes(out / f"{converted.part}.safetensors", save(weights))
+    write_encoder(out, converted.weights, info)
+    beside = f" with its {converted.part}" if converted.part else ""
+    return f"{out / 'encoder.safetensors'}: the reference's {network}{beside}, {_describe(converted)}"
 
 
 def _require_same_origin(out: Path, origin: str) -> None:
@@ -104,8 +104,8 @@ def _to_reference(source: Path, out: Path) -> str:
     require_file(out, source, source.with_suffix(".json"), *beside)
     encoder, info = load_encoder(source)
     weights = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    found: list[Part] = [part for part in _PARTS if source.with_name(f"{part}.safetensors").is_file()]
-    part = found[0] if found else ""
+    parts: list[Part] = [part for part in _PARTS if source.with_name(f"{part}.safetensors").is_file()]
+    part = parts[0] if parts else ""
     if part:
         weights |= load_file(source.with_name(f"{part}.safetensors"))
     network = Network(info.model, len(info.data.windows), info.data.view_size, part, weights)

@@ -29,16 +29,16 @@ def require_deepspeed_keys(config: TrainConfig) -> None:
     from fmct_hpc.train.engine import deepspeed_settings
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    given = _Noted({**deepspeed_settings(config, 1), "train_micro_batch_size_per_gpu": 1})
+    noted = _Noted({**deepspeed_settings(config, 1), "train_micro_batch_size_per_gpu": 1})
     try:
-        DeepSpeedConfig(given)
+        DeepSpeedConfig(noted)
     except ValidationError as error:
         raise FmctError(_refused(error, over)) from None
     except Exception as error:  # DeepSpeed raises many types for invalid values
-        _require_types(over, given, _WHERE)
+        _require_types(over, noted, _WHERE)
         raise FmctError(f"{_WHERE}: DeepSpeed rejects it: {' '.join(str(error).split())}") from None
-    _require_known(over, given, _WHERE)
-    _require_types(over, given, _WHERE)
+    _require_known(over, noted, _WHERE)
+    _require_types(over, noted, _WHERE)
 
 
 class _Noted(dict[str, Any]):
@@ -73,19 +73,19 @@ class _Noted(dict[str, Any]):
         return self
 
 
-def _require_known(over: dict[str, Any], given: _Noted, where: str) -> None:
+def _require_known(over: dict[str, Any], noted: _Noted, where: str) -> None:
     for key, value in over.items():
-        if key not in given.lookups:
-            raise FmctError(f"{where}: DeepSpeed has no key {key}{_guess(key, list(given.lookups))}")
-        if isinstance(value, dict) and given[key].lookups:  # else a model parsed the section
-            _require_known(value, given[key], f"{where}.{key}")
+        if key not in noted.lookups:
+            raise FmctError(f"{where}: DeepSpeed has no key {key}{_guess(key, list(noted.lookups))}")
+        if isinstance(value, dict) and noted[key].lookups:  # else a model parsed the section
+            _require_known(value, noted[key], f"{where}.{key}")
 
 
-def _require_types(over: dict[str, Any], given: _Noted, where: str) -> None:
+def _require_types(over: dict[str, Any], noted: _Noted, where: str) -> None:
     for key, value in over.items():
-        default = given.lookups.get(key)
+        default = noted.lookups.get(key)
         if isinstance(value, dict):
-            _require_types(value, given[key], f"{where}.{key}")
+            _require_types(value, noted[key], f"{where}.{key}")
         elif not _is_like(value, default):
             raise FmctError(f"{where}.{key}: expected a value like {default!r}, not {value!r}")
 

@@ -204,8 +204,8 @@ def load_encoder(path: Path | str) -> tuple[Backbone, EncoderInfo]:
         encoder.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise_refusal(error, path)
-        what = f"not an encoder that matches {path.stem}.json ({type(error).__name__})"
-        raise FmctError(f"{path}: {what}") from None
+        problem = f"not an encoder that matches {path.stem}.json ({type(error).__name__})"
+        raise FmctError(f"{path}: {problem}") from None
     return encoder.eval(), info
 
 

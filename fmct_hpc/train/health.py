@@ -50,17 +50,19 @@ class Health:
 
         Raises UnhealthyRunError with health.not_finite=stop, or after more than health.max_skipped steps.
         """
-        what = f"step {step}: loss or gradient is not finite, nothing was updated; {source}"
+        message = f"step {step}: loss or gradient is not finite, nothing was updated; {source}"
         if self._limits.not_finite == "stop":
             raise UnhealthyRunError(
-                f"{what}; check these volumes, lower optim.base_lr, or set health.not_finite=skip"
+                f"{message}; check these volumes, lower optim.base_lr, or set health.not_finite=skip"
             )
         self._skipped += 1
         if self._skipped > self._limits.max_skipped:
             raise UnhealthyRunError(
-                f"{what}; more skipped steps than health.max_skipped={self._limits.max_skipped}"
+                f"{message}; more skipped steps than health.max_skipped={self._limits.max_skipped}"
             )
-        log.log(self._level, "%s; skipped, %d of at most %d", what, self._skipped, self._limits.max_skipped)
+        log.log(
+            self._level, "%s; skipped, %d of at most %d", message, self._skipped, self._limits.max_skipped
+        )
 
     def step(self, step: int, figures: dict[str, float]) -> None:
         """Look for collapse in the figures of step `step`; a sign must persist for `patience` steps.
@@ -97,10 +99,10 @@ class Health:
         return sorted(lasting, key=lambda alarm: (alarm.first, alarm.sign))
 
     def _alarm(self, step: int, sign: Sign) -> None:
-        what = f"step {step}: for {self.lasting[sign.what]} steps {sign.what}: the features collapse"
+        message = f"step {step}: for {self.lasting[sign.what]} steps {sign.what}: the features collapse"
         if self._limits.collapse == "stop":
-            raise UnhealthyRunError(f"{what}; restart with {sign.remedy}; health.collapse=warn only warns")
-        log.log(self._level, "%s; if it lasts, restart with %s", what, sign.remedy)
+            raise UnhealthyRunError(f"{message}; restart with {sign.remedy}; health.collapse=warn only warns")
+        log.log(self._level, "%s; if it lasts, restart with %s", message, sign.remedy)
 
     def _signs(self, figures: Mapping[str, float]) -> list[Sign]:
         """The signs whose figures this objective has."""

@@ -63,10 +63,10 @@ class LearningAlarm:
                 continue
             now = ", ".join(f"{name} {self._mean(name):.3g}" for name in shown.sign.needs)
             remedy = shown.sign.remedy(self._config)
-            what = f"step {step}: since step {shown.first} {shown.sign.what} ({now}); {remedy}"
+            message = f"step {step}: since step {shown.first} {shown.sign.what} ({now}); {remedy}"
             if self._limits.collapse == "stop":
-                raise UnhealthyRunError(f"{what}; health.collapse=warn only warns")
-            log.log(self._level, "%s", what)
+                raise UnhealthyRunError(f"{message}; health.collapse=warn only warns")
+            log.log(self._level, "%s", message)
 
     def resume(self, rows: Iterable[Mapping[str, float]]) -> None:
         """Replay the steps of a run's metrics.jsonl, or what `judged` keeps of them, without warnings."""

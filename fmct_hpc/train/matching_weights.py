@@ -31,8 +31,8 @@ def matching_weights(source: Source, config: TrainConfig, student: Student) -> S
         ours, theirs = built.get(name), weights.get(name)
         if ours is None or theirs is None or ours.shape != theirs.shape:
             shapes = [None if t is None else tuple(t.shape) for t in (theirs, ours)]
-            what = f"{name} has shape {shapes[0]}, this run's configuration needs {shapes[1]}"
-            raise FmctError(f"{source.description}: {what}")
+            problem = f"{name} has shape {shapes[0]}, this run's configuration needs {shapes[1]}"
+            raise FmctError(f"{source.description}: {problem}")
     kept = Targets(config).state_dict() if config.objective.distils else {}
     same = _same_heads(config, common, parts_of(source.weights))
     targets = {

@@ -90,11 +90,11 @@ def preflight(config: TrainConfig, run: Path, world_size: int) -> ResumePoint:
     require_folder(run)
     dataset = require_possible(config, run, world_size)
     require_deepspeed_keys(config)
-    found = newest(run)
-    if found is None:
+    checkpoint = newest(run)
+    if checkpoint is None:
         return ResumePoint(None, _beginning(config, run))
-    require_same(config, dataset, *found)
-    return ResumePoint(found, found[1].beginning)
+    require_same(config, dataset, *checkpoint)
+    return ResumePoint(checkpoint, checkpoint[1].beginning)
 
 
 def _beginning(config: TrainConfig, run: Path) -> InitialWeights | None:
@@ -166,12 +166,12 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
 
     with ExitStack() as held, Watchdog(run, rank, 60 * config.run.hang_minutes) as watchdog:
         on_first_rank(lambda: held.enter_context(writing(run, "fmct train")))
-        found, beginning = on_first_rank(lambda: preflight(config, run, world_size))
-        if found:
-            on_first_rank(lambda: set_damaged_aside(run, found[1].step))
+        checkpoint, beginning = on_first_rank(lambda: preflight(config, run, world_size))
+        if checkpoint:
+            on_first_rank(lambda: set_damaged_aside(run, checkpoint[1].step))
         on_first_rank(lambda: _write_configuration(config, run))
         facts, hosts = DataFacts.of(dataset), together(socket.gethostname)
-        step, device = found[1].step if found else 0, rank_info.device_name()
+        step, device = checkpoint[1].step if checkpoint else 0, rank_info.device_name()
         digest = beginning.digest if beginning else None
         attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step, device, digest))
         last = min(until or config.run.steps, config.run.steps)
@@ -179,9 +179,9 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
         flag = AbortFlag(attempt.began.isoformat(), rank_info, note)
         with stop_on_signal(end) as stop, flag, ExitStack() as opened:
             try:
-                training = Training(config, rank_info, None if found else beginning)
-                if found:
-                    path, manifest = found
+                training = Training(config, rank_info, None if checkpoint else beginning)
+                if checkpoint:
+                    path, manifest = checkpoint
                     training.state.load(parts(path, manifest), manifest.updates)
                     _warn_of_changes(config, manifest, world_size)
                 if warning := too_many_epochs(config, len(dataset)):
@@ -257,15 +257,15 @@ def _require_same_data(config: TrainConfig, path: Path, before: DataFacts, now: 
     same = ("content_digest", "shards_digest", "spacing_mm")
     if all(getattr(now, fact) == getattr(before, fact) for fact in same):
         return
-    what = "other volumes"
+    difference = "other volumes"
     if now.spacing_mm != before.spacing_mm:
-        what = f"volumes of spacing {now.spacing_mm} mm, not {before.spacing_mm}"
+        difference = f"volumes of spacing {now.spacing_mm} mm, not {before.spacing_mm}"
     elif now.preprocess_digest != before.preprocess_digest:
-        what = "volumes of another preprocessing configuration"
+        difference = "volumes of another preprocessing configuration"
     elif now.content_digest == before.content_digest:
-        what = "the same volumes in shards of other sizes, which changes their order"
+        difference = "the same volumes in shards of other sizes, which changes their order"
     raise FmctError(
-        f"{config.data.path}: {what}; set data.path to the dataset that {path} was trained on, or name "
+        f"{config.data.path}: {difference}; set data.path to the dataset that {path} was trained on, or name "
         "another run folder"
     )
 
@@ -281,8 +281,8 @@ def _warn_of_changes(config: TrainConfig, manifest: Manifest, world_size: int) -
         earlier = TrainConfig.from_record(manifest.configuration).accumulation(manifest.world_size)
         compared = [config.run.batch // count for count in (config.accumulation(world_size), earlier)]
         if compared[0] != compared[1]:
-            what = f"{' and '.join(comparing)}: {compared[0]} volumes are compared at once"
-            log.warning("%s, %d before: the loss differs", what, compared[1])
+            message = f"{' and '.join(comparing)}: {compared[0]} volumes are compared at once"
+            log.warning("%s, %d before: the loss differs", message, compared[1])
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -79,6 +79,6 @@ def _write(whole: "Benchmark", collect: bool) -> None:
     page = write_page(whole.out)
     echo(str(summary))
     echo(f"{page}: opens in any browser; {page.with_suffix('.md')}: the same in Markdown")
-    done = summary.datasets.values()
-    if all(one.done == one.units and one.refused == one.results for one in done):
+    datasets = summary.datasets.values()
+    if all(one.done == one.units and one.refused == one.results for one in datasets):
         raise FmctError(f"{whole.out}: no result has a figure; reasons are on the page")

@@ -77,8 +77,8 @@ def segment(
         return
     with progress("segment") as update:
         if share is not None:
-            done = whole.run_share(*Share.parse(share), update)
-            echo(f"share {share}: {done} units are done; the command without --share writes the tables")
+            result = whole.run_share(*Share.parse(share), update)
+            echo(f"share {share}: {result} units are done; the command without --share writes the tables")
             return
         results = whole.run(update)
     echo(printed(results))

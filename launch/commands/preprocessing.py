@@ -231,8 +231,8 @@ def labels(
     from preprocess.labels import key_labels
     from shards.label_kinds import LabelKinds
 
-    given = load(LabelKinds, None, [f"kinds={kinds}"] if kinds else []).kinds
-    echo(f"{out}: {key_labels(table, key_file, out, format, catalog, mapping, parts, given)}")
+    label_kinds = load(LabelKinds, None, [f"kinds={kinds}"] if kinds else []).kinds
+    echo(f"{out}: {key_labels(table, key_file, out, format, catalog, mapping, parts, label_kinds)}")
 
 
 def trace(

@@ -46,8 +46,8 @@ def doctor(
     if run:
         sections.append((f"run {run}", check_run(run)))
     if secret:
-        found = (run_check(file.name, partial(is_secret, file)) for file in secret)
-        sections.append(("secrets", found))
+        secrets = (run_check(file.name, partial(is_secret, file)) for file in secret)
+        sections.append(("secrets", secrets))
     faults = show(sections)
     echo(f"{faults} {'fault' if faults == 1 else 'faults'} found" if faults else "no faults found")
     raise typer.Exit(1 if faults else 0)

@@ -88,15 +88,15 @@ def verify(dataset: DatasetFolder, workers: Workers = 1) -> None:
 
     with progress("verify") as update:
         problems = verify(dataset, update, workers)
-    found = []
+    damage = []
     for what, some in (
         ("damaged", [problem for problem in problems if not isinstance(problem, Unread)]),
         ("unreadable", [problem for problem in problems if isinstance(problem, Unread)]),
     ):
         if some:
-            found.append(f"{len(some)} {what}: " + "; ".join(map(str, some)))
-    if found:
-        raise FmctError(f"{dataset}: " + "; ".join(found))
+            damage.append(f"{len(some)} {what}: " + "; ".join(map(str, some)))
+    if damage:
+        raise FmctError(f"{dataset}: " + "; ".join(damage))
     echo(f"{dataset}: verified, all digests match")
 
 

@@ -62,8 +62,8 @@ def features(
     partial = "" if written.done == written.parts else f" ({written.done} of {written.parts} parts)"
     echo(f"{out}: features of {written.scans} scans of {written.paths} paths{partial}")
     if written.flags:
-        found = ", ".join(f"{count} {flag}" for flag, count in written.flags.most_common())
-        echo(f"flagged scans: {found}")
+        flags = ", ".join(f"{count} {flag}" for flag, count in written.flags.most_common())
+        echo(f"flagged scans: {flags}")
     if written.refused:
         if not collect:
             raise FmctError("\n".join(written.refused))

@@ -82,17 +82,17 @@ def _geometry(dataset: Dataset) -> str | Problem:
     shapes = pc.list_flatten(dataset.index["shape"]).to_numpy().reshape(-1, 3)
     smallest, *_, largest = sorted(np.median(shapes, axis=0) * spacing)
     grid = " × ".join(f"{edge:g}" for edge in spacing)
-    found = f"{grid} mm voxels, the median volume's edges {smallest:.0f} to {largest:.0f} mm"
+    summary = f"{grid} mm voxels, the median volume's edges {smallest:.0f} to {largest:.0f} mm"
     low, high = PLAUSIBLE_SPACING_MM
     if not (low <= spacing.min() and spacing.max() <= high):
         return fault(
-            f"{found}: implausible spacing for head CT", "check grid.spacing_mm, then preprocess again"
+            f"{summary}: implausible spacing for head CT", "check grid.spacing_mm, then preprocess again"
         )
     if smallest < PLAUSIBLE_HEAD_MM[0] or largest > PLAUSIBLE_HEAD_MM[1]:
         return note(
-            f"{found}: implausible size for heads", "inspect a volume: fmct shards dump writes it as NIfTI"
+            f"{summary}: implausible size for heads", "inspect a volume: fmct shards dump writes it as NIfTI"
         )
-    return found
+    return summary
 
 
 def one_batch(data: DataConfig, volumes: int, device: str) -> str:

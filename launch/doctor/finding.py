@@ -43,13 +43,13 @@ def fault(message: str, remedy: str) -> Problem:
 def run_check(name: str, check: Callable[[], str | Problem]) -> Finding:
     """Run one check, which returns a string if it found no problem; an exception does not end the others."""
     try:
-        found = check()
+        summary = check()
     except FmctError as error:  # its message contains the remedy
         return Finding(name, "fault", str(error))
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         return Finding(name, "fault", message, "this operation fails here, and so will stages that need it")
-    return Finding(name, *(("ok", found) if isinstance(found, str) else found))
+    return Finding(name, *(("ok", summary) if isinstance(summary, str) else summary))
 
 
 _STYLES: dict[Level, str] = {"ok": "green", "note": "yellow", "fault": "bold red"}
@@ -63,18 +63,18 @@ def show(sections: Iterable[tuple[str, Iterable[Finding]]]) -> int:
     console = Console(highlight=False)
     faults = 0
     for title, findings in sections:
-        found = []
+        shown = []
         if not console.is_terminal:
             for finding in findings:
-                found.append(finding)
+                shown.append(finding)
                 how = "; fix: " if finding.level == "fault" else "; "
                 remedy = how + finding.remedy if finding.remedy else ""
                 echo(f"{finding.level:5} {title}: {finding.name}: {finding.message}{remedy}")
         else:
             with console.status(f"{title} ..."):
-                found = list(findings)
-            console.print(_table(title, found))
-        faults += sum(finding.level == "fault" for finding in found)
+                shown = list(findings)
+            console.print(_table(title, shown))
+        faults += sum(finding.level == "fault" for finding in shown)
     return faults
 
 

@@ -79,10 +79,10 @@ def checks() -> dict[str, Callable[[], str | Problem]]:
 
 
 def _python() -> str | Problem:
-    found = ".".join(map(str, sys.version_info[:3]))
+    installed = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < MIN_PYTHON:
-        return fault(f"{found}, 3.11 or newer is needed", "make the environment with a newer python3")
-    return f"{found} in {sys.prefix}"
+        return fault(f"{installed}, 3.11 or newer is needed", "make the environment with a newer python3")
+    return f"{installed} in {sys.prefix}"
 
 
 def _packages() -> str | Problem:
@@ -157,11 +157,11 @@ def _gpu() -> str | Problem:
     driver, build = _driver(), torch.version.cuda
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
-        found = f"{torch.cuda.device_count()} × {', '.join(sorted(names))}, driver {driver}, CUDA {build}"
+        summary = f"{torch.cuda.device_count()} × {', '.join(sorted(names))}, driver {driver}, CUDA {build}"
         nccl = ".".join(map(str, torch.cuda.nccl.version()))
         if not torch.cuda.is_bf16_supported(including_emulation=False):
-            return note(f"{found}, NCCL {nccl}: no bfloat16", "train with engine.precision=fp32")
-        return f"{found}, NCCL {nccl}"
+            return note(f"{summary}, NCCL {nccl}: no bfloat16", "train with engine.precision=fp32")
+        return f"{summary}, NCCL {nccl}"
     if driver and build is None:
         return fault(
             f"driver {driver} is installed, but PyTorch {torch.__version__} is built for CPUs",
@@ -250,43 +250,43 @@ def _record(voxels: np.ndarray) -> VolumeRecord:
 
 
 def _compiler() -> str | Problem:
-    found = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
-    return found or note("none: only engine.compile needs one", "install g++ to use engine.compile")
+    compiler = shutil.which(os.environ.get("CXX", "")) or shutil.which("g++") or shutil.which("clang++")
+    return compiler or note("none: only engine.compile needs one", "install g++ to use engine.compile")
 
 
 def _shared_memory() -> str | Problem:
     free = shutil.disk_usage("/dev/shm").free
-    found = f"{free / 1e9:.1f} GB free in /dev/shm"
+    summary = f"{free / 1e9:.1f} GB free in /dev/shm"
     if free < MIN_SHARED_BYTES:
         return fault(
-            f"{found}: with several GPUs NCCL exchanges data there, and fails or is killed by SIGBUS",
+            f"{summary}: with several GPUs NCCL exchanges data there, and fails or is killed by SIGBUS",
             "mount it larger (containers: --shm-size=1g); not needed with one GPU or none",
         )
-    return found
+    return summary
 
 
 def _limits() -> str | Problem:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = f"{soft} open files"
+    limit = f"{soft} open files"
     if soft != resource.RLIM_INFINITY and soft < MIN_OPEN_FILES:
         how = f"ulimit -n {min(hard, 65536) if hard > 0 else 65536} in the site file's setup"
         if 0 < hard < MIN_OPEN_FILES:
             how = f"the hard limit is {hard}: have an administrator raise it (limits.conf, LimitNOFILE)"
-        return fault(f"{found}, at least {MIN_OPEN_FILES} are needed", how)
+        return fault(f"{limit}, at least {MIN_OPEN_FILES} are needed", how)
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if _has_gpu() and locked != resource.RLIM_INFINITY:
         return note(
-            f"{found}; {locked // 1024} KiB of locked memory",
+            f"{limit}; {locked // 1024} KiB of locked memory",
             "with InfiniBand: ulimit -l unlimited; otherwise none",
         )
-    return found
+    return limit
 
 
 def _locale() -> str | Problem:
-    found = locale.getpreferredencoding(False)
-    if found.lower().replace("-", "") != "utf8" or sys.getfilesystemencoding() != "utf-8":
+    encoding = locale.getpreferredencoding(False)
+    if encoding.lower().replace("-", "") != "utf8" or sys.getfilesystemencoding() != "utf-8":
         return fault(
-            f"text is read as {found}, but recipes, labels and file names may have other characters",
+            f"text is read as {encoding}, but recipes, labels and file names may have other characters",
             "export LC_ALL=C.UTF-8 (in the site file's setup too), or PYTHONUTF8=1",
         )
     return "UTF-8"

@@ -36,15 +36,15 @@ def check_run(run: Path) -> Iterator[Finding]:
     yield run_check("disk space", lambda: _space(run))
 
 
-def _configuration(run: Path, found: list[TrainConfig]) -> str | Problem:
+def _configuration(run: Path, configs: list[TrainConfig]) -> str | Problem:
     path = run / "config.json"
     try:
-        found.append(TrainConfig.from_record(json_text.parse(path.read_bytes())))
+        configs.append(TrainConfig.from_record(json_text.parse(path.read_bytes())))
     except FileNotFoundError:
         return fault(f"{path} is missing: not a run folder", "give the folder of fmct train --run")
     except (ValueError, ValidationError):
         return fault(f"{path} is damaged or of another version", "use the version that wrote it")
-    config = found[0]
+    config = configs[0]
     return f"{config.run.steps} steps of {config.run.batch} volumes on {config.data.path}"
 
 
@@ -87,7 +87,7 @@ def _space(run: Path) -> str | Problem:
     size = max(
         (sum(file.stat().st_size for file in folder.iterdir()) for folder in checkpoints(run)), default=0
     )
-    found = f"{free / 1e9:.1f} GB free, a checkpoint has {size / 1e9:.2f}"
+    summary = f"{free / 1e9:.1f} GB free, a checkpoint has {size / 1e9:.2f}"
     if free < ROOM * size:
-        return fault(found, "free disk space, or lower run.keep_last and run.keep_every")
-    return found
+        return fault(summary, "free disk space, or lower run.keep_last and run.keep_every")
+    return summary

@@ -73,13 +73,13 @@ def modes(folder: Path) -> str | Problem:
     """Check whether others can read or write more of a folder than configured (shards.sharing)."""
     open_, writable, count = [], [], 0
     for path in (folder, *folder.rglob("*")):
-        found = path.lstat()
-        if stat.S_ISLNK(found.st_mode):
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
             continue
         count += 1
-        if found.st_mode & stat.S_IWOTH:
+        if status.st_mode & stat.S_IWOTH:
             writable.append(path)
-        if sharing.beyond(found.st_mode):
+        if sharing.beyond(status.st_mode):
             open_.append(path)
     if writable:
         return fault(f"{len(writable)} are writable by everybody: {writable[0]}", f"chmod -R o-w {folder}")
@@ -93,9 +93,9 @@ def modes(folder: Path) -> str | Problem:
 
 def is_secret(file: Path) -> str | Problem:
     """Check whether a key file or a catalog, which identify patients, is private to its owner."""
-    found = file.lstat()
-    if found.st_uid != os.getuid():
-        return fault(f"{file} belongs to another user (uid {found.st_uid})", "use a copy of your own")
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return fault(f"{file} is open to others ({stat.filemode(found.st_mode)})", f"chmod 600 {file}")
+    status = file.lstat()
+    if status.st_uid != os.getuid():
+        return fault(f"{file} belongs to another user (uid {status.st_uid})", "use a copy of your own")
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return fault(f"{file} is open to others ({stat.filemode(status.st_mode)})", f"chmod 600 {file}")
     return f"{file} is accessible only by you"

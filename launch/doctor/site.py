@@ -49,15 +49,15 @@ def check_site(path: Path) -> Iterator[Finding]:
 
 
 def _check_slurm(site: Site) -> Iterator[Finding]:
-    found: list[partitions.Nodes] = []
-    yield run_check("controller", partial(_controller, found))
-    if not found:
+    nodes: list[partitions.Nodes] = []
+    yield run_check("controller", partial(_controller, nodes))
+    if not nodes:
         return
     yield run_check("account", lambda: _account(site))
     yield run_check("array_size", lambda: _array_size(site))
     for stage in STAGES:
         resources: Resources = getattr(site, stage)
-        fits = run_check(stage, partial(_stage, stage, resources, found))
+        fits = run_check(stage, partial(_stage, stage, resources, nodes))
         # Slurm's trial knows limits that no listing shows; known faults it reports less clearly.
         if fits.level == "ok":
             trial = run_check(stage, partial(_trial, stage, resources, site))
@@ -125,10 +125,10 @@ def _node_folder(folder: Path) -> str | Problem:
     except OSError as error:
         in_job = RunningJob.current().number is not None
         where = "a compute node" if in_job else "this node"
-        found = f"{folder}: {os.strerror(error.errno or 0).lower()} on {where}"
+        message = f"{folder}: {os.strerror(error.errno or 0).lower()} on {where}"
         if in_job or folder.exists():
-            return fault(found, "use a folder that users can write to")
-        return note(found, f"check a compute node: {scheduler().on_node('fmct doctor --site SITE')}")
+            return fault(message, "use a folder that users can write to")
+        return note(message, f"check a compute node: {scheduler().on_node('fmct doctor --site SITE')}")
     return f"{folder}: writable, {shutil.disk_usage(folder).free / 1e9:.0f} GB free"
 
 
@@ -158,11 +158,11 @@ def _commands() -> str | Problem:
     return partitions.version()
 
 
-def _controller(found: list[partitions.Nodes]) -> str | Problem:
-    found += partitions.nodes()
-    if not found:
+def _controller(nodes: list[partitions.Nodes]) -> str | Problem:
+    nodes += partitions.nodes()
+    if not nodes:
         return fault("it lists no partition for you", "ask the cluster's administrators")
-    return "answers, partitions " + ", ".join(sorted({kind.partition for kind in found}))
+    return "answers, partitions " + ", ".join(sorted({kind.partition for kind in nodes}))
 
 
 def _account(site: Site) -> str | Problem:
@@ -194,12 +194,12 @@ def _array_size(site: Site) -> str | Problem:
     return f"{site.array_size} of at most {max_size}"
 
 
-def _stage(stage: str, wanted: Resources, found: list[partitions.Nodes]) -> str | Problem:
+def _stage(stage: str, wanted: Resources, nodes: list[partitions.Nodes]) -> str | Problem:
     """Check by Slurm's list whether a partition has a node for a stage's job."""
-    fitting = [k for k in found if (k.partition == wanted.partition if wanted.partition else k.default)]
+    fitting = [k for k in nodes if (k.partition == wanted.partition if wanted.partition else k.default)]
     name = wanted.partition or "the default partition"
     if not fitting:
-        names = ", ".join(sorted({kind.partition for kind in found}))
+        names = ", ".join(sorted({kind.partition for kind in nodes}))
         return fault(f"no partition {name}", f"{stage}.partition: one of {names}")
     if not any(kind.up for kind in fitting):
         return fault(f"partition {name} is down", "wait, or use another")

@@ -43,10 +43,10 @@ def by_scheduler(job: str, nodes: list[str], log: str, start: int, scheduler: Sc
     """Explain start number `start` (0 is the first), which was ended together with its batch script."""
     past = scheduler.accounted([job])
     state = past[start].state if past is not None and len(past) > start else ""
-    if state != "REQUEUED" and (found := by_state(state, scheduler)):  # also a preempted job's, queued again
-        return found
-    if found := scheduler.ended_by(log):
-        return found
+    if state != "REQUEUED" and (cause := by_state(state, scheduler)):  # also a preempted job's, queued again
+        return cause
+    if cause := scheduler.ended_by(log):
+        return cause
     if down := scheduler.nodes_down(nodes):
         return Explained("node failure", f"down: {', '.join(down)}")
     if state:

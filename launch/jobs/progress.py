@@ -26,11 +26,11 @@ def progress(folder: Path, share: Share = WHOLE) -> Progress | None:
     for name in dict.fromkeys([*shown, *(one.ledger for one in jobs)]):
         if not (count := counter(name)):
             continue
-        found, own = count(folder, share), [one for one in jobs if one.ledger == name]
+        counted, own = count(folder, share), [one for one in jobs if one.ledger == name]
         of_all = max((one.of_all for one in own if one.of_all is not None), default=None)
-        total = found.total if found.total is not None or share != WHOLE else of_all
+        total = counted.total if counted.total is not None or share != WHOLE else of_all
         failed = sum(one.failed for one in own if share in (WHOLE, one.share))
-        return _bounded(found._replace(total=total, failed=failed))
+        return _bounded(counted._replace(total=total, failed=failed))
     return None
 
 
@@ -42,9 +42,9 @@ def progress_of_job(records: Path, job: str) -> Progress:
     return combined(_counted(one) for one in registered(records / f"{job}{SUFFIX}"))
 
 
-def combined(found: Iterable[Progress]) -> Progress:
+def combined(parts: Iterable[Progress]) -> Progress:
     """The state of several ledgers, combined."""
-    each = list(found)
+    each = list(parts)
     if len(each) < 2:
         return each[0] if each else Progress(None)
     known = [one.done for one in each if one.done is not None]
@@ -59,13 +59,13 @@ def combined(found: Iterable[Progress]) -> Progress:
 
 
 def _counted(one: Registered) -> Progress:
-    count, found = counter(one.ledger), Progress(None)
+    count, progress = counter(one.ledger), Progress(None)
     try:
-        found = count(Path(one.place), Share(*one.share)) if count else found
+        progress = count(Path(one.place), Share(*one.share)) if count else progress
     except (OSError, FmctError) as error:
         log.warning("%s: could not count finished units: %s", one.place, error)
-    total = one.total if found.total is None else found.total
-    return _bounded(found._replace(total=total, failed=one.failed))
+    total = one.total if progress.total is None else progress.total
+    return _bounded(progress._replace(total=total, failed=one.failed))
 
 
 def _registered_for(folder: Path) -> list[Registered]:
@@ -84,8 +84,8 @@ def _number(file: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def _bounded(found: Progress) -> Progress:
+def _bounded(progress: Progress) -> Progress:
     """Limit `failed` to the units that are not done, since later jobs may have done the others."""
-    if found.total is None or found.done is None:
-        return found
-    return found._replace(failed=min(found.failed, max(0, found.total - found.done)))
+    if progress.total is None or progress.done is None:
+        return progress
+    return progress._replace(failed=min(progress.failed, max(0, progress.total - progress.done)))

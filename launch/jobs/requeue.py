@@ -154,12 +154,12 @@ def after(folder: Path, run: Path | None, code: int, backoff: float, scheduler: 
         explained = explained._replace(cause="preempted")
     endings = _record_ending(folder, run, job, start, explained)
     ending, verdict = endings[-1], decide(endings, backoff, scheduler.more_time)
-    what = f"{ending.cause} ({ending.detail})" if ending.detail else ending.cause
+    cause = f"{ending.cause} ({ending.detail})" if ending.detail else ending.cause
     if not verdict.again:
         if ending.cause != "done":
-            log.error("job %s: %s: %s", job, what, verdict.why)
+            log.error("job %s: %s: %s", job, cause, verdict.why)
         return
-    log.warning("job %s: %s: %s", job, what, verdict.why)
+    log.warning("job %s: %s: %s", job, cause, verdict.why)
     queue_again(job, start, verdict.wait, scheduler)
 
 
@@ -167,21 +167,21 @@ def read(folder: Path, job: str) -> list[Ending]:
     """The endings of a job, oldest first."""
     path = _path(folder, job)
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    found = []
+    endings = []
     for line in lines:
         with suppress(ValidationError):  # half a line, or damage
-            found.append(Ending.model_validate_json(line))
-    return found
+            endings.append(Ending.model_validate_json(line))
+    return endings
 
 
 def _trailing(endings: list[Ending], holds: Callable[[Ending], bool]) -> list[Ending]:
     """The last consecutive endings for which `holds` is true, newest first."""
-    found = []
+    trailing = []
     for ending in reversed(endings):
         if not holds(ending):
             break
-        found.append(ending)
-    return found
+        trailing.append(ending)
+    return trailing
 
 
 def _later(backoff: float, failures: int) -> Verdict:

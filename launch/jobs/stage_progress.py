@@ -19,11 +19,11 @@ def units_done(overview: Overview, stage: str, number: str, jobs: list[JobFacts]
     records = overview.folder / "slurm"
     own = [path.name.removesuffix(SUFFIX) for path in records.glob(f"{number}*{SUFFIX}")]
     registered = [job for job in own if job.split("_")[0] == number]
-    found = progress(overview.folder) if of_stage(stage) else None
-    if found is None and registered and not any("_" in job for job in registered):
-        found = combined(progress_of_job(records, job) for job in registered)
-    if found is not None and found.done is not None:
-        return found
+    counted = progress(overview.folder) if of_stage(stage) else None
+    if counted is None and registered and not any("_" in job for job in registered):
+        counted = combined(progress_of_job(records, job) for job in registered)
+    if counted is not None and counted.done is not None:
+        return counted
     tasks = sum(_tasks(job) for job in jobs)
     return Progress(sum(job.state == "COMPLETED" for job in jobs), tasks, unit="task") if tasks > 1 else None
 

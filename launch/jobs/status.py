@@ -44,14 +44,14 @@ def _show_overview(overview: Overview) -> None:
         _show(["job", "name", "state", "restarts", "nodes", "pending reason"], jobs)
     endings = [
         (job, str(e.start), e.cause, e.detail)
-        for job, found in overview.endings.items()
+        for job, ending in overview.endings.items()
         if job.split("_")[0] not in overview.superseded
-        for e in found
+        for e in ending
     ]
     if endings and not overview.attempts:
         _show(["job", "start", "cause", "detail"], endings)
-    for what in overview.unknown:
-        echo(f"unknown: {what}")
+    for problem in overview.unknown:
+        echo(f"unknown: {problem}")
 
 
 def _head(overview: Overview) -> Iterable[str]:

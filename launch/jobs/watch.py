@@ -124,11 +124,11 @@ def newest_log(folder: Path, scheduler: Scheduler, rank: int | None = None) -> l
     Of a pipeline, those of the stage that wrote last. Raises FmctError if there is none.
     """
     stages = [list(_logs(overview, rank)) for overview in overviews_of(folder, scheduler)]
-    found = [logs for logs in stages if logs]
-    if not found:
+    candidates = [logs for logs in stages if logs]
+    if not candidates:
         what = f"of rank {rank}" if rank is not None else "of a job"
         raise FmctError(f"{folder}: no log {what} found; was it submitted for this folder?")
-    return max(found, key=lambda logs: max(path.stat().st_mtime for path in logs))
+    return max(candidates, key=lambda logs: max(path.stat().st_mtime for path in logs))
 
 
 def _logs(overview: Overview, rank: int | None) -> Iterator[Path]:
@@ -153,8 +153,8 @@ def _own_logs(overview: Overview, job: str) -> list[Path]:
     """Logs of a job, or of an array's tasks, in the folder itself; symbolic links are not followed."""
     name = re.compile(rf"{re.escape(job)}(_[0-9]+)*_[0-9]+_log\.out")
     slurm = overview.folder / "slurm"
-    found = sorted(slurm.iterdir()) if slurm.is_dir() else []
-    return [path for path in found if name.fullmatch(path.name) and path.is_file() and not path.is_symlink()]
+    files = sorted(slurm.iterdir()) if slurm.is_dir() else []
+    return [path for path in files if name.fullmatch(path.name) and path.is_file() and not path.is_symlink()]
 
 
 def _rank_of(path: Path) -> int:
@@ -164,13 +164,13 @@ def _rank_of(path: Path) -> int:
 def _numbers(overview: Overview, queue: list[Queued]) -> list[str]:
     """Numbers of a folder's jobs, newest first."""
     slurm = overview.folder / "slurm"
-    found = {path.name.removesuffix("_submission.sh") for path in slurm.glob("[0-9]*_submission.sh")}
-    found |= {path.name.split("_")[0] for path in slurm.glob("[0-9]*_log.out")}
-    found |= {job.split("_")[0] for job in overview.endings}
-    found |= {attempt.slurm.job for attempt in overview.attempts if attempt.slurm}
+    numbers = {path.name.removesuffix("_submission.sh") for path in slurm.glob("[0-9]*_submission.sh")}
+    numbers |= {path.name.split("_")[0] for path in slurm.glob("[0-9]*_log.out")}
+    numbers |= {job.split("_")[0] for job in overview.endings}
+    numbers |= {attempt.slurm.job for attempt in overview.attempts if attempt.slurm}
     here = overview.folder.resolve()
-    found |= {job.number for job in queue if _written(job) == here}
-    return sorted((number for number in found if _NUMBER.fullmatch(number)), key=int, reverse=True)
+    numbers |= {job.number for job in queue if _written(job) == here}
+    return sorted((number for number in numbers if _NUMBER.fullmatch(number)), key=int, reverse=True)
 
 
 def _names(overview: Overview) -> dict[str, str]:

@@ -40,11 +40,11 @@ def _read_labels(labels: Path, kinds: Kinds) -> tuple[tuple[str, ...], bool]:
 
 def kinds_of(probe: ProbeConfig, sweep: SweepConfig | None) -> Kinds:
     """The kinds of label columns in both configurations; FmctError if they differ."""
-    found = dict(probe.kinds)
+    kinds = dict(probe.kinds)
     for task, kind in (sweep.kinds if sweep else {}).items():
-        if found.setdefault(task, kind) != kind:
+        if kinds.setdefault(task, kind) != kind:
             raise FmctError(f"sweep: kinds.{task}: differs from probe; give the same kind in both")
-    return found
+    return kinds
 
 
 def require_measurable(
@@ -99,10 +99,10 @@ def _require_encoder(spec: EncoderSpec, layers: Iterable[int], preprocess_digest
     if spec.function is not None:
         module = spec.function.split(":")[0]
         try:
-            found = find_spec(module)
+            module_spec = find_spec(module)
         except ImportError:  # of a package above it
-            found = None
-        if found is None:
+            module_spec = None
+        if module_spec is None:
             raise FmctError(f"encoder {spec.name}: no module {module}; put its folder on PYTHONPATH")
     elif spec.peer is not None:
         open_encoder(spec)

@@ -173,7 +173,7 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
     report = replace(report, after_success=(measure.name,))
 
     preprocess = recipes["preprocess"]
-    found = [
+    steps_ = [
         Step("scan", scan, out / "slurm", (catalog,), shape=str(pipeline.export)),
         Step(
             "labels",
@@ -194,8 +194,8 @@ def steps(pipeline: Pipeline, site: Site) -> list[Step]:
         Step("report", report, out / "slurm", (out / "report.html",)),
     ]
     if pipeline.sweep and sweeping:
-        found += _sweep(pipeline.sweep, sweeping, out, site, measure.after_success)
-    return _named([step for step in found if step.stage != "labels" or not keyed], out)
+        steps_ += _sweep(pipeline.sweep, sweeping, out, site, measure.after_success)
+    return _named([step for step in steps_ if step.stage != "labels" or not keyed], out)
 
 
 def _sweep_config(sweep: Sweeping, out: Path, tested: list[str]) -> SweepConfig:

@@ -131,10 +131,10 @@ def _encoders(summary: BenchmarkSummary) -> Section:
 
 def _dataset(name: str, summary: BenchmarkSummary, results: list[Result], rows: list[Row]) -> Section:
     """Every result of one dataset."""
-    done, level = summary.datasets[name], f"{summary.confidence:.0%}"
+    dataset, level = summary.datasets[name], f"{summary.confidence:.0%}"
     blocks: list[Block] = [Text(summary.about[name])] if summary.about[name] else []
-    if done.done < done.units:
-        unfinished = f"Not finished: {done.done} of {done.units} units are done."
+    if dataset.done < dataset.units:
+        unfinished = f"Not finished: {dataset.done} of {dataset.units} units are done."
         blocks.append(Text(unfinished, warning=True))
     if results:
         leakage = {row["encoder"]: row["leakage"] for row in rows}

@@ -43,8 +43,8 @@ class Data:
         except FileNotFoundError as error:
             raise FmctError(f"{error.filename}: missing; `fmct preprocess` writes it at the end") from None
         except (ValidationError, pa.ArrowInvalid) as error:
-            what = "damaged, or written by another version; run `fmct preprocess` again"
-            raise read_error(folder, error, what) from None
+            problem = "damaged, or written by another version; run `fmct preprocess` again"
+            raise read_error(folder, error, problem) from None
         self.datasets = [info.read(folder / form) for form in self.summary.stored_bytes]
         self._montage = folder / "qc" / "montage.png"
 

@@ -33,6 +33,6 @@ def exported_section(classifiers: Sequence[Path], predictions: Path | None) -> S
         scans = {row["key"] for row in rows if row["task"]}
         refused = sum(row["reason"] is not None for row in rows)
         tasks = ", ".join(dict.fromkeys(row["task"] for row in rows if row["task"]))
-        what = "studies" if any(row["roles"] is not None for row in rows) else "scans"
-        lines.append(f"Predictions for {len(scans):,} {what} ({tasks}); {refused:,} were refused.")
+        unit = "studies" if any(row["roles"] is not None for row in rows) else "scans"
+        lines.append(f"Predictions for {len(scans):,} {unit} ({tasks}); {refused:,} were refused.")
     return Section("Exported classifiers", (Bullets(tuple(lines)),))

@@ -60,8 +60,8 @@ class Probes:
             rows = pq.read_table(folder / "results.parquet").to_pylist()
             self._comparisons = pq.read_table(folder / "comparisons.parquet").to_pylist()
         except FileNotFoundError as error:
-            what = "`fmct probe` and `fmct sweep` write it"
-            raise FmctError(f"{error.filename}: missing; {what} at the end") from None
+            remedy = "`fmct probe` and `fmct sweep` write it"
+            raise FmctError(f"{error.filename}: missing; {remedy} at the end") from None
         except (ValidationError, pa.ArrowInvalid) as error:
             raise read_error(folder, error, "damaged, or written by another version; probe again") from None
         self.results = side_by_side(averaged(rows))
@@ -89,10 +89,10 @@ class Probes:
 
     def section(self) -> Section:
         """Tables and figures of the results, the comparisons, and reasons for missing results."""
-        done = self.summary
+        summary = self.summary
         blocks: list[Block] = []
-        if done.done < done.units:
-            unfinished = f"The sweep is unfinished: {done.done} of {done.units} units are done."
+        if summary.done < summary.units:
+            unfinished = f"The sweep is unfinished: {summary.done} of {summary.units} units are done."
             blocks.append(Text(unfinished, warning=True))
         blocks += [
             Text(
@@ -100,7 +100,7 @@ class Probes:
                 f"{self._level} intervals are percentile bootstraps over patients. With several seeds, "
                 "values and interval limits are means over seeds."
             ),
-            Bullets(tuple(f"{leakage}."[0].upper() + f"{leakage}."[1:] for leakage in done.leakage)),
+            Bullets(tuple(f"{leakage}."[0].upper() + f"{leakage}."[1:] for leakage in summary.leakage)),
         ]
         if self.results:
             blocks += [self._table(), *self._figures()]

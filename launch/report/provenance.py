@@ -40,8 +40,8 @@ def provenance(training: Training, data: Data | None, probes: Probes | None) -> 
     if data and learned:
         blocks.append(_same_data(learned, data))
     if probes and probes.encoder_digest not in (None, training.encoder_digest):
-        what = "The probes are not of the run's final encoder but of the one with SHA-256 "
-        blocks.append(Text(f"{what}{probes.encoder_digest}.", warning=True))
+        message = "The probes are not of the run's final encoder but of the one with SHA-256 "
+        blocks.append(Text(f"{message}{probes.encoder_digest}.", warning=True))
     blocks += _software(training)
     configuration = without_paths(training.config.model_dump(mode="json"))
     recipe = yaml.safe_dump(configuration, sort_keys=False, default_flow_style=None, width=100)

@@ -50,8 +50,8 @@ def printed(measures: pa.Table) -> str:
     for row in measures.to_pylist():
         if row["group"] == "all":
             share, pointed = (_value(row, figure).text for figure in ("share", "pointed"))
-            what = f"{row['task']}, {row['method']}, {_MAPS[row['map']]}"
-            lines.append(f"{what} ({row['volumes']} volumes): share {share}, pointed {pointed}")
+            name = f"{row['task']}, {row['method']}, {_MAPS[row['map']]}"
+            lines.append(f"{name} ({row['volumes']} volumes): share {share}, pointed {pointed}")
     return "\n".join(lines)
 
 

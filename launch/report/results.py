@@ -178,13 +178,13 @@ def of_kinds(rows: Iterable[Mapping[str, Any]]) -> list[KindResult]:
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> list[KindCurve]:
     """The reliability curves in rows of results.parquet, in the order of the table."""
-    found: dict[tuple[str, ...], KindCurve] = {}
+    curves_: dict[tuple[str, ...], KindCurve] = {}
     for row in rows:
         for curve in row.get("curves") or ():
             own = {name: curve[name] for name in ("name", "at", "predicted", "observed", "low", "high")}
             one = KindCurve.of([row], kind=row["kind"], **own)
-            found.setdefault((one.encoder, one.labels, *one.place), one)
-    return list(found.values())
+            curves_.setdefault((one.encoder, one.labels, *one.place), one)
+    return list(curves_.values())
 
 
 def side_by_side(results: Sequence[Placed]) -> list[Placed]:

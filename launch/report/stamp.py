@@ -32,5 +32,5 @@ def require_same_run(file: Path, run: str) -> None:
         return
     stamps = _STAMP.findall(file.read_text(errors="replace"))
     if stamps != [run]:
-        what = "is the report of another run" if stamps else "exists and is not the report of a run"
-        raise FmctError(f"{file}: {what}; use another file, or move it")
+        problem = "is the report of another run" if stamps else "exists and is not the report of a run"
+        raise FmctError(f"{file}: {problem}; use another file, or move it")

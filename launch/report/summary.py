@@ -70,8 +70,8 @@ def _resume(training: Training, run: Path, unbroken: Path) -> list[tuple[str, st
     after = steps - resumed + 1
     if after <= 0:
         return [("resume", f"not tested: {unbroken} ends before step {resumed}, where the run resumed")]
-    what = f"{steps} steps are bit-identical to those of the uninterrupted run"
-    return [("resume", f"exact: {what}, {after} of them after resuming")]
+    message = f"{steps} steps are bit-identical to those of the uninterrupted run"
+    return [("resume", f"exact: {message}, {after} of them after resuming")]
 
 
 def _health(training: Training) -> str:
@@ -81,9 +81,13 @@ def _health(training: Training) -> str:
     ]
     signs = "; ".join(f"{sign} (steps {first} to {last})" for sign, first, last in lasting)
     text = signs or "no signs of collapse or of not learning"
-    looks = [row for row in training.metrics if "retrieval" in row]
-    if looks:
-        first, last, chance = looks[0]["retrieval"], looks[-1]["retrieval"], looks[-1]["retrieval_chance"]
+    evaluations = [row for row in training.metrics if "retrieval" in row]
+    if evaluations:
+        first, last, chance = (
+            evaluations[0]["retrieval"],
+            evaluations[-1]["retrieval"],
+            evaluations[-1]["retrieval_chance"],
+        )
         text += f"; volumes recognised by another view: {first:.0%} at first, {last:.0%} at last"
         text += f" (by chance {chance:.0%})"
     return text

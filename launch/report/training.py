@@ -186,18 +186,18 @@ class Training:
             path, area = self.best
             step = int(path.name.removeprefix("step-"))
             whose = "its own volumes" if self.config.health.data is None else "volumes of another dataset"
-            what = f"By the online probe, on {whose}, the best checkpoint is that of step {step:,}"
-            blocks.append(Text(f"{what} (mean AUC {area:.3f}); it is kept."))
+            message = f"By the online probe, on {whose}, the best checkpoint is that of step {step:,}"
+            blocks.append(Text(f"{message} (mean AUC {area:.3f}); it is kept."))
         if skipped:
             steps = ", ".join(f"{step:,}" for step in skipped[:10]) + (" …" if len(skipped) > 10 else "")
             were = "1 step was" if len(skipped) == 1 else f"{len(skipped):,} steps were"
-            what = f"{were} not finite and skipped: {steps}."
-            blocks.append(Text(what, warning=True))
+            message = f"{were} not finite and skipped: {steps}."
+            blocks.append(Text(message, warning=True))
         else:
             blocks.append(Text("All steps were finite."))
         if damaged:
-            what = f"Damaged volumes were replaced by others {damaged:,} times."
-            blocks.append(Text(what, warning=True))
+            message = f"Damaged volumes were replaced by others {damaged:,} times."
+            blocks.append(Text(message, warning=True))
         return Section("Health", tuple(blocks))
 
     def _pictures(self, folder: str, caption: str, why_none: str) -> Section:

@@ -94,8 +94,8 @@ def associations(user: str) -> list[Association]:
 
 def setting(name: str) -> str | None:
     """A value of Slurm's configuration; None if it has no such key."""
-    found = re.search(rf"^{name}\s*=\s*(.*)$", query("scontrol", "show", "config"), re.MULTILINE)
-    return found[1].strip() if found else None
+    match = re.search(rf"^{name}\s*=\s*(.*)$", query("scontrol", "show", "config"), re.MULTILINE)
+    return match[1].strip() if match else None
 
 
 def version() -> str:

@@ -40,9 +40,11 @@ def fault(text: str) -> str | None:
 def require_plain(value: Any, what: str) -> None:
     """Raise FmctError if a text in `value`, named `what` in the message, must not be in a batch script."""
     for place, text in texts(value):
-        if found := fault(text):
+        if problem := fault(text):
             where = f"{what}, {place}" if place else what
-            raise FmctError(f"{where}: {found}, which is not allowed in a batch script; choose another name")
+            raise FmctError(
+                f"{where}: {problem}, which is not allowed in a batch script; choose another name"
+            )
 
 
 def _below(place: str, key: Any) -> str:

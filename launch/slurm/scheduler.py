@@ -83,15 +83,15 @@ class Slurm(Scheduler):
         answer = _run_for_output(["squeue", "--me", "--noheader", "--format", "%F|%T|%r|%j|%Z|%o"])
         if answer is None:
             return None
-        found: dict[str, Queued] = {}
+        jobs: dict[str, Queued] = {}
         for line in answer.splitlines():
             if line.count("|") < 5:
                 continue
             number, state, reason, name, folder, command = line.split("|", 5)
-            if number not in found or state != "PENDING":
+            if number not in jobs or state != "PENDING":
                 reason = "" if reason == "None" else _shown(reason)
-                found[number] = Queued(number, _shown(name), state, reason, folder, command)
-        return list(found.values())
+                jobs[number] = Queued(number, _shown(name), state, reason, folder, command)
+        return list(jobs.values())
 
     def accounted(self, numbers: list[str]) -> list[Accounted] | None:
         """Every start of these jobs, oldest first; None if there is no accounting, or it does not answer."""
@@ -116,8 +116,8 @@ class Slurm(Scheduler):
         answer = _run_for_output(["scontrol", "--oneliner", "show", "node", ",".join(names)])
         if answer is None:
             return None
-        found = re.findall(r"NodeName=(\S+).*? State=(\S+)", answer)
-        return [name for name, state in found if "DOWN" in state or "NOT_RESPONDING" in state or "*" in state]
+        nodes = re.findall(r"NodeName=(\S+).*? State=(\S+)", answer)
+        return [name for name, state in nodes if "DOWN" in state or "NOT_RESPONDING" in state or "*" in state]
 
     def hostnames(self, nodes: str) -> list[str]:
         """n[1-3] as n1, n2, n3; empty if Slurm's commands are missing."""
@@ -137,8 +137,10 @@ class Slurm(Scheduler):
 
     def ended_by(self, log: str) -> Explained | None:
         """By the messages of slurmstepd and srun."""
-        found = (Explained(cause, _line(log, message)) for message, cause in MESSAGES if message in log)
-        return next(found, None)
+        explanations = (
+            Explained(cause, _line(log, message)) for message, cause in MESSAGES if message in log
+        )
+        return next(explanations, None)
 
     def failure(self, log: str, code: int) -> Explained | None:
         """By srun's messages: a node that failed, else the first rank that it reports as failed, and how."""
@@ -158,21 +160,21 @@ class Slurm(Scheduler):
 def _run_for_error(*words: str) -> str:
     """Run a Slurm command; returns its error message, empty on success."""
     try:
-        done = _run(words)
+        result = _run(words)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{words[0]}: {error}"
-    message = "" if done.returncode == 0 else " ".join((done.stderr or done.stdout or "failed").split())
+    message = "" if result.returncode == 0 else " ".join((result.stderr or result.stdout or "failed").split())
     return _shown(message)
 
 
 def _run_for_output(words: Sequence[str]) -> str | None:
     try:
-        done = _run(words)
+        result = _run(words)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if done.returncode and "nvalid job id" in done.stderr:
+    if result.returncode and "nvalid job id" in result.stderr:
         return ""
-    return None if done.returncode else done.stdout
+    return None if result.returncode else result.stdout
 
 
 def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -218,8 +220,8 @@ def _job(record: str) -> JobFacts:
 
 def dependencies(text: str) -> tuple[str, ...]:
     """Of `afterok:11(unfulfilled),afterany:12_*(unfulfilled)`: 11, 12."""
-    found = (re.match("[0-9]+", word) for word in re.split("[,:?]", text))
-    return tuple(dict.fromkeys(number[0] for number in found if number))
+    matches = (re.match("[0-9]+", word) for word in re.split("[,:?]", text))
+    return tuple(dict.fromkeys(number[0] for number in matches if number))
 
 
 def _time(text: str) -> datetime | None:

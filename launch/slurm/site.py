@@ -51,8 +51,8 @@ class _Section(Section):
     def _enters_a_script(self) -> Self:
         for key in type(self).model_fields:
             for place, text in texts(getattr(self, key), key):
-                if found := fault(text.replace("\t", " ") if key in self.shell else text):
-                    raise ValueError(f"{place}: {found}")
+                if problem := fault(text.replace("\t", " ") if key in self.shell else text):
+                    raise ValueError(f"{place}: {problem}")
         return self
 
 

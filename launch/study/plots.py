@@ -92,8 +92,8 @@ def _data_scaling(config: StudyConfig, rows: list[Row]) -> Any:
             if chosen[0]["size"]:
                 _line(axis, chosen, "size", arm, method)
             else:
-                look = {"color": COLOURS.get(arm), "linestyle": STYLES[method], "linewidth": 1}
-                axis.axhline(chosen[0]["auc"], label=arm_name(arm, method), **look)
+                style = {"color": COLOURS.get(arm), "linestyle": STYLES[method], "linewidth": 1}
+                axis.axhline(chosen[0]["auc"], label=arm_name(arm, method), **style)
         axis.set_xscale("log")
         axis.set_xticks(sorted(config.sizes), [str(size) for size in sorted(config.sizes)])
         axis.minorticks_off()

@@ -62,16 +62,16 @@ class Coarse(NamedTuple):
 
 def brain_objection(volume: Coarse) -> str | None:
     """Why a volume holds no brain in a skull, in one line; None if it does."""
-    found = inside(volume)
-    if not found.slices:
+    brain = inside(volume)
+    if not brain.slices:
         return "no slice has a ring of bone like a skull"
-    if not MIN_ML <= found.ml <= MAX_ML:
-        return f"bone encloses {found.ml:.0f} ml of soft tissue, a skull {MIN_ML:g} to {MAX_ML:g}"
-    if found.fat > MAX_FAT:
-        return f"{found.fat:.0%} of the tissue enclosed by bone is fat"
-    if not SPREAD_HU[0] <= found.spread_hu <= SPREAD_HU[1]:
+    if not MIN_ML <= brain.ml <= MAX_ML:
+        return f"bone encloses {brain.ml:.0f} ml of soft tissue, a skull {MIN_ML:g} to {MAX_ML:g}"
+    if brain.fat > MAX_FAT:
+        return f"{brain.fat:.0%} of the tissue enclosed by bone is fat"
+    if not SPREAD_HU[0] <= brain.spread_hu <= SPREAD_HU[1]:
         limits = f"{SPREAD_HU[0]:g} to {SPREAD_HU[1]:g}"
-        return f"tissue enclosed by bone has a range of {found.spread_hu:.1f} HU, a brain {limits}"
+        return f"tissue enclosed by bone has a range of {brain.spread_hu:.1f} HU, a brain {limits}"
     return None
 
 
@@ -105,8 +105,8 @@ def inside(volume: Coarse) -> Inside:
 def _smoothed(mean: np.ndarray, soft: np.ndarray) -> np.ndarray:
     """Mean of the soft blocks in the 3³ neighbourhood: reduces noise and keeps ventricles."""
     amount = ndimage.uniform_filter(soft.astype(np.float32), 3)
-    found: np.ndarray = (ndimage.uniform_filter(np.where(soft, mean, 0), 3)[soft]) / amount[soft]
-    return found
+    smoothed: np.ndarray = (ndimage.uniform_filter(np.where(soft, mean, 0), 3)[soft]) / amount[soft]
+    return smoothed
 
 
 def _blocks(voxels: np.ndarray, edges: list[int]) -> np.ndarray:

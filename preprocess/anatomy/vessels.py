@@ -55,12 +55,12 @@ def vessels(voxels: np.ndarray, spacing_mm: tuple[float, float, float], rings: C
     bright[: floor - low] = False
     labels, _ = ndimage.label(bright, np.ones((3, 3, 3)))
     counts = np.bincount(labels.ravel())[1:] * float(np.prod(edges))
-    found = []
+    lengths = []
     for place, mm3 in zip(ndimage.find_objects(labels), counts.tolist(), strict=True):
         length = max((part.stop - part.start) * edge for part, edge in zip(place, edges, strict=True))
         if length >= MIN_MM and mm3 / length <= MAX_SECTION_MM2:
-            found.append(length)
-    return found
+            lengths.append(length)
+    return lengths
 
 
 def _inside(rings: Coarse, steps: list[int], shape: tuple[int, ...]) -> np.ndarray:
@@ -69,8 +69,8 @@ def _inside(rings: Coarse, steps: list[int], shape: tuple[int, ...]) -> np.ndarr
         np.minimum(((np.arange(n) + 0.5) * step / edge).astype(int), size - 1)
         for n, step, edge, size in zip(shape, steps, rings.edges, rings.within.shape, strict=True)
     ]
-    found: np.ndarray = rings.within[np.ix_(*places)]
-    return found
+    within: np.ndarray = rings.within[np.ix_(*places)]
+    return within
 
 
 def _vault_floor(thin: np.ndarray, edges_mm: list[float]) -> int:

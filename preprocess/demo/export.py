@@ -161,28 +161,28 @@ def _each(
 
 def _write_study(dicom: Path, seed: int, fractures: bool, study: StudyPlan) -> dict[str, Any]:
     """Write all files of a study; returns its part of truth.json."""
-    who = identity(seed, study.index, study.patient)
-    folder = study_folder(study.layout, who, study.index)
+    patient = identity(seed, study.index, study.patient)
+    folder = study_folder(study.layout, patient, study.index)
     return {
         "index": study.index,
-        "patient_id": who.patient_id,
-        "study_instance_uid": who.study_uid,
+        "patient_id": patient.patient_id,
+        "study_instance_uid": patient.study_uid,
         "manufacturer": study.scanner.manufacturer,
         "layout": study.layout,
         "labels": study.labels | ({FRACTURE: int(study.fracture is not None)} if fractures else {}),
         "measures": measures(seed, study.index, study.head),
-        "series": [_write_series(dicom, folder, seed, study, who, n) for n in range(len(study.series))],
+        "series": [_write_series(dicom, folder, seed, study, patient, n) for n in range(len(study.series))],
     }
 
 
 def _write_series(
-    dicom: Path, folder: PurePosixPath, seed: int, study: StudyPlan, who: Identity, index: int
+    dicom: Path, folder: PurePosixPath, seed: int, study: StudyPlan, patient: Identity, index: int
 ) -> dict[str, Any]:
     plan = study.series[index]
     facts = SeriesFacts(
-        identity=who,
+        identity=patient,
         scanner=study.scanner,
-        uid=uid(who.study_uid, "series", index),
+        uid=uid(patient.study_uid, "series", index),
         number=index + 1,
         description=f"{plan.kind.replace('_', ' ').upper()} {MARK}",
         patient_position=_patient_position(plan.quirks),

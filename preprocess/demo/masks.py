@@ -27,7 +27,7 @@ def lesion_masks(points_lps: NDArray[np.float64], head: Head) -> dict[Bleed, NDA
     """
     points = np.asarray(points_lps, np.float64).reshape(-1, 3)
     shape = np.shape(points_lps)[:-1]
-    found = {lesion.kind: np.zeros(len(points), np.bool_) for lesion in head.lesions}
+    masks = {lesion.kind: np.zeros(len(points), np.bool_) for lesion in head.lesions}
     whole = head.local(points)
     inside = np.flatnonzero(anatomy.skin_depth(whole) > 0)
     at = some(whole, inside)
@@ -37,8 +37,8 @@ def lesion_masks(points_lps: NDArray[np.float64], head: Head) -> dict[Bleed, NDA
     _, fluid = brain.brain_hu(at, depth, head)
     for lesion in head.lesions:
         blood = blood_share(at, depth, fluid, lesion) >= MIN_SHARE
-        found[lesion.kind][inside[within[blood]]] = True
-    return {kind: mask.reshape(shape) for kind, mask in found.items()}
+        masks[lesion.kind][inside[within[blood]]] = True
+    return {kind: mask.reshape(shape) for kind, mask in masks.items()}
 
 
 def write_masks(folder: Path, name: str, head: Head) -> dict[str, str]:

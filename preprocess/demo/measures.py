@@ -69,12 +69,12 @@ def volumes(head: Head) -> Volumes:
 
 def measures(seed: int, index: int, head: Head) -> dict[str, float | int]:
     """The columns `COLUMNS` of study `index`: volumes to 0.01 ml, times in whole days."""
-    found = volumes(head)
-    blood = sum(found.blood.values())
-    largest = max(found.blood, key=lambda kind: found.blood[kind], default=None)
-    days, died = survival(seed, index, blood, found.ventricles)
+    measured = volumes(head)
+    blood = sum(measured.blood.values())
+    largest = max(measured.blood, key=lambda kind: measured.blood[kind], default=None)
+    days, died = survival(seed, index, blood, measured.ventricles)
     return {
-        "ventricle_ml": round(found.ventricles, 2),
+        "ventricle_ml": round(measured.ventricles, 2),
         "haematoma_ml": round(blood, 2),
         "atrophy_mm": round(head.atrophy, 3),
         "haematoma_grade": int(np.digitize(blood, GRADES_ML)),
@@ -87,7 +87,7 @@ def measures(seed: int, index: int, head: Head) -> dict[str, float | int]:
 def survival(seed: int, index: int, blood: float, ventricles: float) -> tuple[int, bool]:
     """Whole days, rounded up, to death or the last follow-up, and whether it was death; volumes in ml."""
     rng = generator(seed, Stream.SURVIVAL, index)
-    life, look = float(rng.exponential()), float(rng.uniform(*FOLLOWED_DAYS))
+    lifetime, followed = float(rng.exponential()), float(rng.uniform(*FOLLOWED_DAYS))
     risk = BLOOD_EFFECT * blood + VENTRICLES_EFFECT * (ventricles - USUAL_VENTRICLES_ML)
-    days = life * BASE_DAYS * float(np.exp(-risk))
-    return int(np.ceil(min(days, look))), days <= look
+    days = lifetime * BASE_DAYS * float(np.exp(-risk))
+    return int(np.ceil(min(days, followed))), days <= followed

@@ -161,25 +161,25 @@ def _file(data: Dataset, sop_class: str, sop_uid: str, syntax: str) -> bytes:
 
 def _common(facts: SeriesFacts, sop_class: str, modality: str, sop_uid: str, number: int) -> Dataset:
     """Patient, study, series, equipment and SOP modules."""
-    who, scanner = facts.identity, facts.scanner
+    patient, scanner = facts.identity, facts.scanner
     data = Dataset()
     data.SpecificCharacterSet = "ISO_IR 100"
     data.SOPClassUID, data.SOPInstanceUID = sop_class, sop_uid
-    data.StudyDate = data.SeriesDate = data.ContentDate = who.study_date
-    data.StudyTime = data.SeriesTime = data.ContentTime = who.study_time
-    data.AccessionNumber = who.accession_number
+    data.StudyDate = data.SeriesDate = data.ContentDate = patient.study_date
+    data.StudyTime = data.SeriesTime = data.ContentTime = patient.study_time
+    data.AccessionNumber = patient.accession_number
     data.Modality = modality
     data.Manufacturer, data.ManufacturerModelName = scanner.manufacturer, scanner.model
     data.InstitutionName, data.StationName = f"{MARK} HOSPITAL", f"{MARK}CT"
     data.ReferringPhysicianName = f"{MARK}^DOCTOR"
     data.StudyDescription, data.SeriesDescription = f"CT HEAD {MARK}", facts.description
-    data.PatientName, data.PatientID = who.patient_name, who.patient_id
-    data.PatientBirthDate, data.PatientSex = who.birth_date, who.sex
+    data.PatientName, data.PatientID = patient.patient_name, patient.patient_id
+    data.PatientBirthDate, data.PatientSex = patient.birth_date, patient.sex
     data.PatientComments = f"{MARK} fell at home"
     data.BodyPartExamined = "HEAD"
     data.ProtocolName = f"{MARK} HEAD ROUTINE"
     data.PatientPosition = facts.patient_position
-    data.StudyInstanceUID, data.SeriesInstanceUID = who.study_uid, facts.uid
+    data.StudyInstanceUID, data.SeriesInstanceUID = patient.study_uid, facts.uid
     data.StudyID, data.SeriesNumber, data.InstanceNumber = "1", facts.number, number
     return data
 

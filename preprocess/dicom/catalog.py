@@ -175,13 +175,13 @@ def read_rows(path: Path, rows: Sequence[int]) -> list[Series]:
     starts = np.concatenate([[0], np.cumsum(sizes)])
     if any(not 0 <= row < starts[-1] for row in rows):
         raise FmctError(f"{path}: the catalog has only {starts[-1]} series; scan again")
-    found: dict[int, Series] = {}
+    series: dict[int, Series] = {}
     for group in sorted({int(np.searchsorted(starts, row, "right")) - 1 for row in rows}):
         table = file.read_row_group(group)
         wanted = [row for row in rows if starts[group] <= row < starts[group + 1]]
         series_read = _series(table.take([row - int(starts[group]) for row in wanted]))
-        found.update(zip(wanted, series_read, strict=True))
-    return [found[row] for row in rows]
+        series.update(zip(wanted, series_read, strict=True))
+    return [series[row] for row in rows]
 
 
 def read_groups(path: Path) -> Iterator[list[Series]]:

@@ -143,8 +143,8 @@ _DAMAGE: dict[type[Exception], str] = {
 
 def _what(error: Exception) -> str:
     """A description by the error's type only: its text may quote a header."""
-    known = (what for kind, what in _DAMAGE.items() if isinstance(error, kind))
-    return next(known, f"the object cannot be parsed ({type(error).__name__})")
+    causes = (what for kind, what in _DAMAGE.items() if isinstance(error, kind))
+    return next(causes, f"the object cannot be parsed ({type(error).__name__})")
 
 
 def _rescale(attributes: Mapping[str, Any]) -> tuple[float, float]:
@@ -161,8 +161,8 @@ def _rescale(attributes: Mapping[str, Any]) -> tuple[float, float]:
 def _stated(attributes: Mapping[str, Any], keyword: str, name: str) -> float:
     value = attributes.get(keyword)
     if value is None or np.isnan(value):
-        found = "missing" if value is None else "malformed, not a number"
-        raise Rejection(Reason.NOT_HOUNSFIELD, f"{name} is {found}: export the images with it")
+        problem = "missing" if value is None else "malformed, not a number"
+        raise Rejection(Reason.NOT_HOUNSFIELD, f"{name} is {problem}: export the images with it")
     return float(value)
 
 

@@ -25,7 +25,7 @@ def read_to_end(file: BinaryIO, length: int, offset: int, count: int) -> bytes:
     end = file.tell() + length
     try:
         file.seek(offset, io.SEEK_CUR)
-        found = file.read(min(count, max(length - offset, 0)))
+        data = file.read(min(count, max(length - offset, 0)))
         if file.tell() < end:
             file.seek(end - 1)
             file.read(1)
@@ -36,7 +36,7 @@ def read_to_end(file: BinaryIO, length: int, offset: int, count: int) -> bytes:
             last = _pass_element(file, head, last)
     except zlib.error:
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the deflated stream is damaged or incomplete") from None
-    return found
+    return data
 
 
 def _pass_element(file: BinaryIO, head: bytes, last: tuple[int, int]) -> tuple[int, int]:

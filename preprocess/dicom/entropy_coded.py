@@ -65,7 +65,7 @@ def _unstuffed(
     After 255, 0 is stuffing, 208 to 215 in cyclic order are restart markers (B.1.1.5, E.1.4), another 255 is
     a fill byte (B.1.1.2), and anything else ends the scan.
     """
-    have = found = 0
+    have = markers = 0
     while at < len(source):
         value = source[at]
         if value != 255:
@@ -84,17 +84,17 @@ def _unstuffed(
                 out[have] = 255
                 have += 1
         else:
-            lengths[found] = have - starts[found]
-            found += 1
+            lengths[markers] = have - starts[markers]
+            markers += 1
             while have % 4:
                 out[have] = 255
                 have += 1
-            if marker != 208 + (found - 1) % 8 or found == len(starts):
-                return found, at
-            starts[found] = have
+            if marker != 208 + (markers - 1) % 8 or markers == len(starts):
+                return markers, at
+            starts[markers] = have
         at = behind + 1
-    lengths[found] = have - starts[found]
+    lengths[markers] = have - starts[markers]
     while have % 4:
         out[have] = 255
         have += 1
-    return found + 1, -1
+    return markers + 1, -1

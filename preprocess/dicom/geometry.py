@@ -124,9 +124,9 @@ def lacking(instance: Instance) -> str:
         ("Rows and Columns (0028,0010)", instance.rows and instance.columns and (1.0,), 2),
     ):
         if not value:
-            found = "missing" if value is None else f"malformed, not {count} numbers"
+            problem = "missing" if value is None else f"malformed, not {count} numbers"
             frames = " or not given for each frame" if value is None and instance.frames > 1 else ""
-            return f"{name} is {found}{frames}: export the images with it"
+            return f"{name} is {problem}{frames}: export the images with it"
     return "Pixel Spacing (0028,0030) is not above 0: export the images with it"
 
 

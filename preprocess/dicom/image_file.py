@@ -154,14 +154,14 @@ class ImageFile:
             )
         self._require_plain(count)
         if self._unread_end:
-            found = read_to_end(self._file, self._length, frame * count, count)
+            encoded = read_to_end(self._file, self._length, frame * count, count)
             self._unread_end = False
         else:
             self._file.seek(frame * count, io.SEEK_CUR)
-            found = self._file.read(min(count, max(self._length - frame * count, 0)))
-        if len(found) < count:
-            raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{len(found)} bytes of {count}")
-        return found
+            encoded = self._file.read(min(count, max(self._length - frame * count, 0)))
+        if len(encoded) < count:
+            raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{len(encoded)} bytes of {count}")
+        return encoded
 
     def _require_plain(self, count: int) -> None:
         """Raise Rejection(undecodable_pixel_data) unless the pixel data are plain frames of `count` bytes.

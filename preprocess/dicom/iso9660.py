@@ -34,7 +34,7 @@ def files(file: BinaryIO) -> tuple[list[tuple[str, int, int]], int]:
     Raises ValueError if there is no root directory.
     """
     size = file.seek(0, io.SEEK_END)
-    found: list[tuple[str, int, int]] = []
+    entries: list[tuple[str, int, int]] = []
     entered, lost = set[int](), 0
     waiting = [("", *_root(file))]
     while waiting:
@@ -51,8 +51,8 @@ def files(file: BinaryIO) -> tuple[list[tuple[str, int, int]], int]:
             elif flags & _GOES_ON:
                 raise ValueError("a file of several extents")
             else:
-                found.append((folder + name, offset, count))
-    return sorted(found, key=lambda one: one[1]), lost
+                entries.append((folder + name, offset, count))
+    return sorted(entries, key=lambda one: one[1]), lost
 
 
 def _root(file: BinaryIO) -> tuple[int, int]:

@@ -68,12 +68,12 @@ class Coding:
             usual = [factor * (t - s) + s + m * near for t, s, m in ((3, 2, 3), (7, 3, 5), (21, 4, 7))]
         else:
             usual = [max(s, t // small + m * near) for t, s, m in ((3, 2, 3), (7, 3, 5), (21, 4, 7))]
-        found, lower = [], near + 1
+        thresholds, lower = [], near + 1
         for given, default in zip(self.thresholds, usual, strict=True):
             default = default if lower <= default <= max_value else lower
             lower = given or default
-            found.append(lower)
-        return np.array([near, max_value, *found, self.reset or 64], np.int64)
+            thresholds.append(lower)
+        return np.array([near, max_value, *thresholds, self.reset or 64], np.int64)
 
     def is_sound(self) -> bool:
         """Whether the parameters are valid in JPEG-LS (table C.1, C.2.3)."""

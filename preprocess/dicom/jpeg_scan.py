@@ -125,8 +125,8 @@ def _jpeg_ls(
 ) -> tuple[Samples | None, int]:
     """As `_scan`, for JPEG-LS; without restart intervals, which no known DICOM writer uses."""
     if stated.interval:
-        found = _END_OF_LS_SCAN.search(encoded, start)
-        return None, found.start() if found else -1
+        end = _END_OF_LS_SCAN.search(encoded, start)
+        return None, end.start() if end else -1
     _require_one_component(stated.frame, header, matrix)
     precision = stated.frame[0]
     coding = jpeg_ls.Coding.read(precision, header, stated.preset)

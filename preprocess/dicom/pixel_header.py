@@ -89,16 +89,16 @@ class PixelHeader:
 
         Raises Rejection(undecodable_pixel_data) if one is not a number, or one of `NEEDED` is missing.
         """
-        found = {}
+        values = {}
         for name, tag in _WHOLE.items():
             value = integer(self._data, name)
             if value is not None and value >= 0:
-                found[name] = value
+                values[name] = value
             elif tag in self._data:
                 raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{name} is not a whole number")
-        if missing := [name for name in NEEDED if name not in found]:
+        if missing := [name for name in NEEDED if name not in values]:
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{missing[0]} is missing")
-        return found
+        return values
 
     @cached_property
     def interpretation(self) -> Any:
@@ -156,5 +156,5 @@ def _attributes(data: Dataset, frame: int | None = None) -> dict[str, Any]:
     """frame: None for an object without functional groups."""
     grouped = data if frame is None else frame_attributes(data, frame)
     holders = {name: grouped if name in grouped else data for name in _VALUES}
-    found = {name: read(holders[name], name) for name, read in _VALUES.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    attributes = {name: read(holders[name], name) for name, read in _VALUES.items()}
+    return {name: value for name, value in attributes.items() if value is not None}

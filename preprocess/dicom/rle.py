@@ -24,16 +24,16 @@ def decode(encoded: bytes, rows: int, columns: int, allocated: int) -> np.ndarra
     ordered = starts[0] == _HEADER_BYTES and all(a < b for a, b in pairwise(starts[:-1]))
     if head[0] != planes or any(head[1 + planes :]) or not ordered:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"{head[0]} segments of RLE, not {planes} in order")
-    found = np.empty((count, planes), np.uint8)
+    decoded = np.empty((count, planes), np.uint8)
     data = np.frombuffer(encoded, np.uint8)
     for plane in range(planes):
         segment = data[starts[plane] : starts[plane + 1]]
-        have, used = _unpacked(segment, found[:, planes - 1 - plane])
+        have, used = _unpacked(segment, decoded[:, planes - 1 - plane])
         if have < count:
             raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"an RLE segment decodes to {have} of {count} bytes")
         if have > count or segment[used:].any():
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "an RLE segment continues after its last pixel")
-    return found.view(f"<u{planes}").reshape(rows, columns)
+    return decoded.view(f"<u{planes}").reshape(rows, columns)
 
 
 @njit()

@@ -116,10 +116,10 @@ def _zip_member(
     packed = _member_file(file, offset + 30 + name + extra, info.compress_size)
     if info.compress_type == zipfile.ZIP_DEFLATED:
         packed = _member_file(cast(BinaryIO, Inflated(packed, 0, info.compress_size)), 0, info.file_size)
-    size = found = 0
+    size = checksum = 0
     while piece := packed.read(2**20):
-        size, found = size + len(piece), zlib.crc32(piece, found)
-    if (size, found) != (info.file_size, info.CRC):
+        size, checksum = size + len(piece), zlib.crc32(piece, checksum)
+    if (size, checksum) != (info.file_size, info.CRC):
         raise zipfile.BadZipFile("size or CRC-32 mismatch")
     packed.seek(0)
     return packed

@@ -57,9 +57,9 @@ class Parts(NamedTuple):
 
     def status(self) -> Status:
         """Raises OSError if one cannot be reached."""
-        found = [os.stat(path) for path in self.files]
-        times = sum(status.st_mtime_ns for status in found) % 2**62
-        return Status(sum(status.st_size for status in found), times, found[0].st_mode)
+        statuses = [os.stat(path) for path in self.files]
+        times = sum(status.st_mtime_ns for status in statuses) % 2**62
+        return Status(sum(status.st_size for status in statuses), times, statuses[0].st_mode)
 
 
 def may_be_part(name: str) -> bool:
@@ -153,9 +153,9 @@ def _numbered(path: Path, names: Callable[[int], list[str]]) -> Parts:
     number = 1
     while len(absent) < LOOK_AHEAD:
         candidates = names(number)
-        found = next(filter(Path.exists, map(path.with_name, candidates)), None)
-        if found:
-            files.append(found)
+        next_part = next(filter(Path.exists, map(path.with_name, candidates)), None)
+        if next_part:
+            files.append(next_part)
             missing += absent
             absent = []
         else:
@@ -250,10 +250,10 @@ class Joined(io.RawIOBase):
         if start < 0:
             return None
         self.seek(start)
-        found = self.read(_LOCATOR.size)
-        if not found or len(found) < _LOCATOR.size or not found.startswith(b"PK\x06\x07"):
+        locator = self.read(_LOCATOR.size)
+        if not locator or len(locator) < _LOCATOR.size or not locator.startswith(b"PK\x06\x07"):
             return None
-        sign, disk, offset, _ = _LOCATOR.unpack(found)
+        sign, disk, offset, _ = _LOCATOR.unpack(locator)
         if disk >= len(self.starts):
             return None
         return start, _LOCATOR.pack(sign, 0, self.starts[disk] + offset, 1)

@@ -21,15 +21,15 @@ def require_all(encoded: bytes, start: int) -> None:
                 break
             tiles = -(-(right - left) // width) * -(-(bottom - top) // height)
         at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
-    found = set()
+    seen = set()
     while encoded[at : at + 2] == _SOT and at + 12 <= len(encoded):
         tile, length = struct.unpack_from(">HL", encoded, at + 4)
-        found.add(tile)
+        seen.add(tile)
         if length == 0:
             at = encoded.rfind(_EOC, at)
             break
         at += max(length, 12)
     if at < 0 or encoded[at : at + 2] != _EOC:
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the codestream ends without its end marker (EOC)")
-    if found != set(range(tiles)):
-        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{len(found)} of {tiles} tiles of the codestream")
+    if seen != set(range(tiles)):
+        raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{len(seen)} of {tiles} tiles of the codestream")

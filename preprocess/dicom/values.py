@@ -113,9 +113,9 @@ def numbers(data: pydicom.Dataset, keyword: str, count: int) -> list[float] | No
 
 def coordinates(data: pydicom.Dataset, keyword: str, count: int) -> list[float] | None:
     """As `numbers`, but empty if the attribute has another value; None if it is missing or empty."""
-    found = numbers(data, keyword, count)
-    element = data.get_item(keyword) if found is None else None
-    return found if element is None or element.value in (None, b"", "") else []
+    coordinates_ = numbers(data, keyword, count)
+    element = data.get_item(keyword) if coordinates_ is None else None
+    return coordinates_ if element is None or element.value in (None, b"", "") else []
 
 
 def factor(data: pydicom.Dataset, keyword: str) -> float | None:
@@ -132,5 +132,5 @@ def number(data: pydicom.Dataset, keyword: str) -> float | None:
 
 def integer(data: pydicom.Dataset, keyword: str) -> int | None:
     """The number truncated to an integer; None beyond 64 bits."""
-    found = number(data, keyword)
-    return None if found is None or abs(found) >= 2**63 else int(found)
+    value = number(data, keyword)
+    return None if value is None or abs(value) >= 2**63 else int(value)

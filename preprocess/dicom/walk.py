@@ -95,12 +95,12 @@ def walked(file: BinaryIO, start: bytes, size: int, wanted: Mapping[int, BaseTag
     try:
         if _DEFLATED in start[:_META_BYTES]:
             return _walked_deflated(file, start, size, wanted)
-        found, pixels, _ = _elements(file, start, size, wanted, 132)
-        _, sop_uid, syntax = [_uid(found.pop(tag, None)) for tag in _META.values()]
+        elements, pixels, _ = _elements(file, start, size, wanted, 132)
+        _, sop_uid, syntax = [_uid(elements.pop(tag, None)) for tag in _META.values()]
         if not syntax or syntax in _OTHERWISE:
             return None
-        _encoding_of(found)  # raises for an odd one
-        return Walked(found, sop_uid, syntax, file, pixels)
+        _encoding_of(elements)  # raises for an odd one
+        return Walked(elements, sop_uid, syntax, file, pixels)
     except (_OddError, struct.error, zlib.error):  # struct.error: a truncated head
         return None
 
@@ -115,11 +115,11 @@ def _walked_deflated(file: BinaryIO, start: bytes, size: int, wanted: Mapping[in
     if last >> 16 != 2 or syntax != DeflatedExplicitVRLittleEndian:
         raise _OddError
     inflated: Any = io.BufferedReader(Inflated(file, end, size - end), WINDOW)
-    found, pixels, _ = _elements(inflated, inflated.peek(WINDOW), MAX_UNPACKED, wanted, 0)
-    if any(tag in found for tag in _META.values()):
+    elements, pixels, _ = _elements(inflated, inflated.peek(WINDOW), MAX_UNPACKED, wanted, 0)
+    if any(tag in elements for tag in _META.values()):
         raise _OddError
-    _encoding_of(found)
-    return Walked(found, sop_uid, syntax, inflated, pixels)
+    _encoding_of(elements)
+    return Walked(elements, sop_uid, syntax, inflated, pixels)
 
 
 def dataset(elements: Elements) -> Dataset:
@@ -136,7 +136,7 @@ def _elements(
 
     Tags ascend (PS3.5 section 7.1), so each occurs once; lengths are checked against the file's size.
     """
-    found: Any = {}
+    elements: Any = {}
     base, previous, count = 0, -1, 0
     while base + at < size:
         if at > len(window) - AHEAD and base + len(window) < size:
@@ -153,7 +153,7 @@ def _elements(
             (length,) = _LONG(window, at)
             at += 4
         if tag >= _PIXELS[0] and tag in _PIXELS:
-            return found, base + at - (12 if long else 8), previous
+            return elements, base + at - (12 if long else 8), previous
         previous = tag
         count += 1
         if length == _UNDEFINED:
@@ -165,13 +165,13 @@ def _elements(
                 raise _OddError
             value: Any = window[at : at + length] if length else empty_value_for_VR(name, raw=True)
             key = wanted[tag]
-            found[key] = RawDataElement(key, name, length, value, base + at, False, True)
+            elements[key] = RawDataElement(key, name, length, value, base + at, False, True)
             at += length
         else:
             at += length
         if base + at > size or count > MAX_ELEMENTS:
             raise _OddError
-    return found, base + at, previous
+    return elements, base + at, previous
 
 
 def _behind_sequence(window: bytes, at: int, depth: int, count: int) -> tuple[int, int]:
@@ -231,8 +231,8 @@ def _uid(element: RawDataElement | None) -> str:
     return element.value.rstrip(b"\0").decode()
 
 
-def _encoding_of(found: Elements) -> str | list[str]:
-    charset = found.get(_CHARACTER_SET)
+def _encoding_of(elements: Elements) -> str | list[str]:
+    charset = elements.get(_CHARACTER_SET)
     return _encoding(charset.VR, charset.value or b"") if charset else default_encoding
 
 

@@ -26,7 +26,7 @@ def listed(rows: Iterable[Row], folder: Path) -> list[Listed]:
     A row without patient or study, or with the file or series of an earlier row, is rejected under a separate
     name, so that it is not treated as part of the other series.
     """
-    found: list[Listed] = []
+    listed_: list[Listed] = []
     named: set[object] = set()
     for row in rows:
         series = row.identity[2]
@@ -36,11 +36,11 @@ def listed(rows: Iterable[Row], folder: Path) -> list[Listed]:
             if named & {path, row.identity}:  # no row number in outputs: it follows the patients
                 raise Rejection(Reason.DUPLICATE_ROW, "names the file or series of an earlier row; keep one")
         except Rejection as rejection:
-            found.append(Listed(row, f"{series} (row {row.number})", path, rejection))
+            listed_.append(Listed(row, f"{series} (row {row.number})", path, rejection))
         else:
-            found.append(Listed(row, series, path))
+            listed_.append(Listed(row, series, path))
             named |= {path, row.identity}
-    return sorted(found, key=lambda one: (*one.row.identity[:2], one.series))
+    return sorted(listed_, key=lambda one: (*one.row.identity[:2], one.series))
 
 
 def _require_row(row: Row) -> None:

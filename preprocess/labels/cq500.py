@@ -35,11 +35,11 @@ def read(path: Path, catalog: Path | None, mapping: Path | None) -> LabelTable:
     rows: dict[str, tuple[Label, ...]] = {}
     absent = several = 0
     for name, labels in votes.items():
-        found = studies.get(_plain(name), set())
-        absent += not found
-        several += len(found) > 1
-        if len(found) == 1:
-            rows[next(iter(found))] = labels
+        keys = studies.get(_plain(name), set())
+        absent += not keys
+        several += len(keys) > 1
+        if len(keys) == 1:
+            rows[next(iter(keys))] = labels
     if not rows:
         raise FmctError(f"{path}: none of its {len(votes)} scans are in {catalog or mapping}")
     notes = [f"{absent} scans of the table are not among the studies"] if absent else []

@@ -109,17 +109,17 @@ def _require_same_key(out: Path, names: Pseudonymizer, key_file: Path) -> None:
 def _counts(
     table: LabelTable,
 ) -> tuple[dict[str, tuple[int, int, int]], dict[str, tuple[str, int]]]:
-    found: dict[str, tuple[int, int, int]] = {}
+    counts: dict[str, tuple[int, int, int]] = {}
     others: dict[str, tuple[str, int]] = {}
     for number, name in enumerate(table.names):
         values = [row[number] for row in table.rows.values()]
         known = [value for value in values if value is not None]
         rule = table.rules.get(name, "binary")
         if rule in ("binary", "event"):
-            found[name] = (values.count(1), values.count(0), values.count(None))
+            counts[name] = (values.count(1), values.count(0), values.count(None))
         elif rule in ("multiclass", "ordinal"):
             classes = ", ".join(f"{known.count(value)} of class {int(value)}" for value in sorted(set(known)))
             others[name] = classes, len(known)
         else:
             others[name] = f"{min(known, default=0):g} to {max(known, default=0):g}", len(known)
-    return found, others
+    return counts, others

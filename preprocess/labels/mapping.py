@@ -18,7 +18,7 @@ def read_mapping(path: Path, column: str) -> dict[str, str]:
     if not {column, STUDY_COLUMN} <= set(header):
         raise FmctError(f"{path}: no column {column} or no column {STUDY_COLUMN}; {wanted}")
     places = header.index(column), header.index(STUDY_COLUMN)
-    found: dict[str, str] = {}
+    mapping: dict[str, str] = {}
     for line, cells in lines:
         if not cells:
             continue
@@ -27,8 +27,8 @@ def read_mapping(path: Path, column: str) -> dict[str, str]:
                 f"{path} row {line}: {len(cells)} cells, the header has {len(header)}; correct it"
             )
         name, study = (cells[place].strip() for place in places)
-        if found.setdefault(name, study) != study:
+        if mapping.setdefault(name, study) != study:
             raise FmctError(
                 f"{path} row {line}: its {column} has another study in an earlier row; correct it"
             )
-    return found
+    return mapping

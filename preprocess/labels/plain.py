@@ -79,8 +79,8 @@ def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         if not cells:
             continue
         if len(cells) != len(header):
-            found = f"{len(cells)} cells, the header has {len(header)}"
-            raise FmctError(f"{path} row {line}: {found}; correct it")
+            problem = f"{len(cells)} cells, the header has {len(header)}"
+            raise FmctError(f"{path} row {line}: {problem}; correct it")
         if len(set(header)) < len(header):
             raise FmctError(f"{path}: a column name occurs twice in the header; rename one")
         yield line, dict(zip(header, cells, strict=True))

@@ -32,13 +32,13 @@ def read(path: Path, catalog: Path | None, mapping: Path | None) -> LabelTable:
     """
     images, values = _slices(path)
     exams: dict[str, NDArray[np.int8]] = {}
-    found = 0
+    count = 0
     for study, sops in _series(catalog) if catalog else _mapped(mapping):
         place = pc.index_in(sops, images).to_numpy(zero_copy_only=False)
         known = ~np.isnan(place)
         if not known.any():
             continue
-        found += int(known.sum())
+        count += int(known.sum())
         of_series = values[place[known].astype(np.int64)]
         # 1 wins over 0 over unknown; a slice without a label for a finding prevents a certain 0.
         complete = known.all() & (of_series != _UNKNOWN).all(axis=0)
@@ -48,7 +48,7 @@ def read(path: Path, catalog: Path | None, mapping: Path | None) -> LabelTable:
     if not exams:
         raise FmctError(f"{path}: none of its {len(images)} images are in {catalog or mapping}")
     rows = {study: tuple(_label(value) for value in exam.tolist()) for study, exam in exams.items()}
-    notes = (f"{found} of {len(images)} labelled images are in these studies",)
+    notes = (f"{count} of {len(images)} labelled images are in these studies",)
     return LabelTable(FINDINGS, rows, notes=notes)
 
 

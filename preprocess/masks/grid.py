@@ -54,10 +54,10 @@ def to_grid(planes: Planes, record: VolumeRecord, classes: int) -> NDArray[np.in
             Reason.OUTSIDE_VOLUME,
             f"{inside:.0%} of it is within the volume; is it of this scan, and in its frame of reference?",
         )
-    found = np.stack([_resampled(planes, grid, number) for number in range(classes)])
-    if not found.any():
+    shares = np.stack([_resampled(planes, grid, number) for number in range(classes)])
+    if not shares.any():
         raise Rejection(Reason.EMPTY_MASK, "it does not fill half of any voxel of the volume's grid")
-    return packed(found)
+    return packed(shares)
 
 
 def _resampled(planes: Planes, grid: Grid, number: int) -> NDArray[np.bool_]:

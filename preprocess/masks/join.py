@@ -72,13 +72,13 @@ class Joined:
         study_key = next(iter(study_keys), "")
         if not study_key:
             raise Rejection(Reason.MISSING_STUDY, "no study: give the study of the mask")
-        found = self._by_study.get(study_key, [])
-        if not found:
+        rows = self._by_study.get(study_key, [])
+        if not rows:
             raise Rejection(Reason.UNKNOWN_VOLUME, "no volume of that study is in the dataset")
-        if len(found) > 1:
-            detail = f"the study has {len(found)} volumes; name the series, or the volume's key"
+        if len(rows) > 1:
+            detail = f"the study has {len(rows)} volumes; name the series, or the volume's key"
             raise Rejection(Reason.AMBIGUOUS_VOLUME, detail)
-        return found[0]
+        return rows[0]
 
     @property
     def _pseudonymizer(self) -> Pseudonymizer:

@@ -114,19 +114,19 @@ def _jobs(joined: Joined, dataset: Dataset) -> list[Job]:
 def _each(
     work: ShardWork, jobs: list[Job], total: int, workers: int, progress: Callable[[int, int], None]
 ) -> dict[str, Done]:
-    found, volumes = {}, 0
+    shards, volumes = {}, 0
     for name, done, count in unordered(work, jobs, workers):
-        found[name] = done
+        shards[name] = done
         volumes += count
         progress(volumes, total)
-    return dict(sorted(found.items()))
+    return dict(sorted(shards.items()))
 
 
 def _refused(joined: Joined, done: Iterable[Done]) -> list[tuple[int, Reason, str]]:
     """All rejected rows, once each, in the table's order."""
-    found = {row: (row, why.reason, why.detail) for row, why in joined.objections.items()}
-    found |= {row: (row, reason, detail) for of_shard in done for row, reason, detail in of_shard.refused}
-    return [found[row] for row in sorted(found)]
+    refused = {row: (row, why.reason, why.detail) for row, why in joined.objections.items()}
+    refused |= {row: (row, reason, detail) for of_shard in done for row, reason, detail in of_shard.refused}
+    return [refused[row] for row in sorted(refused)]
 
 
 def _counts(refused: Iterable[tuple[int, Reason, str]]) -> dict[Reason, int]:

@@ -156,30 +156,30 @@ def _group(read: Any, frame: int, name: str) -> Any:
 
 
 def _require(read: Any, frame: int, name: str) -> Any:
-    found = _group(read, frame, name)
-    if found is None:
+    group = _group(read, frame, name)
+    if group is None:
         raise Rejection(Reason.MISSING_GEOMETRY, f"frames have no {name}; export it with its planes")
-    return found
+    return group
 
 
 def _orientation(read: Any) -> tuple[float, ...]:
-    found = {
+    orientations = {
         tuple(map(float, _require(read, frame, "PlaneOrientationSequence").ImageOrientationPatient))
         for frame in range(int(read.NumberOfFrames))
     }
-    first = next(iter(found))
-    if any(np.abs(np.subtract(one, first)).max() > 1e-3 for one in found):
+    first = next(iter(orientations))
+    if any(np.abs(np.subtract(one, first)).max() > 1e-3 for one in orientations):
         raise Rejection(Reason.INCONSISTENT_GEOMETRY, "frames of several orientations; export one plane each")
     return first
 
 
 def _spacing(read: Any) -> tuple[tuple[float, float], float | None]:
     """Pixel Spacing (rows, columns), and Spacing Between Slices, else Slice Thickness, mm."""
-    found = [_require(read, frame, "PixelMeasuresSequence") for frame in range(int(read.NumberOfFrames))]
-    spacings = np.array([list(map(float, one.PixelSpacing)) for one in found])
+    measures = [_require(read, frame, "PixelMeasuresSequence") for frame in range(int(read.NumberOfFrames))]
+    spacings = np.array([list(map(float, one.PixelSpacing)) for one in measures])
     if spacings.min() <= 0 or np.ptp(spacings, axis=0).max() > SAME_SPACING * spacings.max():
         raise Rejection(Reason.INCONSISTENT_GEOMETRY, "frames have several pixel spacings, or none")
-    stated = found[0].get("SpacingBetweenSlices") or found[0].get("SliceThickness")
+    stated = measures[0].get("SpacingBetweenSlices") or measures[0].get("SliceThickness")
     row, column = spacings[0].tolist()
     return (row, column), abs(float(stated)) if stated else None
 

@@ -95,12 +95,12 @@ class ShardWork:
         with ShardWriter(self.out, name, dataset.info.format) as writer:
             for number in sorted(rows):
                 record = dataset.record(number)
-                found = merged(rows[number], record, self.classes, self.root, names, objections)
-                refused += [(row, why.reason, why.detail) for row, why in sorted(found.refused.items())]
-                if found.bits is not None:
-                    writer.add(self._record(record, found.bits), found.bits)
+                mask = merged(rows[number], record, self.classes, self.root, names, objections)
+                refused += [(row, why.reason, why.detail) for row, why in sorted(mask.refused.items())]
+                if mask.bits is not None:
+                    writer.add(self._record(record, mask.bits), mask.bits)
                     files = sum(bool(row.cells[PATH]) for row in rows[number])
-                    stored.append(self._measured(record, found.bits, dataset.read(number), files))
+                    stored.append(self._measured(record, mask.bits, dataset.read(number), files))
         if not stored:
             sidecar.unlink()
             shard.unlink()

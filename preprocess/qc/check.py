@@ -43,11 +43,11 @@ def check(
     seen: findings from its voxels (preprocess.anatomy), with one line each. Raises Rejection for the first
     finding in `config.reject`.
     """
-    found = findings(measures, affine, config, anatomy, seen)
-    for finding in found:
+    problems = findings(measures, affine, config, anatomy, seen)
+    for finding in problems:
         if finding.reason in config.reject:
             raise Rejection(finding.reason, finding.detail)
-    return tuple(finding.reason for finding in found)
+    return tuple(finding.reason for finding in problems)
 
 
 def require_whole_head(
@@ -68,10 +68,10 @@ def findings(
     seen: Mapping[Reason, str] = MappingProxyType({}),
 ) -> list[Finding]:
     """All findings of a volume, in the order of `CHECKS`."""
-    found = [*_geometry(measures, affine, config, anatomy), *_ranges(measures, config, anatomy)]
-    found += _limits(measures, config)
-    found += [Finding(reason, detail) for reason, detail in seen.items()]
-    return sorted(found, key=lambda finding: CHECKS.index(finding.reason))
+    problems = [*_geometry(measures, affine, config, anatomy), *_ranges(measures, config, anatomy)]
+    problems += _limits(measures, config)
+    problems += [Finding(reason, detail) for reason, detail in seen.items()]
+    return sorted(problems, key=lambda finding: CHECKS.index(finding.reason))
 
 
 def _geometry(

@@ -120,9 +120,9 @@ def _of_tasks(pictures: Iterable[Picture]) -> tuple[list[Figure], list[Figure]]:
     refused: list[Figure] = []
     defaced: list[Figure] = []
     for one in pictures:
-        found, note = (refused, one.note) if one.kind == "rejected" else (defaced, f"{one.kind}: {one.note}")
-        if len(found) < GALLERY:
-            found.append(Figure(one.key[:KEY_DIGITS], note, png(one.array)))
+        listed, note = (refused, one.note) if one.kind == "rejected" else (defaced, f"{one.kind}: {one.note}")
+        if len(listed) < GALLERY:
+            listed.append(Figure(one.key[:KEY_DIGITS], note, png(one.array)))
     return refused, defaced
 
 
@@ -192,7 +192,7 @@ def _median(values: np.ndarray) -> float | None:
 
 
 def _histograms(volumes: pa.Table, config: CheckConfig) -> list[Histogram]:
-    found = []
+    histograms = []
     for name, field in Measures.model_fields.items():
         values = _numbers(volumes, name)
         known = values[~np.isnan(values)]
@@ -203,7 +203,7 @@ def _histograms(volumes: pa.Table, config: CheckConfig) -> list[Histogram]:
             low, high = low - 0.5, high + 0.5
         counts, _ = np.histogram(known, BINS, (low, high))
         limits = tuple(limit for limit in _limits(name, config) if low <= limit <= high)
-        found.append(
+        histograms.append(
             Histogram(
                 name=name.replace("_", " "),
                 description=field.description or "",
@@ -215,7 +215,7 @@ def _histograms(volumes: pa.Table, config: CheckConfig) -> list[Histogram]:
                 missing=len(values) - known.size,
             )
         )
-    return found
+    return histograms
 
 
 def _limits(measure: str, config: CheckConfig) -> tuple[float, ...]:

@@ -43,12 +43,12 @@ def sketch(voxels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     centres = _middle(thin > DENSE_HU, edges)
     smooth = ndimage.uniform_filter(thin, [max(1, round(SMOOTH_MM / edge)) for edge in edges])
     off = smooth - np.float32(BRAIN_HU)
-    found = np.sign(off) * np.clip(np.minimum(np.abs(off), 2 * REACH_HU - np.abs(off)), 0, None)
+    reduced = np.sign(off) * np.clip(np.minimum(np.abs(off), 2 * REACH_HU - np.abs(off)), 0, None)
     for axis in (2, 1, 0):
-        shares = _shares(found.shape[axis], centres[axis], CELL_MM / edges[axis], CELLS[axis])
-        found = np.moveaxis(np.tensordot(found, shares, (axis, 1)), -1, axis)
-    found -= ndimage.uniform_filter(found, NEIGHBOURS)
-    numbers = found.ravel() @ _projection()
+        shares = _shares(reduced.shape[axis], centres[axis], CELL_MM / edges[axis], CELLS[axis])
+        reduced = np.moveaxis(np.tensordot(reduced, shares, (axis, 1)), -1, axis)
+    reduced -= ndimage.uniform_filter(reduced, NEIGHBOURS)
+    numbers = reduced.ravel() @ _projection()
     length = float(np.linalg.norm(numbers))
     return numbers / np.float32(length) if length else numbers
 

@@ -30,8 +30,8 @@ def pairs_of(paths: Iterable[Path], volumes: pa.Table) -> pa.Table:
     paths: files of `write`; a missing one, of an earlier version's task, is ignored. volumes: the manifest.
     Volumes with equal source digests are not paired: they are known to be one scan (`same_scan`).
     """
-    found = [pq.read_table(path, schema=SCHEMA) for path in paths if path.exists()]
-    table = pa.concat_tables([SCHEMA.empty_table(), *found])
+    tables = [pq.read_table(path, schema=SCHEMA) for path in paths if path.exists()]
+    table = pa.concat_tables([SCHEMA.empty_table(), *tables])
     keys = table["key"].to_pylist()
     sketches = table["sketch"].combine_chunks().flatten().to_numpy().reshape(-1, NUMBERS)
     columns = (volumes[name].to_pylist() for name in ("key", "patient_key", "source_digest"))

@@ -178,7 +178,7 @@ def read_files(part: Path, known: Path, paths: list[bytes], enter_archives: bool
 
 
 def _regular_files(paths: list[bytes], writer: "_PartWriter") -> dict[bytes, Status]:
-    found = {}
+    files = {}
     for path in paths:
         name = os.fsdecode(path)
         try:
@@ -187,8 +187,8 @@ def _regular_files(paths: list[bytes], writer: "_PartWriter") -> dict[bytes, Sta
             writer.reject(Source(Path(name), 0, 0), unreadable(error))
             continue
         if stat.S_ISREG(status.st_mode):
-            found[path] = status
-    return found
+            files[path] = status
+    return files
 
 
 def unreadable(error: OSError) -> Rejection:

@@ -99,11 +99,11 @@ def write_tables(findings: Findings, work: WorkFolder, executor: Executor) -> Ta
     duplicates = Duplicates(work.scratch / "duplicates")
     objects, modalities, reasons = 0, Counter[str](), Counter[Reason]()
     for table in findings.tables():
-        found = table.filter(pc.is_null(table["reason"])).select(INSTANCE_TABLE.names)
-        images.add(found)
-        duplicates.add(found)
-        objects += pc.sum(pc.equal(found["frame"], 0)).as_py() or 0
-        modalities.update(map(modality, found["modality"].to_pylist()))
+        instances = table.filter(pc.is_null(table["reason"])).select(INSTANCE_TABLE.names)
+        images.add(instances)
+        duplicates.add(instances)
+        objects += pc.sum(pc.equal(instances["frame"], 0)).as_py() or 0
+        modalities.update(map(modality, instances["modality"].to_pylist()))
         refused = table.filter(pc.is_valid(table["reason"])).select(REJECTED_TABLE.names)
         rejected.add(refused)
         reasons.update(map(Reason, refused["reason"].to_pylist()))

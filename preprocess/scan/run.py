@@ -151,10 +151,12 @@ def _known_files(records: list[Record]) -> Iterator[tuple[int, np.ndarray]]:
 
 def _unreadable_files(record: Record) -> np.ndarray:
     """Fingerprints, ascending, of files that the system could not read completely."""
-    found = [np.empty(0, FINGERPRINT)]
+    fingerprints = [np.empty(0, FINGERPRINT)]
     for table in record.tables(FILE_COLUMNS):
-        found.append(file_fingerprints(table.filter(pc.equal(table["reason"], Reason.UNREADABLE_FILE))))
-    return np.unique(np.concatenate(found))
+        fingerprints.append(
+            file_fingerprints(table.filter(pc.equal(table["reason"], Reason.UNREADABLE_FILE)))
+        )
+    return np.unique(np.concatenate(fingerprints))
 
 
 def _walk(folder: Path, left_out: set[Path], unlisted: list[tuple[Source, Rejection]]) -> Iterator[bytes]:
@@ -182,7 +184,7 @@ def _readings(
     """
     archives: deque[bytes] = deque()
     running: dict[Future[Reading], int] = {}
-    found = 0
+    count = 0
     run, number = time.time_ns(), 0  # part names differ from those of killed runs and their surviving workers
     while True:
         while len(running) < calls:
@@ -190,7 +192,7 @@ def _readings(
             paths = [archives.popleft()] if enter else list(islice(files, BATCH_FILES))
             if not paths:
                 break
-            found += 0 if enter else len(paths)
+            count += 0 if enter else len(paths)
             number += 1
             part = work.parts / f"{run}-{number:08d}.parquet"
             future = executor.submit(read_files, part, known, paths, enter)
@@ -200,20 +202,20 @@ def _readings(
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             reading, names = future.result(), running.pop(future)
             archives.extend(reading.archives)
-            yield reading, names - len(reading.archives), found
-            found = 0
+            yield reading, names - len(reading.archives), count
+            count = 0
 
 
-def _require_ct(export: Path, found: Tables) -> None:
+def _require_ct(export: Path, tables: Tables) -> None:
     """Raise FmctError that lists what was found unless there is some CT."""
-    if not found.modalities:
-        if not found.skipped and not found.rejected:
+    if not tables.modalities:
+        if not tables.skipped and not tables.rejected:
             raise FmctError(f"{export}: the folder is empty; give the folder that holds the DICOM export")
-        others = [f"{found.skipped} other files"] * bool(found.skipped)
-        others += [f"{n} {name}" for name, n in found.rejected.items()]
+        others = [f"{tables.skipped} other files"] * bool(tables.skipped)
+        others += [f"{n} {name}" for name, n in tables.rejected.items()]
         raise FmctError(f"{export}: no readable DICOM (found {', '.join(others)}); give the export's folder")
-    if "CT" not in found.modalities:
-        others = [f"{n} of {name or 'no modality'}" for name, n in found.modalities.items()]
+    if "CT" not in tables.modalities:
+        others = [f"{n} of {name or 'no modality'}" for name, n in tables.modalities.items()]
         raise FmctError(
             f"{export}: no CT among the DICOM files (found {', '.join(others)}); export CT series"
         )

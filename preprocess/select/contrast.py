@@ -34,8 +34,8 @@ def any_contrast(distinct: Iterable[Texts], lexicon: Lexicon) -> bool | None:
 
     It was given during the series, or was written into some headers only.
     """
-    found = {has_contrast(texts, lexicon) for texts in distinct}
-    return True if True in found else None if None in found else False
+    contrasts = {has_contrast(texts, lexicon) for texts in distinct}
+    return True if True in contrasts else None if None in contrasts else False
 
 
 def _described(text: str, lexicon: Lexicon) -> bool | None:
@@ -43,35 +43,35 @@ def _described(text: str, lexicon: Lexicon) -> bool | None:
 
     A word for an examination of vessels alone, such as "CTA", is overridden by a word for plain.
     """
-    found = _meanings(folded(text), lexicon.hits(text))
-    if "enhanced" in found:
+    meanings = _meanings(folded(text), lexicon.hits(text))
+    if "enhanced" in meanings:
         return True
-    return False if "plain" in found else True if "vessels" in found else None
+    return False if "plain" in meanings else True if "vessels" in meanings else None
 
 
 def _meanings(text: str, hits: Sequence[Hit]) -> set[str]:
     """The meanings of the words for contrast in a folded text, with the negations that govern them."""
-    found: list[str] = []
+    meanings: list[str] = []
     governor: Hit | None = None
     idle = False  # the governor has no object yet
     mention: Hit | None = None
     for hit in hits:
         if hit.kind == "negation":
             if mention and _follows(text, mention, hit):
-                found[-1] = mention.negation
+                meanings[-1] = mention.negation
             elif hit.meaning != "after":
-                found += _alone(text, governor, hits, hit) if idle and governor else []
+                meanings += _alone(text, governor, hits, hit) if idle and governor else []
                 governor, idle = hit, True
             mention = None
         elif hit.kind == "contrast":
             governed = bool(governor and _governs(text, governor, hit, hits))
             negated = bool(hit.negation) and (governed or bool(_ABSENT.match(text, _word_end(text, hit))))
-            found.append(hit.negation if negated else hit.meaning)
+            meanings.append(hit.negation if negated else hit.meaning)
             mention = None if negated or not hit.negation else hit
             if governor and governed and hit.negation:
                 governor = Hit(governor.start, hit.end, *governor[2:])
                 idle = False
-    return {*found, *(_alone(text, governor, hits) if idle and governor else [])}
+    return {*meanings, *(_alone(text, governor, hits) if idle and governor else [])}
 
 
 def _alone(text: str, governor: Hit, hits: Sequence[Hit], after: Hit | None = None) -> list[str]:
@@ -142,11 +142,11 @@ def _named(text: str, lexicon: Lexicon) -> str:
     """The meaning of an agent field: none, "filler", oral, vein, or "given" for an agent's name."""
     if not re.search(r"[^\W_]", text):
         return "none" if re.search(r"[-./]", text) and not _MASKS.search(text) else "filler"
-    found = lexicon.meanings(text, "agent")
-    if "none" in found or _NO_VOLUME.fullmatch(text.strip()):
+    meanings = lexicon.meanings(text, "agent")
+    if "none" in meanings or _NO_VOLUME.fullmatch(text.strip()):
         return "none"
-    if "filler" not in found and _meanings(folded(text), lexicon.hits(text)) == {"plain"}:
+    if "filler" not in meanings and _meanings(folded(text), lexicon.hits(text)) == {"plain"}:
         return "none"
-    if "filler" in found:
+    if "filler" in meanings:
         return "filler"
-    return "vein" if "vein" in found else "oral" if "oral" in found else "given"
+    return "vein" if "vein" in meanings else "oral" if "oral" in meanings else "given"

@@ -23,17 +23,17 @@ def divided(series: Iterable[Series]) -> dict[SeriesKey, Rejection]:
     alike: dict[tuple[str, str], list[Series]] = {}
     for one in series:
         alike.setdefault((one.study_uid, one.series_uid), []).append(one)
-    found = {}
+    divided_ = {}
     for group in alike.values():
         for one in group:
             lacking = sum(_lacking(one, other) for other in group if other is not one)
             if lacking:
-                found[one.key] = Rejection(
+                divided_[one.key] = Rejection(
                     Reason.SEVERAL_PATIENTS,
                     f"{len(one.instances)} images here, {lacking} more under another Patient ID (0010,0020): "
                     "use one ID per series and scan again",
                 )
-    return found
+    return divided_
 
 
 def _lacking(one: Series, other: Series) -> int:

@@ -100,8 +100,8 @@ def _named_energy(description: str, lexicon: Lexicon) -> bool:
 
 def energy_kev(image: Instance) -> float | None:
     """The photon energy stated by the series description of a monoenergetic image, keV."""
-    found = _ENERGY.search(image.texts.series_description)
-    return float(found[1] or found[2]) if found else None
+    match = _ENERGY.search(image.texts.series_description)
+    return float(match[1] or match[2]) if match else None
 
 
 def _any(words: tuple[str, ...], text: str) -> bool:

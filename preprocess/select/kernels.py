@@ -60,10 +60,10 @@ def kernel_class(kernel: str, lexicon: Lexicon) -> KernelClass:
 
 def sharpness(image: Instance, lexicon: Lexicon) -> KernelClass:
     """The class of an image's kernel; an unknown kernel is bone if the series description names only bone."""
-    found = kernel_class(image.kernel, lexicon)
-    if found == "unknown" and lexicon.meanings(image.texts.series_description, "kernel") == {"bone"}:
+    sharpness_ = kernel_class(image.kernel, lexicon)
+    if sharpness_ == "unknown" and lexicon.meanings(image.texts.series_description, "kernel") == {"bone"}:
         return "bone"
-    return found
+    return sharpness_
 
 
 def common_sharpness(images: Sequence[Instance], lexicon: Lexicon) -> KernelClass:

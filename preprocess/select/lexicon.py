@@ -79,8 +79,8 @@ class Lexicon:
 
     def _hits(self, text: str) -> tuple[Hit, ...]:
         text = folded(text)
-        found = {hit for signs in (False, True) for hit in self._matches(text, signs)}
-        return tuple(sorted(hit for hit in found if not _within_another(hit, found)))
+        hits = {hit for signs in (False, True) for hit in self._matches(text, signs)}
+        return tuple(sorted(hit for hit in hits if not _within_another(hit, hits)))
 
     def _matches(self, text: str, signs: bool) -> Iterator[Hit]:
         canonical, places = _canonical(text, signs)
@@ -164,10 +164,10 @@ def _borders(rule: str, bound: str, beyond: str, edge: str) -> bool:
 
 def _lengths(entries: Iterable[str]) -> dict[str, list[int]]:
     """The lengths of the entries by first letter."""
-    found: dict[str, set[int]] = {}
+    by_first: dict[str, set[int]] = {}
     for letters in entries:
-        found.setdefault(letters[0], set()).add(len(letters))
-    return {first: sorted(lengths) for first, lengths in found.items()}
+        by_first.setdefault(letters[0], set()).add(len(letters))
+    return {first: sorted(lengths) for first, lengths in by_first.items()}
 
 
 def _canonical(text: str, signs: bool) -> tuple[str, list[int]]:

@@ -60,9 +60,9 @@ def with_rejections(
     judged: Iterable[SeriesDecision], rejections: Iterable[tuple[Series, Rejection]]
 ) -> tuple[SeriesDecision, ...]:
     """`judged`, of which the series of `rejections` have these."""
-    found = {one.key: rejection for one, rejection in rejections}
+    by_key = {one.key: rejection for one, rejection in rejections}
     return tuple(
-        replace(one, rejection=found[one.series.key]) if one.series.key in found else one for one in judged
+        replace(one, rejection=by_key[one.series.key]) if one.series.key in by_key else one for one in judged
     )
 
 

@@ -151,15 +151,15 @@ def _seen(these: Positions, those: Positions, normal: np.ndarray, usual: float) 
         return []
     gaps = np.diff(heights)
     limit = min(float(np.median(gaps)), usual) * (1 + REGULAR_GAP)
-    found = []
+    seen = []
     for group in these:
         z = height(group, normal)
         above = int(np.searchsorted(heights, z - SAME_POSITION_MM))
         if above == len(heights) or (above == 0 and heights[0] > z + SAME_POSITION_MM):
             continue
         if heights[above] <= z + SAME_POSITION_MM or gaps[above - 1] <= limit:
-            found.append(group)
-    return found
+            seen.append(group)
+    return seen
 
 
 def _step(positions: Positions, normal: np.ndarray) -> float:

@@ -79,9 +79,9 @@ class HeadPatterns(Patterns):
 
     def described(self, text: str, lexicon: Lexicon, of_a_series: bool) -> str | None:
         """As `objection`, for a text in any language of the table."""
-        found = lexicon.meanings(text, "body")
+        meanings = lexicon.meanings(text, "body")
         elsewhere = {"other", BESIDE} if of_a_series else {"other"}
-        if OTHER_BODY_PART in self.exclude and found & elsewhere and not found - {"other", BESIDE}:
+        if OTHER_BODY_PART in self.exclude and meanings & elsewhere and not meanings - {"other", BESIDE}:
             return "names another body part"
         return self.objection(text)
 

@@ -87,11 +87,11 @@ def _require_contrast(texts: Collection[Texts], config: SelectConfig, lexicon: L
 
 
 def _kind(instance: Instance, config: SelectConfig) -> Verdict:
-    found = kind(instance)
-    if instance.modality != config.modality and found is not Reason.DOSE_REPORT:
-        found = Reason.NOT_CT
-    if found and not (found is Reason.DERIVED and config.allow_derived):
-        return found, ""
+    reason = kind(instance)
+    if instance.modality != config.modality and reason is not Reason.DOSE_REPORT:
+        reason = Reason.NOT_CT
+    if reason and not (reason is Reason.DERIVED and config.allow_derived):
+        return reason, ""
     objection = config.image_type.objection("\\".join(instance.image_type))
     return (Reason.IMAGE_TYPE, objection) if objection else None
 
@@ -128,10 +128,10 @@ def _acquisition(instance: Instance, config: SelectConfig, lexicon: Lexicon) -> 
     if instance.thickness and not _within(instance.thickness, config.thickness_range_mm):
         thickness = f"{instance.thickness:g} mm, outside {_written(config.thickness_range_mm)}"
         return Reason.THICKNESS_OUT_OF_RANGE, thickness
-    found = sharpness(instance, lexicon)
-    if found in config.kernels:
+    sharpness_ = sharpness(instance, lexicon)
+    if sharpness_ in config.kernels:
         return None
-    return _KERNEL_REASONS[found], f"{found}, not {' or '.join(config.kernels)}"
+    return _KERNEL_REASONS[sharpness_], f"{sharpness_}, not {' or '.join(config.kernels)}"
 
 
 def _within(value: float, limits: tuple[float, float]) -> bool:

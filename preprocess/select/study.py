@@ -49,9 +49,11 @@ def select_study(
         singles = [(one.series, one.usable) for one in judged if one.usable and not one.rejection]
         joins = find_joins(singles, config) if config.join else []
         alone = _alone(singles, config)
-        failed = [(one, found) for one, found in alone if isinstance(found, Rejection)]
+        failed = [(one, candidate) for one, candidate in alone if isinstance(candidate, Rejection)]
         judged = with_rejections(judged, failed)
-        candidates = _in_order(joins, [found for _, found in alone if isinstance(found, Candidate)], config)
+        candidates = _in_order(
+            joins, [candidate for _, candidate in alone if isinstance(candidate, Candidate)], config
+        )
     except Exception as error:  # a defect of this package rejects this study only
         rejection = as_rejection(error, "a study")
         return Selection(tuple(replace(one, rejection=one.rejection or rejection) for one in judged), ())
@@ -62,14 +64,14 @@ def _alone(
     singles: Iterable[tuple[Series, Selected]], config: SelectConfig
 ) -> list[tuple[Series, Candidate | Rejection]]:
     """Each series as a separate candidate, or its rejection."""
-    found: list[tuple[Series, Candidate | Rejection]] = []
+    results: list[tuple[Series, Candidate | Rejection]] = []
     for one, selected in singles:
         try:
             require_stack(selected.slices, config)
-            found.append((one, Candidate(one, selected)))
+            results.append((one, Candidate(one, selected)))
         except Exception as error:
-            found.append((one, as_rejection(error)))
-    return found
+            results.append((one, as_rejection(error)))
+    return results
 
 
 def _in_order(

@@ -48,8 +48,10 @@ def unmatched_texts(images: Iterable[Instance], lexicon: Lexicon) -> set[tuple[s
     """
     images = [image for image in images if image.modality == "CT"]
     distinct = texts_of(images)
-    found = {(name, getattr(texts, name)) for name in _WORDED for texts in distinct}
-    found |= {("contrast", texts.contrast) for texts in distinct}
-    found = {(name, text) for name, text in found if not lexicon.understands(text)}
+    texts_ = {(name, getattr(texts, name)) for name in _WORDED for texts in distinct}
+    texts_ |= {("contrast", texts.contrast) for texts in distinct}
+    texts_ = {(name, text) for name, text in texts_ if not lexicon.understands(text)}
     kernels = {image.kernel for image in images}
-    return found | {("kernel", name) for name in kernels if name and kernel_class(name, lexicon) == "unknown"}
+    return texts_ | {
+        ("kernel", name) for name in kernels if name and kernel_class(name, lexicon) == "unknown"
+    }

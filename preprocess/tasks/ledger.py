@@ -114,11 +114,11 @@ def result(place: TaskFiles) -> TaskResult | None:
 
     Raises FmctError if a newer version wrote it.
     """
-    found = ledgers.marked(place.marker, TaskResult)
-    if found is None:
+    result_ = ledgers.marked(place.marker, TaskResult)
+    if result_ is None:
         return None
-    whole = found.digest == place.digest and all(part.is_file() for part in place.parts)
-    return found if whole and all(_shard_is_whole(place, f, s) for f, s in found.shards.items()) else None
+    whole = result_.digest == place.digest and all(part.is_file() for part in place.parts)
+    return result_ if whole and all(_shard_is_whole(place, f, s) for f, s in result_.shards.items()) else None
 
 
 def progress(out: Path, share: Share = WHOLE) -> Progress:
@@ -177,15 +177,15 @@ def status(out: Path) -> Status:
     """Read the plan and the markers in `out`; FmctError if there is no plan."""
     tasks = ledger(out, read_plan(out))
     places, results = tasks.units, tasks.found()
-    done = [found for found in results if found]
+    done = [result for result in results if result]
     marked = set(_marked(out))
-    stale = sum(place.index in marked for place, found in zip(places, results, strict=True) if not found)
-    rejected = sum((Counter(found.rejected) for found in done), Counter())
+    stale = sum(place.index in marked for place, result in zip(places, results, strict=True) if not result)
+    rejected = sum((Counter(result.rejected) for result in done), Counter())
     return Status(
         done=len(done),
         missing=len(results) - len(done) - stale,
         stale=stale,
-        volumes=sum(found.volumes for found in done),
+        volumes=sum(result.volumes for result in done),
         rejected=dict(sorted(rejected.items())),
-        to_do=tuple(place.index for place, found in zip(places, results, strict=True) if not found),
+        to_do=tuple(place.index for place, result in zip(places, results, strict=True) if not result),
     )

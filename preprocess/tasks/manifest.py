@@ -92,15 +92,15 @@ def marked(volumes: pa.Table, config: CheckConfig, anatomy: Anatomy) -> pa.Table
 def _flags(row: dict[str, Any], config: CheckConfig, anatomy: Anatomy) -> list[str]:
     measures = Measures(**{name: row[name] for name in MEASURES})
     seen = {reason: "" for reason in VOXELS_SHOW if reason in row["flags"]}
-    found = findings(measures, np.reshape(row["affine"], (4, 4)), config, anatomy, seen)
-    return [finding.reason for finding in found]
+    problems = findings(measures, np.reshape(row["affine"], (4, 4)), config, anatomy, seen)
+    return [finding.reason for finding in problems]
 
 
 def table(rows: Iterable[dict[str, Any]]) -> pa.Table:
     """Rows as a table of `SCHEMA`, or of `STUDY_SCHEMA` if any row has a role within its study."""
-    found = list(rows)
-    of_study = any(name in row for row in found for name in OF_STUDY)
-    return pa.Table.from_pylist(found, schema=STUDY_SCHEMA if of_study else SCHEMA)
+    table_rows = list(rows)
+    of_study = any(name in row for row in table_rows for name in OF_STUDY)
+    return pa.Table.from_pylist(table_rows, schema=STUDY_SCHEMA if of_study else SCHEMA)
 
 
 def write(rows: pa.Table, path: Path) -> None:

@@ -118,17 +118,17 @@ def read_plan(out: Path) -> Plan:
 
 def read_current_plan(out: Path, config: PreprocessConfig) -> Plan:
     """The plan in `out`; FmctError also if it was made with another configuration."""
-    found = read_plan(out)
-    if found.settings not in settings_records(config):
+    plan = read_plan(out)
+    if plan.settings not in settings_records(config):
         raise FmctError(
             f"{_path(out)}: made with another configuration; run `fmct preprocess --plan` with this one"
         )
-    return found
+    return plan
 
 
-def kept_record(found: Plan, config: PreprocessConfig) -> dict[str, Any]:
+def kept_record(plan: Plan, config: PreprocessConfig) -> dict[str, Any]:
     """The record of `config` that is stored beside the plan's volumes and covered by their digest."""
-    return settings_records(config)[found.settings]
+    return settings_records(config)[plan.settings]
 
 
 def _settings(out: Path, config: PreprocessConfig) -> str:
@@ -154,11 +154,11 @@ def settings_records(config: PreprocessConfig) -> dict[str, dict[str, Any]]:
     """
     everything, shaping = config.everything(), config.shaping()
     beside = [] if everything["privacy"] == shaping["privacy"] else [everything["privacy"]]
-    found: dict[str, dict[str, Any]] = {}
+    records: dict[str, dict[str, Any]] = {}
     for kept, more in ((shaping, beside), (everything, [])):
         parts = [preprocessing_digest(kept), config.output.formats, FORMAT_VERSION, PROCESSING_VERSION, *more]
-        found.setdefault(hashlib.sha256(json.dumps(parts).encode()).hexdigest(), kept)
-    return found
+        records.setdefault(hashlib.sha256(json.dumps(parts).encode()).hexdigest(), kept)
+    return records
 
 
 def task_digest(settings: str, series: list[str]) -> str:

@@ -30,11 +30,11 @@ class Head:
 
     def box(self, spacing: tuple[float, float, float], margin_mm: float) -> Grid:
         """The grid of `spacing` around the head with `margin_mm`, within the scanned field."""
-        found = np.argwhere(self.mask)
+        indices = np.argwhere(self.mask)
         first = INDEX_STEPS @ self.grid.origin
         # Voxels extend half an edge beyond their centres.
-        low_mm = first + (found.min(axis=0) - 0.5) * COARSE_MM - margin_mm
-        high_mm = first + (found.max(axis=0) + 0.5) * COARSE_MM + margin_mm
+        low_mm = first + (indices.min(axis=0) - 0.5) * COARSE_MM - margin_mm
+        high_mm = first + (indices.max(axis=0) + 0.5) * COARSE_MM + margin_mm
         edges = first - 0.5 * COARSE_MM, first + (np.array(self.grid.shape) - 0.5) * COARSE_MM
         return box(np.maximum(low_mm, edges[0]), np.minimum(high_mm, edges[1]), spacing)
 

@@ -244,7 +244,7 @@ def _look_up(hu: np.ndarray, slices: Stack, points: np.ndarray) -> tuple[np.ndar
     lower = np.clip(np.searchsorted(slices.heights, heights) - 1, 0, len(hu) - 2)
     share = (heights - slices.heights[lower]) / np.diff(slices.heights)[lower]
     inside = (share >= 0) & (share <= 1)
-    found = np.zeros(len(points))
+    values = np.zeros(len(points))
     for foot, weight in ((lower, 1 - share), (lower + 1, share)):
         relative = points - slices.positions[foot]
         place = np.stack(
@@ -255,8 +255,8 @@ def _look_up(hu: np.ndarray, slices: Stack, points: np.ndarray) -> tuple[np.ndar
             ]
         )
         inside &= ((place >= 0) & (place < np.array(hu.shape)[:, None])).all(axis=0)
-        found += weight * ndimage.map_coordinates(hu, place, np.float64, order=1, mode="nearest")
-    return found, inside
+        values += weight * ndimage.map_coordinates(hu, place, np.float64, order=1, mode="nearest")
+    return values, inside
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

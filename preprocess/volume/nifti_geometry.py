@@ -40,9 +40,9 @@ def affine_of(header: Any) -> np.ndarray:
             "qform and sform codes are 0, so its orientation in the patient is unknown; convert it again",
         )
     if not any(code in _OF_THE_PATIENT for code in codes.values()):
-        found = f"qform_code {codes['qform']}, sform_code {codes['sform']}: a template's space"
+        problem = f"qform_code {codes['qform']}, sform_code {codes['sform']}: a template's space"
         raise Rejection(
-            Reason.MISSING_GEOMETRY, f"{found}, not the patient's; give the scan as it was acquired"
+            Reason.MISSING_GEOMETRY, f"{problem}, not the patient's; give the scan as it was acquired"
         )
     edges = np.abs(np.asarray(header["pixdim"], np.float64)[1:4])
     forms = {name: _form(header, name) for name, code in codes.items() if code in _OF_THE_PATIENT}

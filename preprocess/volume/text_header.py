@@ -43,15 +43,15 @@ class TextHeader:
             if self.data_bytes < needed:
                 raise _truncated(f"{self.data_bytes} bytes of values, {needed} declared")
             return
-        inflating, found = zlib.decompressobj(_EITHER_CONTAINER), 0
+        inflating, size = zlib.decompressobj(_EITHER_CONTAINER), 0
         with self.data.open("rb") as file:
             file.seek(self.offset)
             while not inflating.eof and (piece := file.read(_PIECE)):
-                while piece and found <= needed:
-                    found += len(inflating.decompress(piece, _PIECE))
+                while piece and size <= needed:
+                    size += len(inflating.decompress(piece, _PIECE))
                     piece = inflating.unconsumed_tail
-        if not inflating.eof or found != needed:
-            raise _truncated(f"{found} bytes of values before the stream ends or breaks, {needed} declared")
+        if not inflating.eof or size != needed:
+            raise _truncated(f"{size} bytes of values before the stream ends or breaks, {needed} declared")
 
 
 def _truncated(detail: str) -> Rejection:

@@ -128,8 +128,8 @@ class Side:
         assert self._process.stdout
         self._process.stdin.write(f"{series}\n")
         self._process.stdin.flush()
-        told = json.loads(self._process.stdout.readline())
-        return told["seconds"], told["made"]
+        answer = json.loads(self._process.stdout.readline())
+        return answer["seconds"], answer["made"]
 
     def close(self) -> None:
         self._process.communicate()

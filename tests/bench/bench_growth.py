@@ -198,11 +198,11 @@ def clear(folder: Path, name: str) -> None:
 
 def minimum_of_rounds(name: str, folder: Path, rounds: int, apart: bool) -> tuple[float, float]:
     """The minimum CPU seconds of the rounds, and the maximum peak memory, MiB."""
-    found = []
+    collected = []
     for _ in range(rounds):
         clear(folder, name)
-        found.append(measure(step, name, folder, apart=apart, start="fork"))
-    return min(one["cpu"] for one in found), max(one["own"] for one in found)
+        collected.append(measure(step, name, folder, apart=apart, start="fork"))
+    return min(one["cpu"] for one in collected), max(one["own"] for one in collected)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

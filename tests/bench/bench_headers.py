@@ -86,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for known, figure in zip(figures.values(), rounds, strict=True):
                 known.append(figure)
         heading("work", "CPU", "of the other", "other")
-        for name, found in figures.items():
-            ours, theirs = (min(column) for column in zip(*found, strict=True))
+        for name, values in figures.items():
+            ours, theirs = (min(column) for column in zip(*values, strict=True))
             unit = "ms" if name == "header" else "s"
             row(name, f"{ours:.3f} {unit}", f"{ours / theirs:.2f}", f"{theirs:.3f} {unit}")
 

@@ -21,19 +21,19 @@ from fmct_hpc.probe.statistics.predictions import ScoredPredictions, resampled
 
 def case(kind: Kind, count: int, rng: np.random.Generator) -> tuple[ScoredPredictions, np.ndarray]:
     truth = rng.normal(size=count)
-    said = truth + rng.normal(size=count)
+    predicted = truth + rng.normal(size=count)
     patients = np.arange(count)
     targets: np.ndarray
     if kind.classes:
         targets = np.digitize(truth, [-1, 0, 1, 2])
-        raw = -((said[:, None] - np.arange(5) + 2) ** 2)
+        raw = -((predicted[:, None] - np.arange(5) + 2) ** 2)
         predictions = Multiclass(kind.classes).predictions(raw)
     elif kind.name == "regression":
-        targets, predictions = truth, said[:, None]
+        targets, predictions = truth, predicted[:, None]
     else:
         times, left = rng.exponential(np.exp(-truth)), rng.exponential(1.5, count)
         targets = np.stack([np.minimum(times, left), times <= left], axis=1)
-        predictions = said[:, None]
+        predictions = predicted[:, None]
     half = slice(None, None, 2)
     folds, validation = np.zeros(count, np.int64), [(predictions[half], targets[half])]
     return ScoredPredictions(predictions, targets, patients, folds, validation), targets

@@ -53,8 +53,8 @@ class Side:
         assert self._process.stdout
         self._process.stdin.write(f"{json.dumps([steps, check])}\n")
         self._process.stdin.flush()
-        told = json.loads(self._process.stdout.readline())
-        return told["seconds"], told["views"]
+        answer = json.loads(self._process.stdout.readline())
+        return answer["seconds"], answer["views"]
 
     def close(self) -> None:
         self._process.communicate()

@@ -60,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 most = max(rows, key=lambda one: one["measured"])
                 theory = held_bytes(stage, ranks, most["student"], most["teacher"])
                 megabytes = (f"{number / 1e6:.1f}" for number in (theory, most["measured"], most["all"]))
-                told, measured, everything = megabytes
-                row(stage, ranks, told, measured, f"{most['measured'] / theory:.3f}", everything)
+                reported, measured, everything = megabytes
+                row(stage, ranks, reported, measured, f"{most['measured'] / theory:.3f}", everything)
 
 
 def rank_main(folder: Path) -> None:

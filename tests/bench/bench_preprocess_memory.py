@@ -42,15 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             (folder / "hmac.key").write_text(KEY)
             (folder / "hmac.key").chmod(0o600)
             scan(folder / "dicom", folder / "catalog.parquet", workers=2 if options.apart else 1)
-            told = in_a_process(folder) if options.apart else preprocess(folder)
-            row(files, files // SLICES, told["command"], told["worker"], told["output"])
+            result = in_a_process(folder) if options.apart else preprocess(folder)
+            row(files, files // SLICES, result["command"], result["worker"], result["output"])
 
 
 def in_a_process(folder: Path) -> dict[str, int]:
     """`preprocess` in a fresh process, for its peak memory."""
     command = [sys.executable, __file__, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def preprocess(folder: Path) -> dict[str, int]:
@@ -63,8 +63,8 @@ def preprocess(folder: Path) -> dict[str, int]:
     )
     run.preprocess(folder / "catalog.parquet", folder / "out", config)
     peaks = {
-        name: round(resource.getrusage(who).ru_maxrss / 1024)
-        for name, who in (("command", resource.RUSAGE_SELF), ("worker", resource.RUSAGE_CHILDREN))
+        name: round(resource.getrusage(usage).ru_maxrss / 1024)
+        for name, usage in (("command", resource.RUSAGE_SELF), ("worker", resource.RUSAGE_CHILDREN))
     }
     output = sum(path.stat().st_size for path in (folder / "out").rglob("*") if path.is_file())
     return {**peaks, "output": round(output / 2**20)}

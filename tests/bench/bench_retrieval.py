@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     clean = generator.normal(size=(volumes, DIRECTIONS)) @ mixed
     x = (clean + 0.5 * generator.normal(size=clean.shape)).astype(np.float32)
     own = StoredFeatures((x,), np.arange(volumes)).standardised_over(np.arange(volumes))
-    asked = own.unit(np.arange(questions))
+    queries = own.unit(np.arange(questions))
     started = time.perf_counter()
-    nearest_of(own.batches(), asked, 10)
+    nearest_of(own.batches(), queries, 10)
     print(f"{volumes} volumes, {lists_for(volumes)} lists, {questions} questions")
     heading("index", "made in s", "lists probed", "recall", "s")
     row("exact", "", "", 1, f"{time.perf_counter() - started:.2f}")
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for probes in options.probes:
             index.probes = probes
             started = time.perf_counter()
-            index.nearest(asked, SearchConfig().candidates)
+            index.nearest(queries, SearchConfig().candidates)
             took = time.perf_counter() - started
             row(code, f"{made:.1f}", probes, f"{recall_of(index, own, questions):.4f}", f"{took:.2f}")
 

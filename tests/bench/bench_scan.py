@@ -114,8 +114,8 @@ def regroup(catalog: Path) -> None:
     work.scratch.mkdir(parents=True)
     files = ((0, file_fingerprints(table)) for table in record.tables(FILE_COLUMNS))
     known = KnownFiles.build(work.scratch / "known", files)
-    found = Findings([record], known, np.ones(len(known.files), bool))
-    write_tables(found, work, InlineExecutor())
+    findings = Findings([record], known, np.ones(len(known.files), bool))
+    write_tables(findings, work, InlineExecutor())
     assert work.made_catalog.read_bytes() == catalog.read_bytes()
 
 
@@ -153,7 +153,7 @@ def _figures(work: Callable[..., None], arguments: tuple[Any, ...]) -> dict[str,
     wall, cpu = time.perf_counter(), time.process_time()
     work(*arguments)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    own, workers = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    own, workers = (resource.getrusage(usage) for usage in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "wall": wall,
         "cpu": cpu + workers.ru_utime + workers.ru_stime,
@@ -174,10 +174,10 @@ def bench_speed(folder: Path, count: int, workers: int, apart: bool) -> None:
         (f"`scan`, {workers} workers", run_scan, (catalog, workers)),
         (f"`scan` again, {workers} workers", run_scan, (catalog, workers)),
     ):
-        found = measure(work, files, *arguments, apart=apart)
-        cpu = 1000 * found["cpu"] / count
+        actual = measure(work, files, *arguments, apart=apart)
+        cpu = 1000 * actual["cpu"] / count
         bare = bare or cpu
-        row(name, f"{count / found['wall']:.0f}", f"{cpu:.2f}", f"{cpu / bare:.2f}")
+        row(name, f"{count / actual['wall']:.0f}", f"{cpu:.2f}", f"{cpu / bare:.2f}")
 
 
 def bench_memory(folder: Path, counts: list[int], workers: int, apart: bool) -> None:
@@ -185,8 +185,8 @@ def bench_memory(folder: Path, counts: list[int], workers: int, apart: bool) -> 
     for count in counts:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             files = make_files(Path(place) / "files", count)
-            found = measure(run_scan, files, Path(place) / "catalog.parquet", workers, apart=apart)
-        row(count, f"{found['own']:.0f}", f"{found['workers']:.0f}")
+            actual = measure(run_scan, files, Path(place) / "catalog.parquet", workers, apart=apart)
+        row(count, f"{actual['own']:.0f}", f"{actual['workers']:.0f}")
 
 
 def bench_catalog(folder: Path, counts: list[int], apart: bool) -> None:

@@ -30,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             start = time.process_time()
             lengths.append(sum(vessels(voxels, SPACING, coarse(voxels, SPACING))))
             seconds += time.process_time() - start
-        found = sum(length > 0 for length in lengths)
+        enhanced = sum(length > 0 for length in lengths)
         lowest, highest = f"{min(lengths):.0f}", f"{max(lengths):.0f}"
-        row(name, count, found, lowest, highest, f"{1000 * seconds / count:.0f}")
+        row(name, count, enhanced, lowest, highest, f"{1000 * seconds / count:.0f}")
 
 
 if __name__ == "__main__":

@@ -59,23 +59,23 @@ def tables(words: list[str]) -> list[str]:
     """The tables that a benchmark prints; exits if it fails."""
     paths = {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     command = [sys.executable, str(HERE / words[0]), *words[1:]]
-    done = subprocess.run(command, env=os.environ | paths, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
+    result = subprocess.run(command, env=os.environ | paths, stdout=subprocess.PIPE, text=True)
+    if result.returncode:
         sys.exit(f"{shlex.join(words)} failed")
-    return [found[0] for found in re.finditer(r"(?:^\|.*\n)+", done.stdout, re.MULTILINE)]
+    return [match[0] for match in re.finditer(r"(?:^\|.*\n)+", result.stdout, re.MULTILINE)]
 
 
 def replaced(text: str, command: str, printed: list[str]) -> str:
     """The document with these tables instead of those of `command`."""
     header = f"\n{measured()}\n\n"
 
-    def block(found: re.Match[str]) -> str:
-        number = int(found[2])
-        if found[3] != command:
-            return found[0]
+    def block(match: re.Match[str]) -> str:
+        number = int(match[2])
+        if match[3] != command:
+            return match[0]
         if number > len(printed):
             sys.exit(f"{command}: printed {len(printed)} tables, not {number}")
-        return f"{found[1]}{header}{printed[number - 1]}\n"
+        return f"{match[1]}{header}{printed[number - 1]}\n"
 
     return BLOCK.sub(block, text)
 
@@ -99,13 +99,13 @@ def processor() -> str:
 
 def versions() -> list[str]:
     """Versions of the installed `PACKAGES`."""
-    found = []
+    collected = []
     for package in PACKAGES:
         try:
-            found.append(f"{package} {version(package)}")
+            collected.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return found
+    return collected
 
 
 if __name__ == "__main__":

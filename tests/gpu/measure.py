@@ -44,18 +44,18 @@ class Measurement:
         repeats, warm_up = (2, 1) if self.dry else (repeats, warm_up)
         for _ in range(warm_up):
             work()
-        found: list[float] = []
+        times: list[float] = []
         for _ in range(repeats):
-            with self._timed(found):
+            with self._timed(times):
                 work()
-        return sorted(found)[len(found) // 2]
+        return sorted(times)[len(times) // 2]
 
     @contextmanager
-    def _timed(self, found: list[float]) -> Iterator[None]:
+    def _timed(self, times: list[float]) -> Iterator[None]:
         if self.device.type == "cpu":
             began = time.perf_counter()
             yield
-            found.append(1000 * (time.perf_counter() - began))
+            times.append(1000 * (time.perf_counter() - began))
             return
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -63,7 +63,7 @@ class Measurement:
         yield
         last.record()
         torch.cuda.synchronize()
-        found.append(first.elapsed_time(last))
+        times.append(first.elapsed_time(last))
 
     def forget(self) -> None:
         """Free the device's cached memory and reset its peak."""
@@ -74,17 +74,17 @@ class Measurement:
 
 def machine(dry: bool) -> Row:
     """The device, and the versions of the packages."""
-    found: Row = {"device": platform.processor() or platform.machine(), "python": platform.python_version()}
+    facts: Row = {"device": platform.processor() or platform.machine(), "python": platform.python_version()}
     if not dry:
         properties = torch.cuda.get_device_properties(0)
-        found |= {"device": properties.name, "memory_gb": properties.total_memory / 1e9}
-        found |= {"cuda": torch.version.cuda}
+        facts |= {"device": properties.name, "memory_gb": properties.total_memory / 1e9}
+        facts |= {"cuda": torch.version.cuda}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            facts[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
-    return found | {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "dry": dry}
+            facts[name] = None
+    return facts | {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "dry": dry}
 
 
 def run(part: str, out: Path, dry: bool, seconds: float) -> int:
@@ -108,21 +108,21 @@ def run(part: str, out: Path, dry: bool, seconds: float) -> int:
 
 def table(parts: list[str], out: Path, dry: bool) -> int:
     """Join the parts to gpu.json and gpu.md; returns 1 if one failed or is missing, except for packages."""
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for part in parts:
         file = out / f"{part}.json"
         lost = {"part": part, "rows": [], "error": "no result: killed, or out of time"}
-        found.append(json.loads(file.read_text()) if file.is_file() else lost)
+        rows.append(json.loads(file.read_text()) if file.is_file() else lost)
     about = machine(dry)
-    (out / "gpu.json").write_text(json.dumps({"machine": about, "parts": found}, indent=1) + "\n")
+    (out / "gpu.json").write_text(json.dumps({"machine": about, "parts": rows}, indent=1) + "\n")
     versions = ", ".join(f"{name} {about[name] or 'not installed'}" for name in PACKAGES)
     lines = [f"# {about['device']}", "", f"{about['date']}; Python {about['python']}, {versions}", ""]
-    for one in found:
+    for one in rows:
         lines += [f"## {one['part']}", "", *_markdown(one["rows"])]
         lines += [f"**{one['error']}**", ""] if one["error"] else []
     (out / "gpu.md").write_text("\n".join(lines))
     print("\n".join(lines))
-    return int(any(one["error"] and not one["error"].startswith("not installed") for one in found))
+    return int(any(one["error"] and not one["error"].startswith("not installed") for one in rows))
 
 
 def _markdown(rows: list[Row]) -> list[str]:

@@ -75,8 +75,8 @@ class PlainTraining:
         drawn = draw(config, number, np.arange(config.run.batch)).to(self.device)
         bf16 = config.engine.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            said = self.teacher(views.whole, drawn, now)
-            (targets,) = self.targets.of([said], now.teacher_temperature)
+            teacher_outputs = self.teacher(views.whole, drawn, now)
+            (targets,) = self.targets.of([teacher_outputs], now.teacher_temperature)
             loss = self.student(views, targets, drawn, now).total
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), config.optim.clip, foreach=True)
@@ -112,5 +112,5 @@ def _copied(value: Any) -> Any:
 
 def stepping(training: PlainTraining) -> Callable[[], Tensor]:
     """A function that runs the next step of a training, on views that are created once."""
-    views, done = drawn_views(training.config, training.device), iter(range(10**6))
-    return lambda: training.step(next(done), views)
+    views, numbers = drawn_views(training.config, training.device), iter(range(10**6))
+    return lambda: training.step(next(numbers), views)

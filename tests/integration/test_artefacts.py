@@ -91,10 +91,10 @@ def times(out: Path) -> dict[str, int]:
 
 def test_datasets_of_both_formats_are_read_and_verify(artefacts: Path) -> None:
     zarr, tar = Dataset.open(Path("data/zarr")), Dataset.open(Path("data/webdataset"))
-    found = newest(Path("zero1"))
-    assert found
+    latest = newest(Path("zero1"))
+    assert latest
     assert len(zarr) == len(tar) == VOLUMES
-    assert zarr.content_digest() == tar.content_digest() == found[1].data.content_digest
+    assert zarr.content_digest() == tar.content_digest() == latest[1].data.content_digest
     assert [zarr.record(i) for i in range(VOLUMES)] == [tar.record(i) for i in range(VOLUMES)]
     assert all(np.array_equal(zarr.read(i), tar.read(i)) for i in range(VOLUMES))
     for path in ("data/zarr", "data/webdataset", "marked/zarr"):
@@ -207,15 +207,15 @@ def test_labels_and_catalog_are_read(artefacts: Path) -> None:
     labels = LabelTable.read(Path("labels.parquet"))
     assert "any_bleed" in labels.tasks
     series = read_catalog(Path("catalog.parquet"))
-    said = {image.texts.series_description for one in series for image in one.instances}
-    assert len(said) > 1
-    assert said == {*pq.read_table("catalog.parquet")["series_description"].to_pylist()}
+    descriptions = {image.texts.series_description for one in series for image in one.instances}
+    assert len(descriptions) > 1
+    assert descriptions == {*pq.read_table("catalog.parquet")["series_description"].to_pylist()}
     studies = {Pseudonymizer(Path("hmac.key")).study(one.study_uid) for one in series}
     assert {*pq.read_table("labels.parquet")["study_key"].to_pylist()} == studies
     arguments = ["select", "catalog.parquet", "--config", "preprocess.yaml"]
-    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})
-    assert done.exit_code == 0, done.output
-    assert f"{VOLUMES}" in done.output
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    assert f"{VOLUMES}" in result.output
 
 
 def add_key(path: Path, *places: str) -> None:
@@ -274,14 +274,14 @@ def test_outputs_of_a_newer_version_are_refused_and_unchanged(artefacts: Path, k
 def test_a_training_of_a_newer_configuration_is_refused(artefacts: Path) -> None:
     """The checkpoint is whole: its manifest holds the configuration as an object, whatever its keys."""
     checkpoint = Path("zero1/checkpoints/step-00000002")
-    found = newest(Path("zero1"))
-    assert found
-    configuration = {**found[1].configuration, "from_the_future": {"key": 1}}
-    manifest = found[1].model_copy(update={"configuration": configuration}).sealed()
+    latest = newest(Path("zero1"))
+    assert latest
+    configuration = {**latest[1].configuration, "from_the_future": {"key": 1}}
+    manifest = latest[1].model_copy(update={"configuration": configuration}).sealed()
     (checkpoint / "manifest.json").write_text(manifest.model_dump_json(indent=1))
     with pytest.raises(FmctError, match="from_the_future"):
         export_checkpoint(checkpoint, Path("exported"))
     arguments = ["train", "--run", "zero1", "--config", "train.yaml", "engine.zero_stage=1", "--dry-run"]
-    done = CliRunner().invoke(app, arguments, env=dict(os.environ))
-    assert isinstance(done.exception, FmctError), done.output
-    assert "from_the_future" in str(done.exception)
+    result = CliRunner().invoke(app, arguments, env=dict(os.environ))
+    assert isinstance(result.exception, FmctError), result.output
+    assert "from_the_future" in str(result.exception)

@@ -161,8 +161,8 @@ def sparse(path: Path) -> None:
 def test_files_that_declare_gigabytes_are_quarantined_without_other_losses(tmp_path: Path) -> None:
     export, catalog, out = tmp_path / "e", tmp_path / "c.parquet", tmp_path / "out"
     reasons = make_export(export)
-    done = fmct("scan", str(export), "--catalog", str(catalog), "--workers", "1")
-    assert done.returncode == 0, done.stderr[-2000:]
+    result = fmct("scan", str(export), "--catalog", str(catalog), "--workers", "1")
+    assert result.returncode == 0, result.stderr[-2000:]
     rejected = {
         os.path.basename(os.fsdecode(row["path"])): row["reason"]
         for row in pq.read_table(tmp_path / "c.rejected.parquet").to_pylist()
@@ -172,8 +172,8 @@ def test_files_that_declare_gigabytes_are_quarantined_without_other_losses(tmp_p
     (tmp_path / "key").write_text(KEY)
     (tmp_path / "key").chmod(0o600)
     settings = [f"key_file={tmp_path / 'key'}", "workers=1", "grid.spacing_mm=[4,4,4]"]
-    done = fmct("preprocess", str(catalog), "--out", str(out), *settings)
-    assert done.returncode == 0, done.stderr[-2000:]
+    result = fmct("preprocess", str(catalog), "--out", str(out), *settings)
+    assert result.returncode == 0, result.stderr[-2000:]
     assert pq.read_table(out / "manifest.parquet").num_rows == 1
     traced = {}
     for row in pq.read_table(out / "quarantine.parquet").to_pylist():

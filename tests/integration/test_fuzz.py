@@ -61,15 +61,15 @@ if __name__ == "__main__":
 
 def preprocess(export: Path, out: Path, key_file: Path) -> dict[str, int]:
     """Scan and preprocess in processes of their own, whose peak memory is told."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", RUN, *map(str, (export, out, key_file))],
         capture_output=True,
         text=True,
         timeout=120 + FILES,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def write_export(folder: Path) -> list[Path]:
@@ -104,9 +104,9 @@ def test_every_damaged_file_is_in_a_volume_or_has_a_typed_reason(tmp_path: Path,
         data, way = mutate(path.read_bytes(), fixed_seed, number)
         path.write_bytes(data)
         ways[way] += 1
-    told = preprocess(export, tmp_path / "out", key_file)
+    output = preprocess(export, tmp_path / "out", key_file)
 
-    assert told["worst"] < MEMORY_LIMIT, f"{told['worst'] / 2**20:.0f} MiB"
+    assert output["worst"] < MEMORY_LIMIT, f"{output['worst'] / 2**20:.0f} MiB"
     rejected = pq.read_table(rejected_path(tmp_path / "out.parquet")).to_pylist()
     series = read_catalog(tmp_path / "out.parquet")
     catalogued = {os.fsencode(i.path) for one in series for i in one.instances}
@@ -121,7 +121,7 @@ def test_every_damaged_file_is_in_a_volume_or_has_a_typed_reason(tmp_path: Path,
     quarantine = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
     assert sorted(volumes + [row["key"] for row in quarantine]) == keys
     reasons = Counter(row["reason"] for row in quarantine + rejected)
-    print(ways, reasons, told)
+    print(ways, reasons, output)
     assert set(reasons) <= set(Reason)
     assert not reasons[Reason.INTERNAL_ERROR]
 

@@ -44,9 +44,9 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def fmct(*words: object, code: int = 0) -> Result:
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    assert done.exit_code == code, (done.output, done.exception)
-    return done
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
 
 
 def imported(table: Path, out: Path, *more: str, code: int = 0) -> Result:
@@ -100,12 +100,12 @@ def test_a_file_gives_the_voxels_and_the_measures_of_its_dicom(
 
     (expected,) = pq.read_table(tmp_path / "expected" / "manifest.parquet").to_pylist()
     (voxels,) = stored(tmp_path / "expected").values()
-    found = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
-    assert len(found) == len(rows)
+    actual = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    assert len(actual) == len(rows)
     volumes = stored(tmp_path / "out")
     formats = ["metaimage", "metaimage", "nifti", "nifti", "npy", "nrrd", "nrrd"]
-    assert sorted(row["transfer_syntax"] for row in found) == formats
-    for row in found:
+    assert sorted(row["transfer_syntax"] for row in actual) == formats
+    for row in actual:
         # NIfTI keeps its affine in 32 bits, DICOM cosines in 9 digits: 1e-5 mm, which rounding makes 1 HU.
         assert np.abs(volumes[row["key"]].astype(int) - voxels).max() <= 1
         assert row["affine"] == pytest.approx(expected["affine"], abs=1e-4)
@@ -163,7 +163,7 @@ def test_bad_rows_are_quarantined_with_reasons_and_affect_no_others(tmp_path: Pa
     }
     write_nifti(hu, affine, folder / "third.nii")
     rows["wrong kV"] = row("third.nii", 16, kvp="a lot"), Reason.INVALID_VALUE
-    done = imported(write_table(folder / "table.csv", [one for one, _ in rows.values()]), tmp_path / "out")
+    result = imported(write_table(folder / "table.csv", [one for one, _ in rows.values()]), tmp_path / "out")
     out = tmp_path / "out"
     expected = sorted(reason.value for _, reason in rows.values() if reason)
     quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
@@ -172,7 +172,7 @@ def test_bad_rows_are_quarantined_with_reasons_and_affect_no_others(tmp_path: Pa
     files = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     for word in (b"Doe", b"good.nii", b"study ", b"qzxwv", KEY.encode()):
         assert word not in files
-    assert "Doe^0" not in done.output
+    assert "Doe^0" not in result.output
 
 
 def test_a_kept_catalog_serves_select_and_trace_and_gives_the_same_bytes(tmp_path: Path) -> None:

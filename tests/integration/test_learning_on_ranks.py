@@ -91,8 +91,8 @@ def test_evaluations_agree_on_any_number_of_ranks_and_after_a_resume(runs: Runs)
     assert expected[-1]["cls_rank"] != pytest.approx(expected[0]["cls_rank"], rel=1e-3), "nothing was learned"
     for name in ("2-fp32-looked-1", "0-fp32-looked-4", "3-fp32-looked-2"):
         for ours, theirs in zip(runs.metrics(name), expected, strict=True):
-            told = {figure: ours[figure] for figure in FIGURES}
-            assert told == pytest.approx({figure: theirs[figure] for figure in FIGURES}, rel=1e-3), name
+            figures = {figure: ours[figure] for figure in FIGURES}
+            assert figures == pytest.approx({figure: theirs[figure] for figure in FIGURES}, rel=1e-3), name
     unbroken, resumed = (f"2-fp32-looked-1{end}" for end in ("", "-resumed"))
     for ours, theirs in zip(runs.metrics(resumed), runs.metrics(unbroken), strict=True):
         assert {f: ours[f] for f in (*FIGURES, *LOSSES)} == {f: theirs[f] for f in (*FIGURES, *LOSSES)}
@@ -100,7 +100,7 @@ def test_evaluations_agree_on_any_number_of_ranks_and_after_a_resume(runs: Runs)
     kept = [sorted(path.name for path in (folder / "checkpoints").iterdir()) for folder in folders]
     assert kept[0] == kept[1]
     scores = [row["probe_linear"] for row in runs.metrics(unbroken)]
-    found = best(folders[0], ONLINE)
+    actual = best(folders[0], ONLINE)
     last = len(scores) - scores[::-1].index(max(scores))
-    assert found == (checkpoint_path(folders[0], last), max(scores))
-    assert {path.name for path in checkpoints(folders[0])} == {found[0].name, f"step-{STEPS:08d}"}
+    assert actual == (checkpoint_path(folders[0], last), max(scores))
+    assert {path.name for path in checkpoints(folders[0])} == {actual[0].name, f"step-{STEPS:08d}"}

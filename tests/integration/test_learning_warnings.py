@@ -80,17 +80,17 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     (folder / "runs.py").write_text(RUNS)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(folder / "runs.py"), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = {}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    collected = {}
     for name, config in configs.items():
         rows = list(recorded(folder / name))
         lasted, collapse = LearningAlarm(config).lasted(rows), Health(config).alarms(rows)
         for sign in lasted:
-            assert f"since step {sign.first} {sign.sign.what} (" in done.stderr, "the run itself warned"
-            assert sign.sign.remedy(config) in done.stderr
-        found[name] = Ended(rows, {sign.sign.what for sign in lasted}, {alarm.sign for alarm in collapse})
-    return found
+            assert f"since step {sign.first} {sign.sign.what} (" in result.stderr, "the run itself warned"
+            assert sign.sign.remedy(config) in result.stderr
+        collected[name] = Ended(rows, {sign.sign.what for sign in lasted}, {alarm.sign for alarm in collapse})
+    return collected
 
 
 UNRECOGNISED = "two views of a volume are not recognised"
@@ -100,8 +100,8 @@ ONE_DIRECTION = "the CLS tokens lie along one direction"
 
 def late(run: Ended, name: str) -> float:
     """Mean of a figure in the last third of the steps."""
-    found = [row[name] for row in run.figures[-STEPS // 3 :] if name in row]
-    return sum(found) / len(found)
+    actual = [row[name] for row in run.figures[-STEPS // 3 :] if name in row]
+    return sum(actual) / len(actual)
 
 
 def test_a_healthy_run_retrieves_volumes_and_raises_no_alarm(ended: dict[str, Ended]) -> None:

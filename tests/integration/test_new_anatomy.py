@@ -20,22 +20,22 @@ def test_the_documented_anatomy_accepts_what_the_head_profile_refuses(
     """Two knees and two heads, one of each without a text that names it."""
     copy.lint()
     script = str(REPOSITORY / "tests/two_anatomies.py")
-    found = json.loads(copy.run(script, str(tmp_path)).splitlines()[-1])
+    actual = json.loads(copy.run(script, str(tmp_path)).splitlines()[-1])
     refused = [["not_a_head", "build"], ["series_description", "select"]]
     for name in ("knee", "head"):
-        assert (found[name]["volumes"], found[name]["scans"]) == (2, 2)
-        assert found[name]["reasons"] == refused
-        assert found[name]["digest"] == found[name]["again"]
-        assert found[name]["given"] == 0.2
-    assert found["knee"]["flags"] == []
-    assert (found["knee"]["sketches"], found["head"]["sketches"]) == (0, 2)
-    assert found["knee"]["digest"] != found["head"]["digest"]
-    assert (found["knee"]["min_coverage_mm"], found["head"]["min_coverage_mm"]) == (60, 80)
-    assert (found["knee"]["max_vertex_share"], found["head"]["max_vertex_share"]) == (1, 0.4)
-    assert not found["same voxels"]
-    assert found["later keys"] == []
-    assert found["site's word"] == [["knee"], ["other"]]
-    unknown, face = found["refused"]
+        assert (actual[name]["volumes"], actual[name]["scans"]) == (2, 2)
+        assert actual[name]["reasons"] == refused
+        assert actual[name]["digest"] == actual[name]["again"]
+        assert actual[name]["given"] == 0.2
+    assert actual["knee"]["flags"] == []
+    assert (actual["knee"]["sketches"], actual["head"]["sketches"]) == (0, 2)
+    assert actual["knee"]["digest"] != actual["head"]["digest"]
+    assert (actual["knee"]["min_coverage_mm"], actual["head"]["min_coverage_mm"]) == (60, 80)
+    assert (actual["knee"]["max_vertex_share"], actual["head"]["max_vertex_share"]) == (1, 0.4)
+    assert not actual["same voxels"]
+    assert actual["later keys"] == []
+    assert actual["site's word"] == [["knee"], ["other"]]
+    unknown, face = actual["refused"]
     assert "select.anatomy" in unknown
     assert "expected one of head, knee" in unknown
     assert "privacy.deface" in face

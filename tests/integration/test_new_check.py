@@ -59,20 +59,20 @@ def test_the_documented_check_flags_metal(tmp_path: Path) -> None:
         changed[-1].write_text(apply(diff, changed[-1].read_text()))
         added += sum(line.startswith("+") for line in diff.splitlines())
     assert added < 60
-    found = json.loads(_run(tmp_path, "-c", USE))
-    assert found["sound"] == [0, []]
-    assert found["plate"][0] > 2
-    assert found["plate"][1] == ["metal"]
-    assert (found["earlier"], found["rejected"]) == ([], "metal")
-    assert (found["recorded"], found["column"], found["known"]) == (False, True, [True, True])
+    actual = json.loads(_run(tmp_path, "-c", USE))
+    assert actual["sound"] == [0, []]
+    assert actual["plate"][0] > 2
+    assert actual["plate"][1] == ["metal"]
+    assert (actual["earlier"], actual["rejected"]) == ([], "metal")
+    assert (actual["recorded"], actual["column"], actual["known"]) == (False, True, [True, True])
     _run(tmp_path, "-m", "ruff", "check", "--config", str(REPOSITORY / "pyproject.toml"), *map(str, changed))
 
 
 def _run(copy: Path, *arguments: str) -> str:
     places = [str(copy), str(REPOSITORY / "tests"), *filter(None, sys.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-P", *arguments], env=environment, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout

@@ -97,20 +97,20 @@ def test_the_documented_encoder_is_pretrained_exported_and_gives_features(
     data, run = write_dataset(tmp_path / "data"), tmp_path / "run"
     recipe = write_recipe(small_config(data, run={"steps": 2}), tmp_path / "recipe.yaml")
     copy.run("-c", USED, str(recipe), str(run), str(data), *KEYS)
-    found = json.loads((run / "found.json").read_bytes())
+    actual = json.loads((run / "found.json").read_bytes())
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == [1, 2]
     assert all(row["gradient_norm"] > 0 for row in metrics)
     assert json.loads((run / "encoder.json").read_bytes())["model"]["kind"] == "convnet"
     weights = load_file(run / "encoder.safetensors")
 
-    assert found["parameters"] == sum(weight.size for weight in weights.values())
+    assert actual["parameters"] == sum(weight.size for weight in weights.values())
     patches, width, hidden = 2**3, 24, 96
     by_hand = patches * (3 * 12**3 * width + 2 * (7**3 * width + 2 * width * hidden))
-    assert found["flops"] == 2 * by_hand
-    assert found["shapes"] == [[6, 1 + patches, width], [patches, 3]]
-    assert (found["stored"], found["scanned"]) == (True, True)
-    assert found["tuned"] == [6, 1]
-    for key, said in found["refused"].items():
-        assert said is not None, key
-        assert key in said
+    assert actual["flops"] == 2 * by_hand
+    assert actual["shapes"] == [[6, 1 + patches, width], [patches, 3]]
+    assert (actual["stored"], actual["scanned"]) == (True, True)
+    assert actual["tuned"] == [6, 1]
+    for key, message in actual["refused"].items():
+        assert message is not None, key
+        assert key in message

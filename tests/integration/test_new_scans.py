@@ -111,8 +111,8 @@ def test_maps_of_dicom_equal_those_of_its_shard_at_the_same_place(
 ) -> None:
     words = ["--encoder", str(encoder), "--out"]
     for name, exam in {"fresh": export.folder, "stored": data}.items():
-        done = CliRunner().invoke(app, ["relevance", str(exam), *words, str(tmp_path / name)])
-        assert done.exit_code == 0, done.output
+        result = CliRunner().invoke(app, ["relevance", str(exam), *words, str(tmp_path / name)])
+        assert result.exit_code == 0, result.output
     dataset = Dataset.open(data)
     digests = {dataset.record(i).source_digest[:32]: dataset.record(i).key for i in range(len(dataset))}
     fresh, stored = (pq.read_table(tmp_path / name / "relevance.parquet") for name in ("fresh", "stored"))
@@ -183,9 +183,9 @@ def test_patch_centres_are_at_the_voxels_that_patches_read(
     view = info.view(hu.astype(np.int16), spacing)[0, 0]
     pairs = zip(edges(view_size), edges(patch_size), strict=True)
     view = view.reshape([n for size, patch in pairs for n in (size // patch, patch)])
-    found = view.mean(dim=(1, 3, 5)).flatten().numpy() * 2000 - 1000
+    actual = view.mean(dim=(1, 3, 5)).flatten().numpy() * 2000 - 1000
     centres = info.patch_centres(hu.astype(np.int16), spacing, affine)
-    assert (found - 200) / 4 == pytest.approx(centres[:, axis], abs=0.3)
+    assert (actual - 200) / 4 == pytest.approx(centres[:, axis], abs=0.3)
     # A volume at another spacing is resampled first, and its patches lie at the same places.
     other = info.model_copy(update={"spacing_mm": (1.0, 1.0, 1.0)})
     if field == "isotropic":
@@ -260,17 +260,17 @@ def test_the_command_writes_what_it_can_and_reports_the_rest(
     (tmp_path / "mr").mkdir()
     (tmp_path / "mr" / "1").write_bytes(Path(str(get_testdata_file("MR_small.dcm"))).read_bytes())
     paths = [str(export.folder), str(tmp_path / "mr"), str(data)]
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, ["features", *paths, "--encoder", str(encoder), "--out", str(tmp_path / "out")]
     )
-    assert isinstance(done.exception, FmctError)  # which main() prints, and ends with 2
-    assert "found 1 of MR" in str(done.exception)
-    assert f"features of {2 * STUDIES} scans of 2 paths" in done.output
+    assert isinstance(result.exception, FmctError)  # which main() prints, and ends with 2
+    assert "found 1 of MR" in str(result.exception)
+    assert f"features of {2 * STUDIES} scans of 2 paths" in result.output
     rows = pq.read_table(tmp_path / "out" / "features.parquet").to_pylist()
     assert [row["path"] for row in rows] == [0] * STUDIES + [2] * STUDIES
     assert sorted(row["flags"] for row in rows[:STUDIES]) == [[], ["head_cut_by_field"]]
     assert [row["flags"] for row in rows[STUDIES:]] == [None] * STUDIES
-    assert "1 head_cut_by_field" in done.output
+    assert "1 head_cut_by_field" in result.output
     whole = load_file(tmp_path / "out" / f"{rows[0]['key']}.safetensors")
     assert whole["cls"] == pytest.approx(rows[0]["cls"])
     assert whole["patches"].mean(axis=0) == pytest.approx(np.array(rows[0]["mean"]), abs=1e-5)
@@ -305,16 +305,16 @@ def test_small_files_that_declare_gigabytes_are_refused_by_size(
     limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))"
     command = [sys.executable, "-c", f"{limit}; from launch.cli import main; main()", "features"]
     options = ["--encoder", str(encoder), "--out", str(tmp_path / "out")]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, *map(str, paths), str(export.folder), *options],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 2, done.stderr
-    refused = [line.removeprefix("fmct: ") for line in done.stderr.splitlines() if "path " in line]
+    assert result.returncode == 2, result.stderr
+    refused = [line.removeprefix("fmct: ") for line in result.stderr.splitlines() if "path " in line]
     assert [line.split(":")[0] for line in refused] == [f"path {number}" for number in range(len(paths))]
-    assert "Doe" not in done.stdout + done.stderr
+    assert "Doe" not in result.stdout + result.stderr
     rows = pq.read_table(tmp_path / "out" / "features.parquet").to_pylist()
     assert [row["path"] for row in rows] == [len(paths)] * STUDIES
 
@@ -349,9 +349,9 @@ def test_a_folder_of_files_gives_the_features_of_each_file(tmp_path: Path, encod
     alone = [next(fmct_hpc.features(file, loaded)) for file in files]
     assert len({scan.key for scan in alone}) == 3
     for source in (folder, files, [str(folder)]):
-        found = list(fmct_hpc.features(source, loaded, batch=2))
-        assert [(scan.key, scan.path) for scan in found] == [(scan.key, scan.path) for scan in alone]
-        for scan, same in zip(found, alone, strict=True):
+        actual = list(fmct_hpc.features(source, loaded, batch=2))
+        assert [(scan.key, scan.path) for scan in actual] == [(scan.key, scan.path) for scan in alone]
+        for scan, same in zip(actual, alone, strict=True):
             assert scan.patches == pytest.approx(same.patches, abs=1e-5)
             assert (scan.study_key, scan.patient_key) == (None, None)
     # What is refused comes behind the others, by its number, and loses none of them.
@@ -379,8 +379,8 @@ def test_a_folder_with_dicom_and_other_files_is_read_as_dicom(tmp_path: Path, en
     write_series(tmp_path / "exam", 0, 1, acquisition)
     (alone,) = fmct_hpc.features(tmp_path / "exam", encoder)
     write_nifti(as_array(acquisition)[0] * 0, as_array(acquisition)[1], tmp_path / "exam" / "mask.nii")
-    (found,) = fmct_hpc.features(tmp_path / "exam", encoder)
-    assert found.key == alone.key
+    (actual,) = fmct_hpc.features(tmp_path / "exam", encoder)
+    assert actual.key == alone.key
 
 
 def test_the_key_file_gives_the_keys_of_shards_and_labels_and_a_map_for_its_owner(
@@ -396,8 +396,8 @@ def test_the_key_file_gives_the_keys_of_shards_and_labels_and_a_map_for_its_owne
     paths = [str(export.folder), str(tmp_path / "absent"), str(data)]
     options = ["--encoder", str(encoder), "--out", str(tmp_path / "out")]
     keyed = ["--key-file", str(key), "--private-map", str(private)]
-    done = CliRunner().invoke(app, ["features", *paths, *options, *keyed])
-    assert f"features of {2 * STUDIES} scans of 2 paths" in done.output
+    result = CliRunner().invoke(app, ["features", *paths, *options, *keyed])
+    assert f"features of {2 * STUDIES} scans of 2 paths" in result.output
     rows = pq.read_table(tmp_path / "out" / "features.parquet").to_pylist()
     assert {row["key"]: (row["study_key"], row["patient_key"]) for row in rows[:STUDIES]} == stored
     assert {(row["study_key"], row["patient_key"]) for row in rows[STUDIES:]} == set(stored.values())
@@ -409,8 +409,8 @@ def test_the_key_file_gives_the_keys_of_shards_and_labels_and_a_map_for_its_owne
     # Without the key nothing tells whose a scan is.
     assert {scan.patient_key for scan in fmct_hpc.features(export.folder, encoder)} == {None}
     key.chmod(0o644)
-    done = CliRunner().invoke(app, ["features", *paths, *options, "--key-file", str(key)])
+    result = CliRunner().invoke(app, ["features", *paths, *options, "--key-file", str(key)])
     key.chmod(0o600)
-    assert "other users can read the key" in str(done.exception)
+    assert "other users can read the key" in str(result.exception)
     with pytest.raises(FmctError, match="is the input"):
         write_features([data], encoder, tmp_path / "out", key_file=key, private_map=key)

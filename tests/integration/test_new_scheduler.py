@@ -69,7 +69,7 @@ def call(copy: Path, folder: Path, *arguments: str) -> str:
         **{"PYTHONPATH": os.pathsep.join([str(copy), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"},
         **{"HOME": str(folder), "FMCT_BACKOFF_SECONDS": "1"},
     }
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-P", *arguments],
         env=environment,
         cwd=folder,
@@ -77,8 +77,8 @@ def call(copy: Path, folder: Path, *arguments: str) -> str:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def test_the_documented_scheduler_runs_requeues_and_shows_jobs(copy: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     # by -c: __main__ has no file then, as in a kernel, which workers would import again
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
         env=environment,
@@ -24,8 +24,8 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
         text=True,
         timeout=280,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     out = tmp_path / "notebook-out"
     assert (out / "report.html").stat().st_size > 10_000
     assert (out / "probe/results.json").is_file()
-    assert "12 volumes" in done.stdout
+    assert "12 volumes" in result.stdout

@@ -26,7 +26,7 @@ PACKAGES = ("shards", "preprocess", "fmct_hpc", "launch")
 def run(*command: object, folder: Path, code: int = 0, **variables: str) -> str:
     """Run a command without the tests' own paths; returns what it says."""
     kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    done = subprocess.run(
+    result = subprocess.run(
         [str(part) for part in command],
         cwd=folder,
         env=kept | variables,
@@ -35,8 +35,8 @@ def run(*command: object, folder: Path, code: int = 0, **variables: str) -> str:
         text=True,
         timeout=240,
     )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    assert result.returncode == code, result.stdout
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -173,23 +173,23 @@ def test_the_container_predicts_offline_with_its_layers_alone(clean: Path, tmp_p
     encoder.mkdir()
     for name in ("encoder.json", "encoder.safetensors"):
         shutil.copy(classifier / name, encoder)
-    found = {}
+    collected = {}
     for model, code in ((classifier, 0), (encoder, 2)):
         out = tmp_path / f"out-{model.name}"
         places = {"FMCT_INPUT": str(exams), "FMCT_OUTPUT": str(out), "FMCT_MODEL": str(model)}
-        said = run(*command, folder=tmp_path, code=code, PYTHONPATH=str(tmp_path / "hooks"), **places)
-        found[model.name] = json.loads((out / "results.json").read_text())
+        message = run(*command, folder=tmp_path, code=code, PYTHONPATH=str(tmp_path / "hooks"), **places)
+        collected[model.name] = json.loads((out / "results.json").read_text())
         (exams / "notes.txt").write_text("no exam")
-    assert "notes.txt" in said.splitlines()[-1]
-    (exam,) = found["logistic"]["exams"]
-    assert (exam["exam"], exam["reason"], found["logistic"]["model"]) == ("exam 1", None, "classifier")
+    assert "notes.txt" in message.splitlines()[-1]
+    (exam,) = collected["logistic"]["exams"]
+    assert (exam["exam"], exam["reason"], collected["logistic"]["model"]) == ("exam 1", None, "classifier")
     assert 0 <= exam["scans"][0]["answers"]["bright"]["score"] <= 1
-    same, refused = found["encoder"]["exams"]
+    same, refused = collected["encoder"]["exams"]
     assert [scan["key"] for scan in same["scans"]] == [scan["key"] for scan in exam["scans"]]
     assert all((tmp_path / "out-encoder" / scan["features"]).is_file() for scan in same["scans"])
     assert (same["reason"], refused["scans"], bool(refused["reason"])) == (None, [], True)
-    for given, model, said in ((encoder / "none", encoder, "no exams"), (exams, exams, "no classifier")):
-        with pytest.raises(FmctError, match=said):
+    for given, model, message in ((encoder / "none", encoder, "no exams"), (exams, exams, "no classifier")):
+        with pytest.raises(FmctError, match=message):
             answer(given, tmp_path / "nothing", model, "cpu")
 
 

@@ -83,10 +83,10 @@ def test_every_series_is_a_volume_or_a_quarantine_row_with_its_reason(made: tupl
         ("3", "truncated_pixel_data", "build"),
     }
     for row in accepted + rejected:
-        found = trace(export.catalog, export.key_file, row["key"])
-        assert found.series_uid == keys[row["key"]]
-        assert row["study_key"] == names.study(found.study_uid)
-        assert row["patient_key"] == names.patient(found.patient_id, found.study_uid)
+        actual = trace(export.catalog, export.key_file, row["key"])
+        assert actual.series_uid == keys[row["key"]]
+        assert row["study_key"] == names.study(actual.study_uid)
+        assert row["patient_key"] == names.patient(actual.patient_id, actual.study_uid)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["volumes"] == len(accepted) == STUDIES
     assert summary["patients"] == STUDIES // 2

@@ -77,24 +77,24 @@ def test_killed_runs_resume_to_identical_bytes(tmp_path: Path, seed: int) -> Non
 def break_off(export: Export, out: Path, program: str) -> str:
     """Run a program on an export; what it said."""
     command = [sys.executable, "-c", program, *map(str, (export.catalog, out, export.key_file))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    return done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    return result.stderr
 
 
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     export = make_export(tmp_path, studies=12)
     run_inline(export, tmp_path / "unbroken", export.config())
-    said = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "True"))
-    assert "a worker process died" in said
-    assert "Error" not in said
+    output = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "True"))
+    assert "a worker process died" in output
+    assert "Error" not in output
     assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
 
 
 def test_workers_that_die_repeatedly_are_reported_in_one_line(tmp_path: Path) -> None:
     export = make_export(tmp_path, studies=12)
-    said = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "False"))
-    assert "FmctError" in said
-    assert "one of the tasks 0, 1;" in said
+    output = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "False"))
+    assert "FmctError" in output
+    assert "one of the tasks 0, 1;" in output
     assert not list((tmp_path / "out").rglob("shard-*"))
 
 
@@ -149,12 +149,12 @@ def test_a_full_disk_is_one_line_and_the_next_run_resumes(tmp_path: Path, small_
     filler = small_disk / "filler"
     filler.write_bytes(bytes(1_750_000))
     command = start_command(export, out)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 73, done.stderr
-    last = done.stderr.splitlines()[-1]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert result.returncode == 73, result.stderr
+    last = result.stderr.splitlines()[-1]
     assert last.startswith("fmct: ")
     assert "no space left on device" in last.lower()
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in result.stderr
     filler.unlink()
     assert subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0
     assert contents(out) == contents(tmp_path / "unbroken")

@@ -134,9 +134,9 @@ def logs_and_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def fmct(code: int, *arguments: str) -> str:
     """What the command prints; it must end with the exit code `code`."""
     command = [sys.executable, "-m", "launch.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert result.returncode == code, result.stderr
+    return result.stdout + result.stderr
 
 
 def texts(out: Path) -> Iterator[tuple[str, str]]:
@@ -198,8 +198,8 @@ def test_the_export_has_the_expected_volumes_and_rejections(logs_and_out: tuple[
 
 def test_no_output_or_log_contains_an_identity(logs_and_out: tuple[str, Path]) -> None:
     logs, out = logs_and_out
-    found = [(name, mark) for name, text in texts(out) for mark in MARKS if mark in text]
-    assert not found
+    actual = [(name, mark) for name, text in texts(out) for mark in MARKS if mark in text]
+    assert not actual
     assert not [mark for mark in MARKS if mark in logs]
 
 

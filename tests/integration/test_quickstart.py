@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder that it made, and all that it said."""
     checkout = tmp_path_factory.mktemp("checkout")
     (checkout / "launch").mkdir()
@@ -45,8 +45,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.fixture(scope="module")
-def result(done: tuple[Path, str]) -> ProbeResult:
-    return ProbeResult.model_validate_json((done[0] / "probe/results.json").read_bytes())
+def result(finished: tuple[Path, str]) -> ProbeResult:
+    return ProbeResult.model_validate_json((finished[0] / "probe/results.json").read_bytes())
 
 
 def test_pretraining_beats_the_untrained_model_with_disjoint_intervals(result: ProbeResult) -> None:
@@ -58,9 +58,9 @@ def test_pretraining_beats_the_untrained_model_with_disjoint_intervals(result: P
 
 
 def test_the_probe_tests_on_patients_unseen_in_pretraining(
-    done: tuple[Path, str], result: ProbeResult
+    finished: tuple[Path, str], result: ProbeResult
 ) -> None:
-    folder, _ = done
+    folder, _ = finished
     seen, tested = (
         set(Dataset.open(folder / "parts" / part).index["patient_key"].to_pylist())
         for part in ("pretraining", "held_out")
@@ -76,16 +76,18 @@ def _attempts(folder: Path) -> list[dict[str, dict[str, str]]]:
     return [json.loads(path.read_text()) for path in sorted((folder / "run/attempts").glob("????.json"))]
 
 
-def test_the_run_was_killed_and_resumed(done: tuple[Path, str]) -> None:
-    first, second = attempts(done[0] / "run")
+def test_the_run_was_killed_and_resumed(finished: tuple[Path, str]) -> None:
+    first, second = attempts(finished[0] / "run")
     assert (first.cause, second.cause) == ("killed", "done")
     assert second.first_step > 1
     assert second.last_step == second.configuration["run"]["steps"]
 
 
-def test_the_output_ends_with_the_summary_of_fmct_report(done: tuple[Path, str], result: ProbeResult) -> None:
-    folder, said = done
-    last = said.split("Summary\n")[1].splitlines()
+def test_the_output_ends_with_the_summary_of_fmct_report(
+    finished: tuple[Path, str], result: ProbeResult
+) -> None:
+    folder, output = finished
+    last = output.split("Summary\n")[1].splitlines()
     names = [line.split()[0] for line in last if not line.startswith(" ")]
     assert names == [
         "data",
@@ -97,9 +99,9 @@ def test_the_output_ends_with_the_summary_of_fmct_report(done: tuple[Path, str],
         "verdict",
         "report",
     ]
-    told = shown(folder / "run", folder / "data", folder / "probe", folder / "unbroken").splitlines()
+    summary = shown(folder / "run", folder / "data", folder / "probe", folder / "unbroken").splitlines()
     # The paths in them are the script's own.
-    assert last[:-1] == told
+    assert last[:-1] == summary
     assert verdict(result) in last[-2]
     assert "pretraining helps" in last[-2]
     assert re.search(r"^resume +exact: 60 steps", "\n".join(last), re.MULTILINE)
@@ -107,8 +109,8 @@ def test_the_output_ends_with_the_summary_of_fmct_report(done: tuple[Path, str],
     assert (folder / "report.html").stat().st_size > 10**5
 
 
-def test_no_line_is_a_warning(done: tuple[Path, str]) -> None:
+def test_no_line_is_a_warning(finished: tuple[Path, str]) -> None:
     """A line of the log has its level's letter behind the time."""
-    _, said = done
-    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d I ", said, re.MULTILINE)
-    assert not re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [^I] .*", said, re.MULTILINE)
+    _, output = finished
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d I ", output, re.MULTILINE)
+    assert not re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [^I] .*", output, re.MULTILINE)

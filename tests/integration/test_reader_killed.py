@@ -85,15 +85,15 @@ def test_a_reader_killed_at_a_random_time_ends_the_run_with_one_line(
     recipe: Path, tmp_path: Path, seed: int
 ) -> None:
     generator = random.Random(seed)
-    told: list[Kill] = []
+    kills: list[Kill] = []
     number = 0
-    while len(told) < KILLS:
+    while len(kills) < KILLS:
         ranks, run = RANKS[number % len(RANKS)], tmp_path / f"run-{number}"
         number += 1
         killed = kill_a_reader(recipe, run, ranks, generator)
         if killed is None or killed.code == 0:  # nobody needed it any more
             continue
-        told.append(killed)
+        kills.append(killed)
         print(f"{ranks} ranks, after {killed.steps} steps: code {killed.code}, {killed.seconds:.1f} s")
         assert killed.code == CODE, killed.output
         [line] = [line for line in killed.output.splitlines() if line.startswith("fmct: ")]
@@ -101,4 +101,4 @@ def test_a_reader_killed_at_a_random_time_ends_the_run_with_one_line(
         assert "Traceback" not in killed.output
         [attempt] = attempts(run)
         assert (attempt.cause, attempt.exit_code, f"fmct: {attempt.detail}") == ("crash", CODE, line)
-    print(f"{len(told)} of {number} runs: {max(kill.seconds for kill in told):.1f} s at the most")
+    print(f"{len(kills)} of {number} runs: {max(kill.seconds for kill in kills):.1f} s at the most")

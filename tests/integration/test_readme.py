@@ -47,9 +47,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_recipe(config, folder / "small-train.yaml")
     bash("fmct demo export export --studies 12 --matrix 64", folder)
     (block,) = blocks(README, "bash", "Your own data")
-    said = bash(substituted(block, PATHS, SIZES), folder)
-    assert "no faults found" in said
-    assert "verified, all digests match" in said
+    output = bash(substituted(block, PATHS, SIZES), folder)
+    assert "no faults found" in output
+    assert "verified, all digests match" in output
     return folder
 
 
@@ -69,9 +69,9 @@ def test_own_data_goes_from_dicom_to_a_report(reader: Path) -> None:
 def test_the_first_recipe_trains_a_small_archive_for_a_sound_number_of_epochs(reader: Path) -> None:
     (block,) = blocks(README, "bash", "Your own data")
     (line,) = (line for line in block.splitlines() if line.startswith("fmct train"))
-    said = bash(line.replace("runs/first", "runs/dry") + " --dry-run", reader)
-    assert "steps are 800.0 epochs" in said
-    assert "WARNING" not in said
+    output = bash(line.replace("runs/first", "runs/dry") + " --dry-run", reader)
+    assert "steps are 800.0 epochs" in output
+    assert "WARNING" not in output
 
 
 def test_the_model_loads_in_three_lines(reader: Path) -> None:
@@ -112,6 +112,6 @@ def test_the_cluster_quickstart_runs_up_to_the_submission(reader: Path) -> None:
     block = re.sub(r"^fmct doctor .*$", "", block, flags=re.MULTILINE)  # it asks a Slurm
     dry = re.sub(r"^(fmct launch \w+)", r"\1 --dry-run", substituted(block, PATHS), flags=re.MULTILINE)
     assert dry.count("--dry-run") >= 3
-    said = bash(dry, reader)
+    output = bash(dry, reader)
     for job in ("fmct-scan", "fmct-preprocess", "fmct-train", "fmct-probe", "fmct-report"):
-        assert job in said
+        assert job in output

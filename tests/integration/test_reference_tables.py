@@ -68,8 +68,8 @@ def test_the_recipe_leads_from_download_to_probe(
     labels = {row["study_key"]: row for row in pq.read_table("labels.parquet").to_pylist()}
     splits = [split for part, split in PARTS_AS_SPLITS for _ in range(PARTS[part])]
     for scan, row, split in zip(scans, rows, splits, strict=True):
-        found = labels[names_of.study(scan)]
-        assert (found[findings[0]], found["split"]) == (int(row[findings[0]]), split)
+        actual = labels[names_of.study(scan)]
+        assert (actual[findings[0]], actual["split"]) == (int(row[findings[0]]), split)
     assert set(Dataset.open(Path("data/zarr")).index["study_key"].to_pylist()) == set(labels)
     (result,) = [
         one
@@ -86,17 +86,17 @@ def test_tables_of_another_layout_are_refused(tmp_path: Path) -> None:
     labels = ("labels", tables, "--format", "reference", "--key-file", key_file(tmp_path), "--out")
     test = tables / "set_test_label.csv"
     good = test.read_text()
-    for text, told in (
+    for text, message in (
         ("img_path,any\nID_0.nii.gz,1\n", "another split"),
         ("img_path,any\nID_99.nii.gz,perhaps\n", "not 0, 1 or empty"),
         ("path,any\nID_99.nii.gz,1\n", "img_path"),
         ("img_path,any\nID_99.nii.gz\n", "1 cells"),
     ):
         test.write_text(text)
-        done = fmct(*labels, tmp_path / "labels.parquet", code=1)
-        assert isinstance(done.exception, FmctError)
-        assert told in str(done.exception)
+        result = fmct(*labels, tmp_path / "labels.parquet", code=1)
+        assert isinstance(result.exception, FmctError)
+        assert message in str(result.exception)
     test.unlink()
-    done = fmct(*labels, tmp_path / "labels.parquet", code=1)
-    assert "_test_label.csv" in str(done.exception)
+    result = fmct(*labels, tmp_path / "labels.parquet", code=1)
+    assert "_test_label.csv" in str(result.exception)
     test.write_text(good)

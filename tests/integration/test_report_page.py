@@ -85,9 +85,9 @@ def complaints(browser: webdriver.Chrome, page: Path) -> list[str]:
         browser.get_log(log)
     browser.get(page.as_uri())
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert page.as_uri() in asked, "the log shows requests"
-    others = [url for url in asked if url != page.as_uri() and not url.startswith("data:")]
+    requests = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert page.as_uri() in requests, "the log shows requests"
+    others = [url for url in requests if url != page.as_uri() and not url.startswith("data:")]
     return others + [entry["message"] for entry in browser.get_log("browser")]
 
 
@@ -111,9 +111,9 @@ def test_the_page_makes_no_request_and_logs_nothing_to_the_console(
     changed = tmp_path / "changed.html"
     picture = '<img src="http://127.0.0.1:9/picture.png">'
     changed.write_text(page.read_text().replace("<main>", f"<main>{picture}<script>undefined.x</script>"))
-    said = " ".join(complaints(browser, changed))
-    assert "Content Security Policy" in said
-    assert "TypeError" in said
+    text = " ".join(complaints(browser, changed))
+    assert "Content Security Policy" in text
+    assert "TypeError" in text
 
 
 def test_every_picture_is_rendered_with_alternative_text(shown: webdriver.Chrome) -> None:

@@ -93,9 +93,9 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files_of(run: Path) -> PieceFiles:
-    found = newest(run)
-    assert found is not None
-    return PieceFiles(parts(*found))
+    latest = newest(run)
+    assert latest is not None
+    return PieceFiles(parts(*latest))
 
 
 @pytest.mark.parametrize("name", SECOND)
@@ -105,14 +105,14 @@ def test_a_second_stage_starts_with_the_state_and_features_of_the_first(stages: 
     files = files_of(stages / "first")
     views = torch.rand(2, 3, VIEWS, VIEWS, VIEWS)
     for rank in range(2):
-        found = torch.load(stages / f"{name}-{rank}.pt")
+        actual = torch.load(stages / f"{name}-{rank}.pt")
         for kind in (WEIGHT, AVERAGE):
             first = whole_tensors(files, kind)
-            assert first.keys() == found[kind].keys()
+            assert first.keys() == actual[kind].keys()
             for key in first.keys() - {"encoder.positions"}:
-                assert torch.equal(first[key], found[kind][key]), key
+                assert torch.equal(first[key], actual[kind][key]), key
             features = []
-            for weights, size in ((first, 24), (found[kind], VIEWS)):
+            for weights, size in ((first, 24), (actual[kind], VIEWS)):
                 encoder = VisionTransformer(config.model, 3, size).eval()
                 own = {key: t for key, t in weights.items() if key.startswith("encoder.")}
                 encoder.load_state_dict({key.removeprefix("encoder."): t for key, t in own.items()})
@@ -120,11 +120,11 @@ def test_a_second_stage_starts_with_the_state_and_features_of_the_first(stages: 
                     features.append(encoder(views))
             torch.testing.assert_close(*features, atol=1e-6, rtol=0)
         centres = whole_tensors(files, TARGETS)
-        assert centres.keys() == found["targets"].keys()
-        assert all(torch.equal(centres[key], found["targets"][key]) for key in centres)
+        assert centres.keys() == actual["targets"].keys()
+        assert all(torch.equal(centres[key], actual["targets"][key]) for key in centres)
         assert all(centre.any() for centre in centres.values())
-        assert found["masters"]
-        assert not any(moment.any() for moment in found["masters"])
+        assert actual["masters"]
+        assert not any(moment.any() for moment in actual["masters"])
 
 
 @pytest.mark.parametrize("name", SECOND)

@@ -45,24 +45,24 @@ def select(export: Export, *arguments: object, code: int = 0) -> str:
     """What the command prints."""
     command = [sys.executable, "-m", "launch.cli", "select", str(export.catalog), *map(str, arguments)]
     command += [f"key_file={export.key_file}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stderr if code else done.stdout
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stderr if code else result.stdout
 
 
 def expected_decisions(export: Export, keep: str) -> dict[str, str]:
     """The decision about each series' headers, by its key, from what the generator meant it to be."""
     names = Pseudonymizer(export.key_file)
-    told = {}
+    decisions = {}
     for study in json.loads((export.folder.parent / "truth.json").read_text())["studies"]:
         for one in study["series"]:
             key = names.series(study["patient_id"], study["study_instance_uid"], one["series_instance_uid"])
-            told[key] = one["expected"]
+            decisions[key] = one["expected"]
             if one["expected"] == Reason.TRUNCATED_PIXEL_DATA:  # by its headers the best of its study
-                told[key] = VOLUME
+                decisions[key] = VOLUME
             elif keep == "best" and one["expected"] == VOLUME and "jpeg2000" in one["quirks"]:
-                told[key] = Reason.NOT_BEST_OF_STUDY
-    return told
+                decisions[key] = Reason.NOT_BEST_OF_STUDY
+    return decisions
 
 
 def rows(export: Export, identified: bool = False, **select: Any) -> list[dict[str, Any]]:
@@ -188,12 +188,12 @@ def test_the_output_ends_with_unmatched_texts(tmp_path: Path) -> None:
     (tmp_path / "key").chmod(0o600)
     export = Export(tmp_path / "dicom", tmp_path / "c.parquet", tmp_path / "key")
     export.rescan()
-    told = select(export)
-    assert "2 of series_description, 1 of kernel" in told.splitlines()[-1]
-    assert "Kepala" not in told
-    assert "Budi" not in told
-    found = [line.split("│") for line in select(export, "--identified").splitlines() if "│" in line]
-    shown = [[cell.strip() for cell in cells[1:-1]] for cells in found if len(cells) == 5]
+    output = select(export)
+    assert "2 of series_description, 1 of kernel" in output.splitlines()[-1]
+    assert "Kepala" not in output
+    assert "Budi" not in output
+    actual = [line.split("│") for line in select(export, "--identified").splitlines() if "│" in line]
+    shown = [[cell.strip() for cell in cells[1:-1]] for cells in actual if len(cells) == 5]
     assert shown[-3:] == [
         ["Kepala tanpa zat", "series_description", "2"],
         ["Zz9x", "kernel", "1"],

@@ -20,7 +20,7 @@ def on_a_poor_machine(place: Path, *arguments: object) -> None:
     out = place / "out"
     for folder in (out, place / "tmp"):
         folder.mkdir(exist_ok=True)
-    done = confined(
+    result = confined(
         [sys.executable, "-P", "-m", "launch.cli", *map(str, arguments)],
         cwd=out,
         writable=[out, place / "tmp"],
@@ -29,8 +29,8 @@ def on_a_poor_machine(place: Path, *arguments: object) -> None:
         shared_memory_kib=16_384,
         environment={**NOTHING, "TMPDIR": str(place / "tmp")},
     )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
 
 
 def test_every_stage_works_without_a_home(tmp_path: Path) -> None:

@@ -45,13 +45,13 @@ def test_the_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         elif words[0] == "train":  # the quickstart's test runs it
             small_encoder(tmp_path / "data/zarr", tmp_path / "runs/vit")
         else:
-            done = CliRunner().invoke(app, words, catch_exceptions=False)
-            assert done.exit_code == 0, done.output
-    told = yaml.safe_load(sweep)
+            result = CliRunner().invoke(app, words, catch_exceptions=False)
+            assert result.exit_code == 0, result.output
+    recipe = yaml.safe_load(sweep)
     results = pq.read_table(tmp_path / "sweeps/mean/results.parquet").to_pylist()
-    found = {(row["encoder"], row["method"], row["sample"]) for row in results if row["reason"] is None}
-    names = [encoder["name"] for encoder in told["encoders"]]
-    assert found == {(n, m, s) for n in names for m in told["methods"] for s in told["samples"]}
+    actual = {(row["encoder"], row["method"], row["sample"]) for row in results if row["reason"] is None}
+    names = [encoder["name"] for encoder in recipe["encoders"]]
+    assert actual == {(n, m, s) for n in names for m in recipe["methods"] for s in recipe["samples"]}
     compared = pq.read_table(tmp_path / "sweeps/max/comparisons.parquet").to_pylist()
     own = [row for row in compared if row["encoder"] == row["versus"]]
     assert {(row["sample"], row["versus_sample"]) for row in own} == {("best", "study")}

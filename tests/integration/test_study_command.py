@@ -98,10 +98,10 @@ def test_heads_are_functions_of_their_number_and_findings_of_no_scanner() -> Non
     changed = shown[0] != healthy[0]
     assert 0 < changed.mean() < 0.1  # noise and all else are the same
     assert (shown[0] - healthy[0])[changed].mean() > 0
-    found = [make_subject(COHORT, Split.TRAIN, number).findings for number in range(600)]
+    actual = [make_subject(COHORT, Split.TRAIN, number).findings for number in range(600)]
     for finding in Finding:
         for scanner in range(4):
-            share = np.mean([finding in findings for findings in found[scanner::4]])
+            share = np.mean([finding in findings for findings in actual[scanner::4]])
             assert share == pytest.approx(COHORT.prevalence, abs=0.12)
 
 
@@ -124,16 +124,16 @@ def test_settings_are_tuned_on_other_heads_with_one_grid_for_every_arm(tmp_path:
     rates, lengths = [1e-3, 4e-3], [2, 4]
     grid = {"seed": 4, "lr": rates, "steps": lengths, "draws": 2}
     config = StudyConfig.model_validate({**TINY.model_dump(), "tuning": grid})
-    said = tune(config, tmp_path, lambda done, total: None)
+    tuned = tune(config, tmp_path, lambda done, total: None)
     rows = pq.read_table(tmp_path / "tuning.parquet").to_pylist()
     tried = {arm: {(r["lr"], r["steps"], r["seed"]) for r in rows if r["arm"] == arm} for arm in ARMS}
     assert len(rows) == 2 * 2 * 2 * 2
     assert tried["joint"] == tried["scratch"] == set(product(rates, lengths, range(2)))
     best = {arm: max(_means(rows, arm).values()) for arm in ARMS}
-    for arm, line in zip(ARMS, said.splitlines()[2:], strict=True):
+    for arm, line in zip(ARMS, tuned.splitlines()[2:], strict=True):
         assert f"**{best[arm]:.3f}**" in line
     files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")}
-    assert tune(config, tmp_path, lambda done, total: None) == said
+    assert tune(config, tmp_path, lambda done, total: None) == tuned
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")} == files
     keys = Dataset.open(tmp_path / "cohort" / "labelled").index["patient_key"].to_pylist()
     assert keys
@@ -151,8 +151,8 @@ ARMS = ("joint", "scratch")
 
 
 def _means(rows: list[dict[str, Any]], arm: str) -> dict[tuple[float, int], float]:
-    found: dict[tuple[float, int], list[float]] = {}
+    collected: dict[tuple[float, int], list[float]] = {}
     for row in rows:
         if row["arm"] == arm:
-            found.setdefault((row["lr"], row["steps"]), []).append(row["auc"])
-    return {point: float(np.mean(areas)) for point, areas in found.items()}
+            collected.setdefault((row["lr"], row["steps"]), []).append(row["auc"])
+    return {point: float(np.mean(areas)) for point, areas in collected.items()}

@@ -33,8 +33,8 @@ def race(command: tuple[object, ...], delay: float, kill: bool = False) -> list[
     second = start(command)
     if kill:
         first.send_signal(signal.SIGKILL)
-    said = [process.communicate(timeout=PATIENCE_S)[1] for process in (first, second)]
-    for process, words in zip((first, second), said, strict=True):
+    errors = [process.communicate(timeout=PATIENCE_S)[1] for process in (first, second)]
+    for process, words in zip((first, second), errors, strict=True):
         assert "Traceback" not in words, words
         if process.returncode == 2:
             assert "is writing there" in words.splitlines()[-1]

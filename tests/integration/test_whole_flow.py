@@ -26,9 +26,9 @@ def fmct(*arguments: object, code: int = 0, folder: Path | None = None) -> str:
     """Run a command and return its standard output, or standard error where it is to fail."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stderr if code else done.stdout
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stderr if code else result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -105,19 +105,19 @@ def test_an_output_that_another_process_holds_is_refused_with_its_name(
     if private:
         private.mkdir(mode=0o700)
     with writing(flow / held, "the test", name=name):
-        said = fmct(*command.split(), code=2, folder=flow)
-        assert f"process {os.getpid()}" in said.splitlines()[-1]
-        assert "Traceback" not in said
+        output = fmct(*command.split(), code=2, folder=flow)
+        assert f"process {os.getpid()}" in output.splitlines()[-1]
+        assert "Traceback" not in output
     shutil.rmtree(private or flow / "held", ignore_errors=True)
     (flow / "sweep.yaml").unlink()
 
 
 def test_the_table_holds_the_trained_and_the_untrained_encoder(flow: Path) -> None:
     rows = json.loads((flow / "probe/results.json").read_text())["rows"]
-    found = {(row["task"], row["head"], row["encoder"]) for row in rows}
+    actual = {(row["task"], row["head"], row["encoder"]) for row in rows}
     assert {
         ("any_bleed", h, e) for h in ("logistic", "neighbours") for e in ("trained", "untrained")
-    } <= found
+    } <= actual
     for row in rows:
         value, low, high = row["auc"]
         assert 0 <= low <= value <= high <= 1

@@ -101,8 +101,8 @@ def best_shift(volume: Volume, hu: Function) -> float:
         return float(np.abs(hu(points + shift).clip(-1000) - ours).mean())
 
     simplex = np.vstack([np.zeros(3), np.eye(3)])
-    found = minimize(cost, np.zeros(3), method="Nelder-Mead", options={"initial_simplex": simplex})
-    return float(np.linalg.norm(found.x))
+    actual = minimize(cost, np.zeros(3), method="Nelder-Mead", options={"initial_simplex": simplex})
+    return float(np.linalg.norm(actual.x))
 
 
 def instances_of(series: Series) -> list[Instance]:
@@ -175,9 +175,9 @@ def test_a_series_with_a_missing_slice_agrees_with_dcm2niix(
     series = scanned(folder, tmp_path / "catalog.parquet")[0]
     ours, image = raw_field(series, (2.5, 0.4, 0.4)), dcm2niix(folder, tmp_path / "nii")["_Eq_1"]
     assert lacking(series, *ours, np.asarray(image.dataobj), image.get_qform()) == (1, 0)
-    found = differences(*ours, image)
-    assert found.size > 1e5
-    assert found.max() <= 1.1
+    result = differences(*ours, image)
+    assert result.size > 1e5
+    assert result.max() <= 1.1
 
 
 def test_a_tilted_series_with_a_missing_slice_agrees_with_dcm2niix(
@@ -188,10 +188,10 @@ def test_a_tilted_series_with_a_missing_slice_agrees_with_dcm2niix(
     series = scanned(folder, tmp_path / "catalog.parquet")[0]
     ours, image = raw_field(series, (0.5, 0.5, 0.5)), dcm2niix(folder, tmp_path / "nii")["_Tilt_Eq_1"]
     assert lacking(series, *ours, np.asarray(image.dataobj), image.get_qform()) == (1, 0)
-    found = differences(*ours, image)
-    assert found.size > 1e4
-    assert np.median(found) <= 6
-    assert np.mean(found) <= 25
+    result = differences(*ours, image)
+    assert result.size > 1e4
+    assert np.median(result) <= 6
+    assert np.mean(result) <= 25
 
 
 @pytest.mark.parametrize("encoding", ["", "_jpeg", "_jpegls", "_j2k", "_rle"])
@@ -209,9 +209,9 @@ def test_sagittal_slices_of_every_encoding_agree_with_dcm2niix(
     series = scanned(tmp_path / "export")[0]
     ours = raw_field(series, (0.9, 0.8, 1.0))
     assert lacking(series, *ours, np.asarray(image.dataobj), image.get_qform()) == (0, 0)
-    found = differences(*ours, image)
-    assert found.size > 1e4
-    assert found.max() <= 0.51
+    result = differences(*ours, image)
+    assert result.size > 1e4
+    assert result.max() <= 0.51
 
 
 SLANTED = {Quirk.TILT_POSITIVE, Quirk.TILT_NEGATIVE, Quirk.TWO_SLABS}
@@ -249,9 +249,9 @@ def test_the_generators_series_agree_with_dcm2niix_and_with_the_head(tmp_path: P
             image = dcm2niix(folder, tmp_path / f"nii{study['index']}")[""]
             whole = raw_field(series, (2.5, 4.0, 4.0))  # the volume is cropped to the head
             assert lacking(series, *whole, np.asarray(image.dataobj), image.get_qform()) == (0, 0), quirks
-            found = differences(volume.voxels, points, image)
-            assert found.size > 1e5
-            assert found.max() <= 1
+            result = differences(volume.voxels, points, image)
+            assert result.size > 1e5
+            assert result.max() <= 1
             compared |= quirks
     wanted = {Quirk.FEET_FIRST, Quirk.TURNED, Quirk.BIG_ENDIAN, Quirk.JPEG2000}
     assert compared >= wanted, wanted - compared

@@ -21,7 +21,7 @@ PACKAGED = Path(pydicom.__file__).parent / "data" / "test_files"
 
 
 def packaged_ct() -> list[Path]:
-    found = []
+    collected = []
     for path in sorted(PACKAGED.rglob("*")):
         if not path.is_file():
             continue
@@ -32,8 +32,8 @@ def packaged_ct() -> list[Path]:
             except Exception:
                 continue
         if data.get("Modality") == "CT" and "Rows" in data:
-            found.append(path)
-    return found
+            collected.append(path)
+    return collected
 
 
 def agrees(path: Path, folder: Path) -> bool:

@@ -47,16 +47,16 @@ def blob(seed: int, shape: tuple[int, int, int] = (17, 20, 23)) -> NDArray[np.bo
 @pytest.mark.parametrize("seed", range(4))
 def test_overlap_and_surface_distances_equal_monais(seed: int) -> None:
     truth, predicted = blob(seed), blob(seed + 50)
-    found = agreement(truth, predicted, SPACING, 2.0)
+    result = agreement(truth, predicted, SPACING, 2.0)
     y, y_pred = (torch.from_numpy(mask)[None, None].float() for mask in (truth, predicted))
     both = {"y_pred": y_pred, "y": y, "include_background": True, "spacing": SPACING}
-    assert found.dice == pytest.approx(float(compute_dice(y_pred, y)), abs=1e-6)
-    assert found.hd95_mm == pytest.approx(float(compute_hausdorff_distance(**both, percentile=95)), rel=1e-5)
-    assert found.assd_mm == pytest.approx(
+    assert result.dice == pytest.approx(float(compute_dice(y_pred, y)), abs=1e-6)
+    assert result.hd95_mm == pytest.approx(float(compute_hausdorff_distance(**both, percentile=95)), rel=1e-5)
+    assert result.assd_mm == pytest.approx(
         float(compute_average_surface_distance(**both, symmetric=True)), rel=1e-5
     )
-    assert found.nsd == pytest.approx(float(compute_surface_dice(**both, class_thresholds=[2.0])), rel=1e-5)
-    assert found.truth_ml == pytest.approx(truth.sum() * 3e-3)
+    assert result.nsd == pytest.approx(float(compute_surface_dice(**both, class_thresholds=[2.0])), rel=1e-5)
+    assert result.truth_ml == pytest.approx(truth.sum() * 3e-3)
 
 
 def test_figures_of_empty_masks_are_defined() -> None:
@@ -100,15 +100,15 @@ def test_intervals_equal_a_plain_loop_over_patients() -> None:
         }
         for truth in (1, 1, 0, 1, 0, 1, 1)
     ]
-    found = draws(rows, patients, resamples=40)
-    assert set(found) == set(FIGURES)
+    actual = draws(rows, patients, resamples=40)
+    assert set(actual) == set(FIGURES)
     numbers = np.random.Generator(np.random.Philox(key=0)).integers(0, 4, (40, 4), dtype=np.int32)
     names = np.unique(patients)
-    for draw, resampled in zip(numbers, found["dice"].resampled, strict=True):
+    for draw, resampled in zip(numbers, actual["dice"].resampled, strict=True):
         dice = [row["dice"] for one in draw for row, p in zip(rows, patients, strict=True) if p == names[one]]
         known = [value for value in dice if not np.isnan(value)]
         assert resampled == pytest.approx(np.mean(known)) if known else np.isnan(resampled)
-    assert found["false_alarms"].value == np.mean([rows[2]["predicted_ml"] > 0, rows[4]["predicted_ml"] > 0])
+    assert actual["false_alarms"].value == np.mean([rows[2]["predicted_ml"] > 0, rows[4]["predicted_ml"] > 0])
 
 
 CELLS, GRID = 2, (3, 3, 3)

@@ -56,19 +56,19 @@ def judged(rank: int, world: int, folder: Path) -> dict[str, torch.Tensor]:
             tokens = teacher.encoder(views.whole.flatten(0, 1))[:, teacher.encoder.prefix :].detach()
             targets[part.name] = tokens.unflatten(0, views.whole.shape[:2])
     losses = student(views, targets, draws, now)
-    found = {f"{name} loss": loss.detach() for name, loss in losses.parts.items()} | losses.health
+    actual = {f"{name} loss": loss.detach() for name, loss in losses.parts.items()} | losses.health
     parameters = list(student.parameters())
     for name, loss in losses.parts.items():
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         whole = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-        found[f"{name} gradient"] = torch.cat([gradient.flatten() for gradient in whole])
-    for value in found.values():
+        actual[f"{name} gradient"] = torch.cat([gradient.flatten() for gradient in whole])
+    for value in actual.values():
         dist.all_reduce(value)
         value /= world
-    all_gradients = torch.stack([found[f"{name} gradient"] for name in losses.parts])
+    all_gradients = torch.stack([actual[f"{name} gradient"] for name in losses.parts])
     of_each = all_gradients.split([p.numel() for p in parameters], dim=1)
-    found["untrained"] = torch.tensor(sum(not gradient.any() for gradient in of_each))
-    return found
+    actual["untrained"] = torch.tensor(sum(not gradient.any() for gradient in of_each))
+    return actual
 
 
 def test_each_parts_loss_and_gradient_do_not_depend_on_the_ranks(tmp_path: Path) -> None:
@@ -79,12 +79,12 @@ def test_each_parts_loss_and_gradient_do_not_depend_on_the_ranks(tmp_path: Path)
         assert alone[f"{kind.name} gradient"].norm() > 1e-3, kind.name
     assert alone["untrained"] == 0
     for world, ranks in worlds.items():
-        for found in ranks:
-            assert found.keys() == alone.keys()
+        for actual in ranks:
+            assert actual.keys() == alone.keys()
             for name, value in alone.items():
                 largest = float(value.abs().max())
                 torch.testing.assert_close(
-                    found[name], value, rtol=1e-5, atol=1e-5 * largest, msg=f"{name}, {world} ranks"
+                    actual[name], value, rtol=1e-5, atol=1e-5 * largest, msg=f"{name}, {world} ranks"
                 )
 
 

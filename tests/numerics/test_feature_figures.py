@@ -22,7 +22,7 @@ def test_retrieval_counts_second_views_that_find_their_volume(generator: np.rand
     volumes = np.arange(30)
     volumes[[4, 17]] = 2  # comes three times in this batch
     nearest = [max(range(30), key=lambda j: cosine(second[i], first[j])) for i in range(30)]
-    hits = np.mean([volumes[found] == volumes[i] for i, found in enumerate(nearest)])
+    hits = np.mean([volumes[neighbour] == volumes[i] for i, neighbour in enumerate(nearest)])
     share, chance = retrieval(*(torch.tensor(t) for t in (first, second, volumes)))
     assert share == pytest.approx(hits)
     assert chance == pytest.approx((27 + 3 * 3) / 30**2)
@@ -77,8 +77,8 @@ def test_crop_likeness_is_a_correlation_over_views_of_two_volumes(generator: np.
         for j in range(12)
         if volumes[i] != volumes[j]
     ]
-    found = crop_likeness(*(torch.tensor(t) for t in (*features, crops, volumes)))
-    assert found == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1], abs=1e-9)
+    actual = crop_likeness(*(torch.tensor(t) for t in (*features, crops, volumes)))
+    assert actual == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1], abs=1e-9)
 
 
 def test_crop_likeness_distinguishes_crops_from_content(generator: np.random.Generator) -> None:

@@ -49,13 +49,13 @@ def learned(folder: Path, sections: dict[str, dict[str, object]]) -> dict[str, A
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_and_features_equal_the_golden_values(variant: str, tmp_path: Path) -> None:
     """Another machine's matrix products differ in their last bits, and the updates with them."""
-    found, golden = learned(tmp_path, VARIANTS[variant]), json.loads(GOLDEN.read_bytes())[variant]
-    for now, then in zip(found["losses"], golden["losses"], strict=True):
+    actual, golden = learned(tmp_path, VARIANTS[variant]), json.loads(GOLDEN.read_bytes())[variant]
+    for now, then in zip(actual["losses"], golden["losses"], strict=True):
         assert now == pytest.approx(then, rel=1e-4)
     for kind in ("cls", "patches"):
-        for now, then in zip(found[kind], golden[kind], strict=True):
+        for now, then in zip(actual[kind], golden[kind], strict=True):
             assert now == pytest.approx(then, abs=2e-3)
-    assert found["losses"][0] == pytest.approx(golden["losses"][0], rel=1e-5)
+    assert actual["losses"][0] == pytest.approx(golden["losses"][0], rel=1e-5)
 
 
 if __name__ == "__main__":

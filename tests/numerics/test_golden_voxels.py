@@ -39,13 +39,13 @@ docs/CHANGELOG.md what changed, and put the new version and the output of `pytho
 
 
 def test_voxels_change_only_with_a_new_processing_version(tmp_path: Path) -> None:
-    found = dict(made(tmp_path))
-    assert found.keys() == GOLDEN.keys()
-    changed = [name for name, golden in found.items() if not _same(golden, Golden(*GOLDEN[name]))]
+    actual = dict(made(tmp_path))
+    assert actual.keys() == GOLDEN.keys()
+    changed = [name for name, golden in actual.items() if not _same(golden, Golden(*GOLDEN[name]))]
     if changed:
         pytest.fail(CHANGED.format(names=", ".join(changed)), pytrace=False)
     assert PROCESSING_VERSION == VERSION, "these digests are of another version: put the new one beside them"
 
 
-def _same(found: Golden, golden: Golden) -> bool:
-    return found.sha256 == golden.sha256 and found.origin_mm == pytest.approx(golden.origin_mm, abs=0.002)
+def _same(actual: Golden, golden: Golden) -> bool:
+    return actual.sha256 == golden.sha256 and actual.origin_mm == pytest.approx(golden.origin_mm, abs=0.002)

@@ -92,20 +92,20 @@ def test_patches_with_the_most_tissue_are_kept_and_ties_go_to_the_first(
     views = torch.cat([heads(4), torch.full((1, 3, 12, 12, 12), 0.2)])
     patches = int(np.prod([12 // edge for edge in patch]))
     count = int(np.ceil(share * patches))
-    found = most_tissue(views, patch, share)
+    actual = most_tissue(views, patch, share)
     if count == patches:
-        assert found is None
+        assert actual is None
         return
-    assert found is not None
-    for view, kept in zip(views, found, strict=True):
+    assert actual is not None
+    for view, kept in zip(views, actual, strict=True):
         assert np.array_equal(kept, by_hand(view, patch, count))
-    assert np.array_equal(found[-1], np.arange(count)), "of equal patches the first ones"
+    assert np.array_equal(actual[-1], np.arange(count)), "of equal patches the first ones"
     # Whatever stands beside a view in its batch, and an intensity shift of whole steps, change nothing.
     assert all(
         torch.equal(kept_of(view[None], patch, share)[0], kept)
-        for view, kept in zip(views, found, strict=True)
+        for view, kept in zip(views, actual, strict=True)
     )
-    assert torch.equal(kept_of(views + 51 / 255, patch, share), found)
+    assert torch.equal(kept_of(views + 51 / 255, patch, share), actual)
 
 
 def test_the_number_of_patches_is_not_raised_by_rounding_error() -> None:
@@ -161,12 +161,12 @@ def kept_of(views: torch.Tensor, patch: Size, share: float) -> torch.Tensor:
 def losses_of(settings: TrainConfig, whole: torch.Tensor, local: torch.Tensor) -> tuple[Losses, Student]:
     student, teacher = students(settings)
     draws, now = draw(settings, 3, np.arange(whole.shape[1])), scheduled(settings, 3)
-    said: dict[str, Any] = dict(teacher(whole, draws, now))
+    teacher_outputs: dict[str, Any] = dict(teacher(whole, draws, now))
     for part in settings.parts:
         if part.anchored:
             tokens = teacher.encoder(whole.flatten(0, 1)).unflatten(0, whole.shape[:2])
-            said[part.name] = tokens[:, :, teacher.encoder.prefix :] + 0.1
-    targets = {name: t if name == "gram" else t.softmax(-1) for name, t in said.items()}
+            teacher_outputs[part.name] = tokens[:, :, teacher.encoder.prefix :] + 0.1
+    targets = {name: t if name == "gram" else t.softmax(-1) for name, t in teacher_outputs.items()}
     return student(Views(whole, local), targets, draws, now), student
 
 

@@ -58,19 +58,19 @@ def path(kind: Kind, targets: np.ndarray, strengths: tuple[float, ...] = STRENGT
 
 
 def test_multinomial_coefficients_equal_scikit_learns() -> None:
-    kind, found = path(Multiclass((0, 1, 2)), CLASS)
+    kind, actual = path(Multiclass((0, 1, 2)), CLASS)
     for number, strength in enumerate(STRENGTHS):
         model = LogisticRegression(C=strength, tol=1e-10, max_iter=5000).fit(X, CLASS)
-        np.testing.assert_allclose(found.weights[number].T, model.coef_, atol=2e-5)
-        raw = X @ found.weights[number] + found.biases[number]
+        np.testing.assert_allclose(actual.weights[number].T, model.coef_, atol=2e-5)
+        raw = X @ actual.weights[number] + actual.biases[number]
         np.testing.assert_allclose(kind.predictions(raw), model.predict_proba(X), atol=1e-5)
 
 
 def test_ridge_coefficients_equal_scikit_learns() -> None:
-    kind, found = path(Regression(), VALUE)
+    kind, actual = path(Regression(), VALUE)
     for number, strength in enumerate(STRENGTHS):
         model = Ridge(alpha=1 / strength).fit(X, VALUE)
-        weight, bias = kind.absorbed(found.weights[number], found.biases[number])
+        weight, bias = kind.absorbed(actual.weights[number], actual.biases[number])
         np.testing.assert_allclose(weight[:, 0], model.coef_, rtol=1e-9)
         np.testing.assert_allclose(bias[0], model.intercept_, rtol=1e-9)
         np.testing.assert_allclose(Regression().predictions(X @ weight + bias)[:, 0], model.predict(X))
@@ -78,9 +78,9 @@ def test_ridge_coefficients_equal_scikit_learns() -> None:
 
 def test_unpenalised_proportional_odds_equal_statsmodels() -> None:
     model = OrderedModel(GRADE, X, distr="logit").fit(method="bfgs", disp=False, gtol=1e-9, maxiter=1000)
-    kind, found = path(Ordinal((0, 1, 2, 3)), GRADE, (1e9,))
-    np.testing.assert_allclose(found.weights[0][:, 0], model.params[:D], atol=1e-4)
-    raw = X @ found.weights[0] + found.biases[0]
+    kind, actual = path(Ordinal((0, 1, 2, 3)), GRADE, (1e9,))
+    np.testing.assert_allclose(actual.weights[0][:, 0], model.params[:D], atol=1e-4)
+    raw = X @ actual.weights[0] + actual.biases[0]
     np.testing.assert_allclose(kind.predictions(raw), model.predict(X), atol=1e-5)
 
 
@@ -91,8 +91,8 @@ def test_cox_coefficients_equal_lifelines() -> None:
         # It standardises the columns, and penalises the coefficients of these.
         fitter.fit(frame, "time", "event", fit_options={"precision": 1e-12})
         scale = X.std(axis=0, ddof=1)
-        found = Survival().path(X / scale, SURVIVED, (strength,))
-        np.testing.assert_allclose(found.weights[0][:, 0] / scale, fitter.params_, rtol=2e-4, atol=2e-5)
+        actual = Survival().path(X / scale, SURVIVED, (strength,))
+        np.testing.assert_allclose(actual.weights[0][:, 0] / scale, fitter.params_, rtol=2e-4, atol=2e-5)
 
 
 def judged(
@@ -106,12 +106,12 @@ def repeated(counts: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(N), counts[PATIENTS])
 
 
-def calibration_error(said: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> float:
+def calibration_error(predicted: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> float:
     """Over rows of a resample, in the ten bins of about equal numbers that all volumes have."""
-    edges = np.sort(said)[[len(said) * k // 10 for k in range(1, 10)]]
-    own = np.digitize(said, edges)
+    edges = np.sort(predicted)[[len(predicted) * k // 10 for k in range(1, 10)]]
+    own = np.digitize(predicted, edges)
     parts = [rows[own[rows] == k] for k in range(10)]
-    return sum(abs((said[part] - truth[part]).sum()) for part in parts) / len(rows)
+    return sum(abs((predicted[part] - truth[part]).sum()) for part in parts) / len(rows)
 
 
 COUNTS = next(resample_counts(int(PATIENTS.max()) + 1, 3, seed=0))
@@ -119,32 +119,32 @@ COUNTS = next(resample_counts(int(PATIENTS.max()) + 1, 3, seed=0))
 
 def test_figures_of_classes_equal_scikit_learns_on_resamples() -> None:
     kind = Multiclass((0, 1, 2))
-    said = RNG.dirichlet((1, 1, 1), N)
-    found = kind.measure(judged(said, CLASS), None)(COUNTS)
-    for row, counts in zip(found, COUNTS, strict=True):
+    probabilities = RNG.dirichlet((1, 1, 1), N)
+    actual = kind.measure(judged(probabilities, CLASS), None)(COUNTS)
+    for row, counts in zip(actual, COUNTS, strict=True):
         rows = repeated(counts)
-        truth, own = CLASS[rows], said[rows]
+        truth, own = CLASS[rows], probabilities[rows]
         area = roc_auc_score(truth, own, multi_class="ovr", average="macro")
         balanced = balanced_accuracy_score(truth, own.argmax(axis=1))
         brier = brier_score_loss(truth, own, scale_by_half=False)
-        sure = calibration_error(said.max(axis=1), said.argmax(axis=1) == CLASS, rows)
-        each = np.mean([calibration_error(said[:, k], k == CLASS, rows) for k in range(3)])
+        sure = calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == CLASS, rows)
+        each = np.mean([calibration_error(probabilities[:, k], k == CLASS, rows) for k in range(3)])
         expected = [area, balanced, log_loss(truth, own), brier, sure, each]
         np.testing.assert_allclose(row, expected, rtol=1e-9)
 
 
 def test_figures_of_grades_and_values_equal_reference_implementations_on_resamples() -> None:
     kind = Ordinal((0, 1, 2, 3))
-    said = RNG.dirichlet((1, 1, 1, 1), N)
-    grades, median = kind.expected(said), kind.median(said)
-    of_grades = kind.measure(judged(said, GRADE), None)(COUNTS)
+    probabilities = RNG.dirichlet((1, 1, 1, 1), N)
+    grades, median = kind.expected(probabilities), kind.median(probabilities)
+    of_grades = kind.measure(judged(probabilities, GRADE), None)(COUNTS)
     value = np.round(VALUE + RNG.normal(0, 9, N))
     of_values = Regression().measure(judged(value[:, None], VALUE), None)(COUNTS)
     for row, other, counts in zip(of_grades, of_values, COUNTS, strict=True):
         r = repeated(counts)
         kappa = cohen_kappa_score(GRADE[r], median[r], weights="quadratic")
         error = mean_absolute_error(GRADE[r], median[r])
-        above = [said[:, k + 1 :].sum(axis=1) for k in range(3)]
+        above = [probabilities[:, k + 1 :].sum(axis=1) for k in range(3)]
         score = np.mean([brier_score_loss(GRADE[r] > k, above[k][r]) for k in range(3)])
         apart = np.mean([calibration_error(above[k], k < GRADE, r) for k in range(3)])
         expected = [kappa, error, spearmanr(GRADE[r], grades[r]).statistic, score, apart]
@@ -159,11 +159,11 @@ def test_figures_of_grades_and_values_equal_reference_implementations_on_resampl
 def test_concordance_equals_lifelines_and_areas_their_definition() -> None:
     risks = np.round(TRUE + RNG.normal(0, 1, N), 1)  # with ties
     own = replace(judged(risks[:, None], SURVIVED), validation=[(risks[:50, None], SURVIVED[:50])])
-    found = Survival().measure(own, SURVIVED)(COUNTS)
+    actual = Survival().measure(own, SURVIVED)(COUNTS)
     # Of equal times, events come first; the chance is the one just before a time.
     censoring = KaplanMeierFitter().fit(TIME - 0.25 * EVENTS, ~EVENTS)
     before = censoring.survival_function_at_times(TIME - 0.5).to_numpy()
-    for row, counts in zip(found[:, :4], COUNTS, strict=True):
+    for row, counts in zip(actual[:, :4], COUNTS, strict=True):
         r = repeated(counts)
         np.testing.assert_allclose(row[0], concordance_index(TIME[r], -risks[r], EVENTS[r]), rtol=1e-12)
         for figure, at in zip(row[1:], horizons(SURVIVED), strict=True):
@@ -180,7 +180,7 @@ def test_brier_scores_equal_a_plain_loop_over_lifelines_curves() -> None:
     cox = CoxPHFitter(baseline_estimation_method="breslow").fit(frame, "time", "event")
     risks = cox.predict_log_partial_hazard(DataFrame(X)).to_numpy()
     own = replace(judged(risks[:, None], SURVIVED), validation=[(risks[chosen, None], SURVIVED[chosen])])
-    found = Survival().measure(own, SURVIVED)(COUNTS)[:, 4:]
+    actual = Survival().measure(own, SURVIVED)(COUNTS)[:, 4:]
     at = np.linspace(0, horizons(SURVIVED)[-1], STEPS + 1)
     seen = np.append(0, np.unique(TIME[chosen]))  # lifelines draws lines between and before
     steps = seen[np.searchsorted(seen, at, side="right") - 1]
@@ -201,14 +201,14 @@ def test_brier_scores_equal_a_plain_loop_over_lifelines_curves() -> None:
                     wrong[i, k] = (1 - chances[i, k]) ** 2 / beyond[k]
         scores[name] = [trapezoid(wrong[repeated(counts)].mean(axis=0), at) / at[-1] for counts in COUNTS]
     mine, reference = np.array(scores["own"]), np.array(scores["all"])
-    np.testing.assert_allclose(found, np.stack([mine, 1 - mine / reference], axis=1), rtol=1e-6)
-    assert (found[:, 1] > 0.2).all()
+    np.testing.assert_allclose(actual, np.stack([mine, 1 - mine / reference], axis=1), rtol=1e-6)
+    assert (actual[:, 1] > 0.2).all()
 
 
-def bins_of(said: np.ndarray) -> list[np.ndarray]:
+def bins_of(predicted: np.ndarray) -> list[np.ndarray]:
     """The volumes in each of the ten bins of about equal numbers."""
-    edges = np.sort(said)[[len(said) * k // 10 for k in range(1, 10)]]
-    return [np.flatnonzero(np.digitize(said, edges) == k) for k in range(10)]
+    edges = np.sort(predicted)[[len(predicted) * k // 10 for k in range(1, 10)]]
+    return [np.flatnonzero(np.digitize(predicted, edges) == k) for k in range(10)]
 
 
 def test_reliability_curves_equal_bin_means_and_lifelines_shares_on_resamples() -> None:
@@ -217,14 +217,14 @@ def test_reliability_curves_equal_bin_means_and_lifelines_shares_on_resamples() 
     expected = [(classes[:, k], (k == CLASS).astype(float)) for k in range(3)]
     expected += [(grades[:, k + 1 :].sum(axis=1), (k < GRADE).astype(float)) for k in range(3)]
     expected.append((values, VALUE))
-    found = Multiclass((0, 1, 5)).curves(judged(classes, CLASS), CLASS)
-    found += Ordinal((0, 1, 2, 3)).curves(judged(grades, GRADE), GRADE)
-    found += Regression().curves(judged(values[:, None], VALUE), VALUE)
-    assert [curve.name for curve in found[:3]] == ["class 0", "class 1", "class 5"]
-    for curve, (said, truth) in zip(found, expected, strict=True):
-        bins = bins_of(said)
+    actual = Multiclass((0, 1, 5)).curves(judged(classes, CLASS), CLASS)
+    actual += Ordinal((0, 1, 2, 3)).curves(judged(grades, GRADE), GRADE)
+    actual += Regression().curves(judged(values[:, None], VALUE), VALUE)
+    assert [curve.name for curve in actual[:3]] == ["class 0", "class 1", "class 5"]
+    for curve, (predicted, truth) in zip(actual, expected, strict=True):
+        bins = bins_of(predicted)
         assert curve.volumes.tolist() == [len(own) for own in bins]
-        np.testing.assert_allclose(curve.predicted, [said[own].mean() for own in bins])
+        np.testing.assert_allclose(curve.predicted, [predicted[own].mean() for own in bins])
         for row, counts in zip(curve.observed(COUNTS), COUNTS, strict=True):
             drawn = [np.repeat(own, counts[PATIENTS][own]) for own in bins]
             np.testing.assert_allclose(row, [truth[own].mean() for own in drawn])
@@ -243,9 +243,11 @@ def test_reliability_curves_equal_bin_means_and_lifelines_shares_on_resamples() 
 
 def test_the_centred_interval_of_a_biased_error_contains_the_value() -> None:
     kind, rng = Multiclass((0, 1, 2)), np.random.default_rng(8)
-    said = rng.dirichlet((1, 1, 1), N)
-    truth = (rng.random(N)[:, None] > said.cumsum(axis=1)).sum(axis=1)  # calibrated
-    (drawn,) = resampled([kind.measure(judged(said, truth), None)], int(PATIENTS.max()) + 1, 200, seed=0)
+    probabilities = rng.dirichlet((1, 1, 1), N)
+    truth = (rng.random(N)[:, None] > probabilities.cumsum(axis=1)).sum(axis=1)  # calibrated
+    (drawn,) = resampled(
+        [kind.measure(judged(probabilities, truth), None)], int(PATIENTS.max()) + 1, 200, seed=0
+    )
     error = drawn[kind.figures.index("ece_classwise")]
     assert error.interval(0.95).low > error.value
     centred = error.interval(0.95, centred=True)
@@ -261,8 +263,8 @@ def test_ranks_are_compared_within_folds_only() -> None:
         )
         for own in models
     )
-    found, plain = Survival().measure(first, SURVIVED), Survival().measure(second, SURVIVED)
-    np.testing.assert_allclose(found(COUNTS), plain(COUNTS), rtol=1e-9)
+    actual, plain = Survival().measure(first, SURVIVED), Survival().measure(second, SURVIVED)
+    np.testing.assert_allclose(actual(COUNTS), plain(COUNTS), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -278,12 +280,12 @@ def test_unseen_labels_change_nothing_and_heads_reproduce_the_scores(kind: Kind,
     rows = np.arange(N)
     train, validation, scored = rows[:120], rows[120:160], rows[160:]
     problem = Problem(targets, train, validation, scored, train, 0, kind)
-    (found,) = penalised(X, [problem], LogisticConfig())
+    (actual,) = penalised(X, [problem], LogisticConfig())
     blind = targets.copy()
     blind[scored] = targets[0]
     (again,) = penalised(X, [Problem(blind, train, validation, scored, train, 0, kind)], LogisticConfig())
-    np.testing.assert_array_equal(found.scores, again.scores)
-    np.testing.assert_allclose(found.head.predicted(X[scored], kind), found.scores, atol=1e-5)
+    np.testing.assert_array_equal(actual.scores, again.scores)
+    np.testing.assert_allclose(actual.head.predicted(X[scored], kind), actual.scores, atol=1e-5)
     # What is read from a table of predictions is what was predicted.
     values, events = kind.values(targets)
     np.testing.assert_array_equal(

@@ -84,7 +84,7 @@ def test_logistic_chooses_on_validation_and_scores_as_scikit_learn() -> None:
     config = LogisticConfig(strengths=(1e-3, 1e-1, 10.0))
     # The third one's few volumes are solved by themselves, the others together.
     cases = [problem(x, 0), problem(x, 1, 150), problem(x, 2, 30)]
-    for case, found in zip(cases, logistic(x, cases, config), strict=True):
+    for case, fitted in zip(cases, logistic(x, cases, config), strict=True):
         scaled = in_deviations(x, case)
         models = [
             LogisticRegression(C=c, tol=1e-8, max_iter=10_000).fit(
@@ -97,11 +97,11 @@ def test_logistic_chooses_on_validation_and_scores_as_scikit_learn() -> None:
             for m in models
         ]
         best = int(np.argmin(losses))
-        assert found.chosen == {"strength": config.strengths[best]}
+        assert fitted.chosen == {"strength": config.strengths[best]}
         expected = models[best].predict_proba(scaled[case.scored])[:, 1]
-        assert found.scores == pytest.approx(expected, abs=2e-3)
+        assert fitted.scores == pytest.approx(expected, abs=2e-3)
         truth = case.labels[case.scored]
-        assert roc_auc_score(truth, found.scores) == pytest.approx(roc_auc_score(truth, expected), abs=1e-3)
+        assert roc_auc_score(truth, fitted.scores) == pytest.approx(roc_auc_score(truth, expected), abs=1e-3)
 
 
 def test_labels_of_unseen_volumes_change_nothing() -> None:
@@ -128,7 +128,7 @@ def test_linear_equals_an_optimizer_for_each_rate() -> None:
     config = LinearConfig(learning_rates=(0.003, 0.3), steps=60, batch=64)
     first = problem(x, 3)
     cases = [first, replace(problem(x, 4), train=first.train, seed=3)]
-    for case, found in zip(cases, linear(x, cases, config), strict=True):
+    for case, fitted in zip(cases, linear(x, cases, config), strict=True):
         scaled = torch.from_numpy(Scaling.over(x, case.unlabelled)(x))
         y = torch.from_numpy(case.labels).float()
         results = []
@@ -151,8 +151,8 @@ def test_linear_equals_an_optimizer_for_each_rate() -> None:
                 results.append(torch.sigmoid(model(scaled)[:, 0]).double().numpy())
         on_validation = np.stack([r[case.validation] for r in results])
         best = int(np.argmin(log_loss(on_validation, case.labels[case.validation])))
-        assert found.chosen == {"learning_rate": config.learning_rates[best]}
-        assert found.scores == pytest.approx(results[best][case.scored], abs=1e-4)
+        assert fitted.chosen == {"learning_rate": config.learning_rates[best]}
+        assert fitted.scores == pytest.approx(results[best][case.scored], abs=1e-4)
 
 
 def test_a_batch_repeats_no_volume_before_all_were_drawn() -> None:
@@ -165,7 +165,7 @@ def test_neighbours_equal_scikit_learn() -> None:
     x = features()
     case = problem(x)
     config = NeighboursConfig(counts=(3, 20, 1000))
-    [found] = neighbours(x, [case], config)
+    [fitted] = neighbours(x, [case], config)
     scaled = in_deviations(x, case)
     expected = []
     for count in (3, 20, len(case.train)):
@@ -177,9 +177,9 @@ def test_neighbours_equal_scikit_learn() -> None:
         expected.append(model.predict_proba(scaled[rows])[:, 1])
     on_validation = np.stack(expected)[:, : len(case.validation)]
     best = int(np.argmin(log_loss(on_validation, case.labels[case.validation])))
-    assert found.chosen == {"neighbours": (3, 20, len(case.train))[best]}
-    assert found.validation == pytest.approx(on_validation[best], abs=1e-4)
-    assert found.scores == pytest.approx(expected[best][len(case.validation) :], abs=1e-4)
+    assert fitted.chosen == {"neighbours": (3, 20, len(case.train))[best]}
+    assert fitted.validation == pytest.approx(on_validation[best], abs=1e-4)
+    assert fitted.scores == pytest.approx(expected[best][len(case.validation) :], abs=1e-4)
 
 
 def test_attention_detects_a_mark_on_one_patch_that_the_mean_dilutes() -> None:
@@ -194,10 +194,10 @@ def test_attention_detects_a_mark_on_one_patch_that_the_mean_dilutes() -> None:
     tokens[~labels] += mark / patches
     everyone = np.arange(volumes)
     case = Problem(labels, everyone[:160], everyone[160:200], everyone[200:], everyone[:160], seed=0)
-    [found] = attentive(tokens, [case], AttentiveConfig(queries=2))
+    [fitted] = attentive(tokens, [case], AttentiveConfig(queries=2))
     [mean] = logistic(tokens.mean(axis=1), [case], LogisticConfig())
     truth = labels[case.scored]
-    assert roc_auc_score(truth, found.scores) > 0.9
+    assert roc_auc_score(truth, fitted.scores) > 0.9
     assert roc_auc_score(truth, mean.scores) < 0.7
 
 
@@ -207,11 +207,11 @@ def test_every_method_fits_one_volume_of_each_class() -> None:
     rows = np.arange(4)
     case = Problem(labels, rows[:2], rows[:0], rows, rows, seed=0)
     tokens = x.reshape(len(x), 4, 10)
-    for [found] in (
+    for [fitted] in (
         logistic(x, [case], LogisticConfig()),
         linear(x, [case], LinearConfig(steps=20)),
         neighbours(x, [case], NeighboursConfig()),
         attentive(tokens, [case], AttentiveConfig(steps=5)),
     ):
-        assert np.isfinite(found.scores).all()
-        assert ((found.scores >= 0) & (found.scores <= 1)).all()
+        assert np.isfinite(fitted.scores).all()
+        assert ((fitted.scores >= 0) & (fitted.scores <= 1)).all()

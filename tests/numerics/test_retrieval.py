@@ -56,8 +56,8 @@ def test_each_query_has_the_precision_and_recall_of_scikit_learn(
     ranks = exact(stored(x, 60))
     scaled = (x - x[:60].mean(axis=0)) / x[:60].std(axis=0)
     cosines = scaled @ scaled.T / np.linalg.norm(scaled, axis=1) / np.linalg.norm(scaled, axis=1)[:, None]
-    found = evaluate_queries(ranks, patients, labels)
-    for own, asked in zip(labels.T, found, strict=True):
+    actual = evaluate_queries(ranks, patients, labels)
+    for own, evaluated in zip(labels.T, actual, strict=True):
         expected, recalls, who = [], [], []
         for row in np.flatnonzero(own == 1):
             others = (patients != patients[row]) & ~np.isnan(own)
@@ -67,43 +67,43 @@ def test_each_query_has_the_precision_and_recall_of_scikit_learn(
                 ranked = truth[np.argsort(-cosines[row, others])]
                 recalls.append([ranked[:k].any() for k in KS])
                 who.append(patients[row])
-        assert asked.patients.tolist() == who
-        assert asked.precision == pytest.approx(np.array(expected), abs=1e-6)
-        assert asked.found.tolist() == recalls
-    assert len(found[0].patients) > 10
-    assert not len(found[2].patients), "a patient does not find itself"
+        assert evaluated.patients.tolist() == who
+        assert evaluated.precision == pytest.approx(np.array(expected), abs=1e-6)
+        assert evaluated.found.tolist() == recalls
+    assert len(actual[0].patients) > 10
+    assert not len(actual[2].patients), "a patient does not find itself"
 
 
 def test_chance_is_the_mean_over_all_rankings() -> None:
     labels = np.zeros((25, 1))
     labels[[3, 8, 9, 20]] = 1
     own = stored(np.random.default_rng(1).normal(size=(25, 6)), 25)
-    (asked,) = evaluate_queries(exact(own), np.arange(25), labels)
+    (evaluated,) = evaluate_queries(exact(own), np.arange(25), labels)
     precisions, recalls = [], []
     for places in combinations(range(24), 3):  # of the three that are to be found
         precisions.append(np.mean([(n + 1) / (place + 1) for n, place in enumerate(places)]))
         recalls.append([places[0] < k for k in KS])
     mean = np.r_[np.mean(precisions), np.mean(recalls, axis=0)]
-    assert asked.by_chance == pytest.approx(np.tile(mean, (4, 1)))
+    assert evaluated.by_chance == pytest.approx(np.tile(mean, (4, 1)))
 
 
 def test_recall_is_1_with_few_volumes() -> None:
     labels = np.array([[1.0], [1.0], [0.0]])
-    (asked,) = evaluate_queries(exact(stored(np.eye(3), 3)), np.arange(3), labels)
-    assert asked.by_chance[:, 1:].tolist() == [[0.5, 1.0, 1.0]] * 2
+    (evaluated,) = evaluate_queries(exact(stored(np.eye(3), 3)), np.arange(3), labels)
+    assert evaluated.by_chance[:, 1:].tolist() == [[0.5, 1.0, 1.0]] * 2
 
 
 def test_intervals_contain_the_mean_and_count_a_patient_once(heads: Heads) -> None:
     x, patients, labels = heads
-    asked = evaluate_queries(exact(stored(x, VOLUMES)), patients, labels)[0]
-    precision, *recalls = drawn(asked, 2000)
-    assert precision.value == pytest.approx(asked.precision.mean())
+    evaluated = evaluate_queries(exact(stored(x, VOLUMES)), patients, labels)[0]
+    precision, *recalls = drawn(evaluated, 2000)
+    assert precision.value == pytest.approx(evaluated.precision.mean())
     assert len(recalls) == len(KS)
     interval = precision.interval(0.95)
     # The delta method for a ratio of sums over patients.
-    numbered = np.unique(asked.patients, return_inverse=True)[1]
-    residual = np.bincount(numbered, asked.precision - precision.value)
-    error = np.sqrt((residual**2).sum()) / len(asked.precision)
+    numbered = np.unique(evaluated.patients, return_inverse=True)[1]
+    residual = np.bincount(numbered, evaluated.precision - precision.value)
+    error = np.sqrt((residual**2).sum()) / len(evaluated.precision)
     assert (interval.high - interval.low) / 2 == pytest.approx(1.96 * error, rel=0.15)
 
 
@@ -115,8 +115,8 @@ def test_an_exhaustive_index_gives_the_figures_of_the_exact_search(heads: Heads,
     index = Search(own, code, VOLUMES, SearchConfig())
     assert (index.depth, index.recall) == (VOLUMES, 1)
     expected = evaluate_queries(exact(own), patients, labels, classes=(3,))
-    found = evaluate_queries(index, patients, labels, classes=(3,))
-    for one, other in zip(expected, found, strict=True):
+    actual = evaluate_queries(index, patients, labels, classes=(3,))
+    for one, other in zip(expected, actual, strict=True):
         assert one.patients.tolist() == other.patients.tolist()
         np.testing.assert_allclose(one.precision, other.precision, atol=1e-12)
         assert one.found.tolist() == other.found.tolist()
@@ -150,21 +150,21 @@ class Beginnings:
 
 def test_precision_at_k_equals_a_plain_loop_and_chance_is_its_mean() -> None:
     patients, labels = np.arange(30), (np.arange(30)[:, None] < 9).astype(float)
-    found: list[np.ndarray] = []
+    collected: list[np.ndarray] = []
     expected: list[np.ndarray] = []
     for _ in range(400):
         ranks = Beginnings(12)
-        ranks.generator = np.random.default_rng(len(found))
-        (asked,) = evaluate_queries(ranks, patients, labels)
-        found.append(asked.precision)
+        ranks.generator = np.random.default_rng(len(collected))
+        (evaluated,) = evaluate_queries(ranks, patients, labels)
+        collected.append(evaluated.precision)
         again = Beginnings(12)
         again.generator = np.random.default_rng(len(expected))
         order = np.concatenate([again.ranked(np.arange(9)[start : start + 7]) for start in (0, 7)])
         right = (order >= 0) & (order < 9)
         sums = [sum(row[: i + 1].sum() / (i + 1) for i in np.flatnonzero(row)) for row in right]
         expected.append(np.array(sums) / 8)  # of eight others of the label, at most 12 are ranked
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert np.mean(found) == pytest.approx(asked.by_chance[0, 0], abs=0.005)
+    np.testing.assert_allclose(collected, expected, atol=1e-12)
+    assert np.mean(collected) == pytest.approx(evaluated.by_chance[0, 0], abs=0.005)
 
 
 def test_an_index_finds_near_neighbours_with_exact_cosines() -> None:
@@ -182,8 +182,8 @@ def test_an_index_finds_near_neighbours_with_exact_cosines() -> None:
         chosen_search(own, 6000, 6000, SearchConfig(memory_gb=gigabytes / 20))
     index = Index(own, "ivf-sq8", SearchConfig(probes=16))
     assert recall_of(index, own, 200) > 0.9
-    asked = own.unit(np.arange(50))
-    numbers, cosines = index.nearest(asked, 100)
-    np.testing.assert_allclose(cosines, np.einsum("ij,ikj->ik", asked, own.whole()[numbers]), atol=1e-6)
+    queries = own.unit(np.arange(50))
+    numbers, cosines = index.nearest(queries, 100)
+    np.testing.assert_allclose(cosines, np.einsum("ij,ikj->ik", queries, own.whole()[numbers]), atol=1e-6)
     assert (np.diff(cosines, axis=1) <= 0).all()
-    assert nearest_of(own.batches(), asked, 1)[0][:, 0].tolist() == list(range(50))
+    assert nearest_of(own.batches(), queries, 1)[0][:, 0].tolist() == list(range(50))

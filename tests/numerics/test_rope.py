@@ -145,8 +145,8 @@ def test_only_student_passes_are_jittered() -> None:
     settings = config({"shift": 0.1, "stretch": 1.2, "rescale": 2})
     drawn, now = draw(settings, 0, np.array([3, 8])), scheduled(settings, 0)
     boxes = boxes_of(settings, 0)
-    for found in (drawn.rope_boxes, drawn.parts["mae"].rope_boxes):
-        torch.testing.assert_close(found, boxes, rtol=0, atol=0)
+    for drawn_boxes in (drawn.rope_boxes, drawn.parts["mae"].rope_boxes):
+        torch.testing.assert_close(drawn_boxes, boxes, rtol=0, atol=0)
 
     def with_boxes(given: torch.Tensor | None) -> Draws:
         parts = {"mae": drawn.parts["mae"]._replace(rope_boxes=given)}

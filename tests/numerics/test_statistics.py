@@ -106,8 +106,8 @@ def test_delong_gives_the_values_published_in_its_paper() -> None:
         (tests[0], (0.0108, -0.1761, 0.1976, 0.9102)),
         (tests[1], (-0.0780, -0.2830, 0.1271, 0.4561)),
     ):
-        found = compare(test, tests[2], 0.95)
-        assert (found.difference, found.low, found.high, found.p) == pytest.approx(expected, abs=5e-5)
+        result = compare(test, tests[2], 0.95)
+        assert (result.difference, result.low, result.high, result.p) == pytest.approx(expected, abs=5e-5)
 
 
 def test_delong_equals_the_structural_components_of_1988() -> None:
@@ -148,17 +148,17 @@ def test_delong_agrees_with_the_bootstrap_over_patients_and_folds() -> None:
 def test_delong_rejects_a_true_null_hypothesis_at_the_nominal_rate() -> None:
     generator = np.random.default_rng(0)
     labels, patients, folds = np.arange(80) < 30, np.arange(80), np.zeros(80, int)
-    found = []
+    collected = []
     for _ in range(600):
         common = labels + generator.normal(0, 1, 80)
         one, other = (Scored(common + generator.normal(0, 1, 80), labels, patients, folds) for _ in range(2))
-        found.append(compare(one, other, 0.95).p)
-    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.05, abs=0.03)
+        collected.append(compare(one, other, 0.95).p)
+    assert np.mean(np.array(collected) < 0.05) == pytest.approx(0.05, abs=0.03)
 
 
 def test_a_classifier_does_not_differ_from_itself() -> None:
-    found = compare(cohort(), cohort(), 0.95)
-    assert (found.difference, found.p) == (0, 1)
+    result = compare(cohort(), cohort(), 0.95)
+    assert (result.difference, result.p) == (0, 1)
 
 
 def test_holm_equals_its_definition() -> None:
@@ -208,10 +208,10 @@ def test_thresholds_are_the_best_of_all_candidates() -> None:
     called = scores >= most_balanced(scores, labels)
     assert chosen.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, called), abs=1e-12)
     for least in (0, 0.5, 0.8, 0.95, 1):
-        found = rates(scores, labels, at_specificity(scores, labels, least))
-        assert found.sensitivity == max(r.sensitivity for r in every if r.specificity >= least)
-        found = rates(scores, labels, at_sensitivity(scores, labels, least))
-        assert found.specificity == max(r.specificity for r in every if r.sensitivity >= least)
+        actual = rates(scores, labels, at_specificity(scores, labels, least))
+        assert actual.sensitivity == max(r.sensitivity for r in every if r.specificity >= least)
+        actual = rates(scores, labels, at_sensitivity(scores, labels, least))
+        assert actual.specificity == max(r.specificity for r in every if r.sensitivity >= least)
 
 
 def test_figures_that_need_both_classes_are_nan_with_one() -> None:

@@ -78,9 +78,9 @@ def test_an_objective_is_compared_with_the_best_of_its_parts_over_the_same_heads
     low, high = interval(whole.resampled - part.resampled, config)[:, -1]
     assert 0 < low < whole.mean[-1] - part.mean[-1] < high
     goal = write_report(config, tmp_path, heads)
-    told = [line for line in goal.splitlines() if "(part)" in line]
-    assert len(told) == 4  # fine-tuned and frozen, seen and unseen
-    first = re.search(r"\+(\d.\d+) \\?\[\\?\+(\d.\d+), \+(\d.\d+)\\?\]", told[0])
-    assert first, told
+    lines = [line for line in goal.splitlines() if "(part)" in line]
+    assert len(lines) == 4  # fine-tuned and frozen, seen and unseen
+    first = re.search(r"\+(\d.\d+) \\?\[\\?\+(\d.\d+), \+(\d.\d+)\\?\]", lines[0])
+    assert first, lines
     expected = (whole.mean[-1] - part.mean[-1], low, high)
     assert [float(value) for value in first.groups()] == pytest.approx(expected, abs=5.1e-4)

@@ -56,8 +56,8 @@ def run(tmp_path: Path, train: str, ranks: int) -> list[tuple[int, str, str]]:
         )
         for rank in range(ranks)
     ]
-    said = [process.communicate(timeout=200) for process in processes]
-    return [(process.returncode, *words) for process, words in zip(processes, said, strict=True)]
+    outputs = [process.communicate(timeout=200) for process in processes]
+    return [(process.returncode, *words) for process, words in zip(processes, outputs, strict=True)]
 
 
 @pytest.mark.parametrize(

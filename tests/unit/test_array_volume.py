@@ -32,10 +32,10 @@ def test_nan_outside_the_field_is_air() -> None:
     holed[np.hypot(rows - 30, columns - 30) > 28] = np.nan
     holed[:2] = np.nan
     assert np.isnan(holed).mean() > 0.2
-    whole, found = (array_volume(values, affine, 0, GRID, SELECT) for values in (hu, holed))
-    assert np.array_equal(whole.voxels, found.voxels)
-    assert np.array_equal(whole.affine, found.affine)
-    assert whole.source_digest == found.source_digest
+    whole, filled = (array_volume(values, affine, 0, GRID, SELECT) for values in (hu, holed))
+    assert np.array_equal(whole.voxels, filled.voxels)
+    assert np.array_equal(whole.affine, filled.affine)
+    assert whole.source_digest == filled.source_digest
 
 
 @pytest.mark.parametrize(("place", "value"), [((15, 30, 30), np.nan), ((0, 0, 0), np.inf)])

@@ -40,9 +40,9 @@ def train_to(run: Path, step: int, saved: int) -> None:
 def concluded(
     run: Path, cause: Cause = "killed", detail: str = "", rank: int | None = None, code: int | None = None
 ) -> Attempt:
-    found = conclude(run, cause, detail, rank, code)
-    assert found is not None
-    return found
+    actual = conclude(run, cause, detail, rank, code)
+    assert actual is not None
+    return actual
 
 
 def test_an_attempt_records_machine_software_and_its_range_of_steps(
@@ -86,8 +86,8 @@ def test_code_outside_a_checkout_has_no_commit(tmp_path: Path) -> None:
     source = Path(attempts.__file__).with_name("software.py")
     (package / "software.py").write_text(source.read_text())
     code = "import sys; sys.path[0] = '.'; from software import Software; print(Software.here().commit)"
-    told = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, text=True)
-    assert told.stdout == "None\n"
+    result = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, text=True)
+    assert result.stdout == "None\n"
 
 
 def test_the_next_attempt_concludes_a_killed_one(run: Path) -> None:

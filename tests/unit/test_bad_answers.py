@@ -112,6 +112,6 @@ def test_invalid_arguments_are_refused_in_one_line(
     Path("segment.yaml").write_text(yaml.safe_dump(segment | {"allow_unknown_pretraining": True}))
     with pytest.raises(FmctError) as refused:
         CliRunner().invoke(app, words, catch_exceptions=False)
-    said = str(refused.value)
-    assert len(said.splitlines()) == 1
-    assert all(name in said for name in names), said
+    message = str(refused.value)
+    assert len(message.splitlines()) == 1
+    assert all(name in message for name in names), message

@@ -11,6 +11,6 @@ ROOT = Path(__file__).parents[2]
 def test_bench_codecs_at_a_tiny_size() -> None:
     command = [sys.executable, "tests/bench/bench_codecs.py", "--tiny", "--against", "."]
     paths = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=paths)
-    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[3:]]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=paths)
+    rows = [line.split("|")[1].strip() for line in result.stdout.splitlines()[3:]]
     assert rows == ["uncompressed", "JPEG Lossless SV1"]

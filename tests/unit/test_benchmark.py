@@ -56,23 +56,23 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(file: Path, out: str, *options: str) -> str:
-    done = CliRunner().invoke(app, ["benchmark", str(file), "--out", out, *options], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
+    result = CliRunner().invoke(app, ["benchmark", str(file), "--out", out, *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def holm(p: list[float]) -> list[float]:
     """Holm 1979, from its definition: the least level at which the sequential test rejects."""
     order = np.argsort(p)
-    found = np.empty(len(p))
+    actual = np.empty(len(p))
     for rank, place in enumerate(order):
-        found[place] = min(1, max((len(p) - k) * p[order[k]] for k in range(rank + 1)))
-    return found.tolist()
+        actual[place] = min(1, max((len(p) - k) * p[order[k]] for k in range(rank + 1)))
+    return actual.tolist()
 
 
 def test_two_datasets_become_one_page(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
-    said = run(file, "out")
+    output = run(file, "out")
     results = pq.read_table("out/results.parquet").to_pylist()
     with_figures = [row for row in results if row["reason"] is None]
     assert {(r["dataset"], r["split"]) for r in with_figures} == {
@@ -105,7 +105,7 @@ def test_two_datasets_become_one_page(file: Path, monkeypatch: pytest.MonkeyPatc
     shown = next(r for r in with_figures if r["encoder"] == "drawn" and r["split"] == "ood")
     assert "{auc:.3f} [{auc_low:.3f}, {auc_high:.3f}]".format(**shown) in page
     assert "{auprc:.3f} [{auprc_low:.3f}, {auprc_high:.3f}]".format(**shown) in card.replace("\\", "")
-    assert "hashed: " in said
+    assert "hashed: " in output
 
     # What is done is kept, and what others see changes nothing of it.
     before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("units/*")}
@@ -120,8 +120,8 @@ def test_a_cluster_runs_it_task_by_task(file: Path, monkeypatch: pytest.MonkeyPa
     """Plan, extraction and grid by numbers that count over both datasets, then the page."""
     monkeypatch.chdir(file.parent)
     grid = ["methods=[attentive]", "fractions=[1.0]", "task_minutes=0.1"]
-    told = run(file, "cluster", "--plan", *grid)
-    tasks, extractions = map(int, re.findall(r"(\d+) tasks, (\d+) of extraction", told)[0])
+    plan = run(file, "cluster", "--plan", *grid)
+    tasks, extractions = map(int, re.findall(r"(\d+) tasks, (\d+) of extraction", plan)[0])
     assert extractions == 2 * 3
     whole = Benchmark(load(BenchmarkConfig, file, grid), Path("cluster"))
     for name, sweep in whole.sweeps.items():
@@ -130,7 +130,7 @@ def test_a_cluster_runs_it_task_by_task(file: Path, monkeypatch: pytest.MonkeyPa
         run(file, "cluster", "--extract", str(number), *grid)
     run(file, "cluster", "--extract", "-1", *grid)
     computed = [run(file, "cluster", "--task", str(number), *grid) for number in range(tasks)]
-    assert sum(int(re.findall(r"(\d+) units", said)[0]) for said in computed) == 2 * 3
+    assert sum(int(re.findall(r"(\d+) units", output)[0]) for output in computed) == 2 * 3
     assert run(file, "cluster", "--status", *grid).count("3 of 3 units done") == 2
     run(file, "cluster", "--collect", *grid)
     assert pq.read_table("cluster/results.parquet").num_rows == 3 + 3 * 2
@@ -140,14 +140,14 @@ def test_a_cluster_runs_it_task_by_task(file: Path, monkeypatch: pytest.MonkeyPa
 
 def test_invalid_benchmarks_are_refused(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
-    for wrong, said in (
+    for wrong, message in (
         ("datasets=[]", "datasets"),
         ("datasets=[{name: a, data: data, labels: l}, {name: a, data: data, labels: l}]", "the same name"),
         ("datasets=[{name: ../a, data: data, labels: l}]", "name"),
         ("datasets=[{name: a, data: data, labels: l, folds: 2}]", "folds"),
         ("features=elsewhere", "features"),
     ):
-        with pytest.raises(FmctError, match=said):
+        with pytest.raises(FmctError, match=message):
             load(BenchmarkConfig, file, [wrong])
     # Nothing is computed where one of the datasets refuses.
     refuses = load(BenchmarkConfig, file, ["allow_unknown_pretraining=false"])

@@ -129,9 +129,9 @@ def hits(alone: Path) -> int:
     """How much compiled code a new process finds, which must give the right results either way."""
     file = alone / "kernel.py"
     file.write_text(SCRIPT)
-    done = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=alone)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout.split()[0])
+    result = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=alone)
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout.split()[0])
 
 
 def test_a_damaged_cache_is_rebuilt(alone: Path) -> None:
@@ -179,9 +179,9 @@ def inner(x):
 print(outer(10))
 """
         (alone / "kernel.py").write_text(script)
-        done = subprocess.run([sys.executable, "kernel.py"], capture_output=True, text=True, cwd=alone)
-        results.append(done.stdout.split())
-    assert results == [["11"], ["12"]], done.stderr
+        result = subprocess.run([sys.executable, "kernel.py"], capture_output=True, text=True, cwd=alone)
+        results.append(result.stdout.split())
+    assert results == [["11"], ["12"]], result.stderr
 
 
 def test_many_processes_at_once_share_a_cache(alone: Path) -> None:
@@ -198,14 +198,14 @@ def test_many_processes_at_once_share_a_cache(alone: Path) -> None:
 def test_a_dataset_verifies_without_any_cache_folder(tmp_path: Path) -> None:
     """Everything is read-only, the home is absent and the user unknown."""
     write_dataset(tmp_path / "data", "zarr", {"a": {make_key(1): noise((33, 20, 20), 1)}})
-    done = confined(
+    result = confined(
         [sys.executable, "-P", "-m", "launch.cli", "shards", "verify", tmp_path / "data"],
         cwd=tmp_path,
         read_only=[Path("/"), Path("/dev/shm")],
         known=False,
         environment={"HOME": None, "TMPDIR": None, "XDG_CACHE_HOME": None, caches.VARIABLE: None},
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
@@ -213,12 +213,12 @@ def test_a_dataset_verifies_without_any_cache_folder(tmp_path: Path) -> None:
 def test_an_unwritable_home_changes_no_result(alone: Path, full: bool) -> None:
     write_dataset(alone / "data", "zarr", {"a": {make_key(1): noise((33, 20, 20), 1)}})
     home = [alone / "home"]
-    done = confined(
+    result = confined(
         [sys.executable, "-P", "-m", "launch.cli", "shards", "verify", alone / "data"],
         cwd=alone,
         full=home if full else (),
         read_only=() if full else home,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     assert (alone / "tmp" / f"fmct-cache-{os.getuid()}" / "numba").is_dir()
     assert not list((alone / "home").iterdir())

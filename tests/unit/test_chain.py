@@ -46,9 +46,9 @@ def chain(recipe: Path, *overrides: str) -> list[Step]:
     return steps(load(Pipeline, recipe, list(overrides)), SITE)
 
 
-def finish(found: list[Step], *stages: str) -> None:
+def finish(steps: list[Step], *stages: str) -> None:
     """Leave outputs and marks of these stages, each a second after the one before."""
-    for step in found:
+    for step in steps:
         if step.stage in stages:
             marks = [step.job.done]
             if len(step.job.commands) > 1:
@@ -60,19 +60,19 @@ def finish(found: list[Step], *stages: str) -> None:
                 os.utime(path, (1000 + ORDER.index(step.stage),) * 2)
 
 
-def submitted(found: list[Step], queue: list[Queued] | None = None, again: str | None = None) -> list[str]:
-    return [d.step.stage for d in decide(found, queue or [], Record(), again) if d.submit]
+def submitted(steps: list[Step], queue: list[Queued] | None = None, again: str | None = None) -> list[str]:
+    return [d.step.stage for d in decide(steps, queue or [], Record(), again) if d.submit]
 
 
-def queued(found: list[Step], **states: str) -> list[Queued]:
-    return [Queued("7", s.job.name, states[s.stage], "", "/", "") for s in found if s.stage in states]
+def queued(steps: list[Step], **states: str) -> list[Queued]:
+    return [Queued("7", s.job.name, states[s.stage], "", "/", "") for s in steps if s.stage in states]
 
 
 def test_each_job_depends_on_the_jobs_whose_output_it_reads(recipe: Path) -> None:
-    found = chain(recipe)
-    stage = {step.job.name: step.stage for step in found}
+    steps = chain(recipe)
+    stage = {step.job.name: step.stage for step in steps}
     waits = {
-        s.stage: ([stage[n] for n in s.job.after_success], [stage[n] for n in s.job.after_end]) for s in found
+        s.stage: ([stage[n] for n in s.job.after_success], [stage[n] for n in s.job.after_end]) for s in steps
     }
     assert waits == {
         "scan": ([], []),
@@ -84,16 +84,16 @@ def test_each_job_depends_on_the_jobs_whose_output_it_reads(recipe: Path) -> Non
         "probe": (["train", "labels"], []),
         "report": (["probe"], []),
     }
-    assert [step.stage for step in found] == ORDER
+    assert [step.stage for step in steps] == ORDER
     assert len(set(stage)) == len(ORDER)
-    assert submitted(found) == ORDER
+    assert submitted(steps) == ORDER
 
 
 def test_a_sweep_depends_on_the_training_like_the_probe(recipe: Path) -> None:
     theirs = "encoders: [{name: theirs, function: 'peer_encoder:tiny'}]"
-    found = chain(recipe, f"sweep={{set: [feature_tasks=2, {ALLOWED}], {theirs}}}")
-    sweep = {step.job.name: step for step in found if step.stage not in ORDER}
-    stage = {step.job.name: step.stage for step in found}
+    steps = chain(recipe, f"sweep={{set: [feature_tasks=2, {ALLOWED}], {theirs}}}")
+    sweep = {step.job.name: step for step in steps if step.stage not in ORDER}
+    stage = {step.job.name: step.stage for step in steps}
     assert {
         s.stage: [stage[n] for n in (*s.job.after_success, *s.job.after_end)] for s in sweep.values()
     } == {
@@ -114,12 +114,12 @@ def test_a_sweep_depends_on_the_training_like_the_probe(recipe: Path) -> None:
 
 
 def test_finished_stages_stay_until_an_input_is_newer(recipe: Path, tmp_path: Path) -> None:
-    found = chain(recipe)
-    finish(found, *ORDER)
-    assert submitted(found) == []
-    assert submitted(found, again="collect") == ["collect", "train", "probe", "report"]
+    steps = chain(recipe)
+    finish(steps, *ORDER)
+    assert submitted(steps) == []
+    assert submitted(steps, again="collect") == ["collect", "train", "probe", "report"]
     (tmp_path / "labels.csv").touch()
-    assert submitted(found) == ["labels", "probe", "report"]
+    assert submitted(steps) == ["labels", "probe", "report"]
 
 
 @pytest.mark.parametrize(
@@ -134,43 +134,43 @@ def test_finished_stages_stay_until_an_input_is_newer(recipe: Path, tmp_path: Pa
 def test_missing_outputs_are_made_again_with_later_stages(
     recipe: Path, tmp_path: Path, gone: str, expected: list[str]
 ) -> None:
-    found = chain(recipe)
-    finish(found, *ORDER)
+    steps = chain(recipe)
+    finish(steps, *ORDER)
     [path] = tmp_path.glob(gone)
     path.unlink()
-    assert submitted(found) == expected
+    assert submitted(steps) == expected
 
 
 def test_queued_stages_are_not_submitted_again_and_later_ones_depend_on_them(recipe: Path) -> None:
-    found = chain(recipe)
-    finish(found, "scan", "labels", "plan")
-    queue = queued(found, preprocess="RUNNING", collect="PENDING", train="PENDING", probe="PENDING")
-    assert submitted(found, queue) == ["report"]
+    steps = chain(recipe)
+    finish(steps, "scan", "labels", "plan")
+    queue = queued(steps, preprocess="RUNNING", collect="PENDING", train="PENDING", probe="PENDING")
+    assert submitted(steps, queue) == ["report"]
 
 
 def test_a_job_that_waits_for_one_that_failed_is_replaced(recipe: Path) -> None:
-    found = chain(recipe)
-    finish(found, "scan", "labels", "plan", "preprocess")
-    decisions = decide(found, queued(found, train="PENDING"), Record())
+    steps = chain(recipe)
+    finish(steps, "scan", "labels", "plan", "preprocess")
+    decisions = decide(steps, queued(steps, train="PENDING"), Record())
     replaced = {d.step.stage: d.queued.number for d in decisions if d.submit and d.queued}
-    assert submitted(found, queued(found, train="PENDING")) == ["collect", "train", "probe", "report"]
+    assert submitted(steps, queued(steps, train="PENDING")) == ["collect", "train", "probe", "report"]
     assert replaced == {"train": "7"}
 
 
 def test_a_job_running_on_outputs_to_be_replaced_is_refused(recipe: Path) -> None:
-    found = chain(recipe)
-    finish(found, "scan", "labels", "plan", "preprocess", "collect")
+    steps = chain(recipe)
+    finish(steps, "scan", "labels", "plan", "preprocess", "collect")
     with pytest.raises(FmctError, match="train is running as job 7"):
-        decide(found, queued(found, train="RUNNING"), Record(), again="collect")
+        decide(steps, queued(steps, train="RUNNING"), Record(), again="collect")
 
 
 def test_a_changed_recipe_redoes_its_stage_and_what_follows(recipe: Path) -> None:
-    found = chain(recipe)
-    finish(found, *ORDER)
+    steps = chain(recipe)
+    finish(steps, *ORDER)
     changed = chain(recipe, "train.set=[run.batch=8,run.steps=7]")
     assert submitted(changed) == ["train", "probe", "report"]
     assert "steps: 7" in next(step.recipe[1] for step in changed if step.stage == "train" and step.recipe)
-    train = next(step for step in found if step.stage == "train")
+    train = next(step for step in steps if step.stage == "train")
     record = Record(
         stages={
             "train": Submitted(
@@ -179,7 +179,7 @@ def test_a_changed_recipe_redoes_its_stage_and_what_follows(recipe: Path) -> Non
         }
     )
     with pytest.raises(FmctError, match="train with another configuration is in the queue, as job 7"):
-        decide(changed, queued(found, train="PENDING"), record)
+        decide(changed, queued(steps, train="PENDING"), record)
 
 
 @pytest.mark.parametrize(
@@ -218,17 +218,17 @@ def unsplit(recipe: Path, tmp_path: Path) -> Path:
 
 
 def test_held_out_patients_are_tested_on_and_not_trained_on(unsplit: Path, tmp_path: Path) -> None:
-    found = chain(unsplit, "holdout={test: 0.3, seed: 5}", "sweep={set: []}")
-    stage = {step.job.name: step.stage for step in found}
-    waits = {step.stage: [stage[name] for name in step.job.after_success] for step in found}
+    steps = chain(unsplit, "holdout={test: 0.3, seed: 5}", "sweep={set: []}")
+    stage = {step.job.name: step.stage for step in steps}
+    waits = {step.stage: [stage[name] for name in step.job.after_success] for step in steps}
     assert (waits["split"], waits["train"]) == (["collect"], ["split"])
-    (split,) = (step.job for step in found if step.stage == "split")
+    (split,) = (step.job for step in steps if step.stage == "split")
     words = split.commands[0]
     assert words[words.index("shards") + 1 :][:-2] == (
         *("split", str(tmp_path / "out/data/zarr"), "--out", str(tmp_path / "out/parts")),
         *("train=0.6", "validation=0.1", "test=0.3", "--seed", "5"),
     )
-    given = {step.stage: yaml.safe_load(step.recipe[1]) for step in found if step.recipe}
+    given = {step.stage: yaml.safe_load(step.recipe[1]) for step in steps if step.recipe}
     assert given["train"]["data"]["path"] == str(tmp_path / "out/parts/train")
     for measured in ("probe", "sweep"):
         assert given[measured]["data"] == str(tmp_path / "out/data/zarr")
@@ -295,8 +295,8 @@ def test_an_encoder_of_another_preprocessing_is_reported_before_anything_is_subm
 def test_a_training_of_0_1_0_keeps_its_defaults(recipe: Path, tmp_path: Path) -> None:
     def kept() -> dict[str, dict[str, object]]:
         (text,) = [step.recipe[1] for step in chain(recipe) if step.stage == "train" and step.recipe]
-        found: dict[str, dict[str, object]] = yaml.safe_load(text)
-        return found
+        actual: dict[str, dict[str, object]] = yaml.safe_load(text)
+        return actual
 
     newer = kept()
     assert newer["model"]["initialisation"] == "fan_in"
@@ -311,8 +311,8 @@ def test_a_training_of_0_1_0_keeps_its_defaults(recipe: Path, tmp_path: Path) ->
 
 def test_label_kinds_of_the_probe_reach_the_labels_job(unsplit: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("study_instance_uid,grade\n1.2,0\n1.3,2\n")
-    found = chain(unsplit, f"probe.set=['kinds={{grade: ordinal}}', {ALLOWED}]")
-    (job,) = (step.job for step in found if step.stage == "labels")
+    steps = chain(unsplit, f"probe.set=['kinds={{grade: ordinal}}', {ALLOWED}]")
+    (job,) = (step.job for step in steps if step.stage == "labels")
     assert job.commands[0][-2:] == ("--kinds", '{"grade": "ordinal"}')
     with pytest.raises(FmctError, match="row 3, column grade: not 0, 1 or empty"):
         chain(unsplit)

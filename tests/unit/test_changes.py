@@ -12,9 +12,9 @@ DRAW = Draw(7, KEY)
 VOLUME = np.random.default_rng(0).integers(-1000, 2000, (20, 14, 16)).astype(np.int16)
 
 
-def near(found: np.ndarray, expected: np.ndarray, within: float = 0.51) -> None:
-    assert found.dtype == np.int16
-    assert found == pytest.approx(np.clip(expected, -1024, 32767), abs=within)
+def near(actual: np.ndarray, expected: np.ndarray, within: float = 0.51) -> None:
+    assert actual.dtype == np.int16
+    assert actual == pytest.approx(np.clip(expected, -1024, 32767), abs=within)
 
 
 @pytest.mark.parametrize(("slab", "voxels"), [(2.5, 5), (2.0, 4), (7.5, 15), (1.25, 2.5)])
@@ -30,15 +30,15 @@ def test_thicker_slices_are_linearly_interpolated_means(slab: float, voxels: flo
 
 
 def convolved(fwhm: float) -> np.ndarray:
-    found = VOLUME.astype(np.float64)
+    actual = VOLUME.astype(np.float64)
     for axis in (1, 2):
         sigma = fwhm / FWHM_OF_SIGMA / SPACING[axis]
         reach = np.arange(-40, 41)
         kernel = np.exp(-(reach**2) / (2 * sigma**2))
         pad = [(40, 40) if a == axis else (0, 0) for a in range(3)]
-        padded = np.pad(found, pad, mode="edge")
-        found = np.apply_along_axis(np.convolve, axis, padded, kernel / kernel.sum(), "valid")
-    return found
+        padded = np.pad(actual, pad, mode="edge")
+        actual = np.apply_along_axis(np.convolve, axis, padded, kernel / kernel.sum(), "valid")
+    return actual
 
 
 def test_kernels_are_gaussian_convolutions_in_the_plane() -> None:

@@ -131,8 +131,8 @@ def test_a_rotated_volume_does_not_match_its_source(sound: Scan, axis: int) -> N
     head, voxels, target = stored(hu, slices)
     assert measure(hu, slices, head, voxels, target, HEAD).agreement > 0.999
     turned = measure(hu, slices, head, np.flip(voxels, axis), target, HEAD)
-    found = findings(turned, target.affine, CheckConfig(), HEAD)
-    assert [f.reason for f in found] == [Reason.AFFINE_MISMATCH]
+    actual = findings(turned, target.affine, CheckConfig(), HEAD)
+    assert [f.reason for f in actual] == [Reason.AFFINE_MISMATCH]
 
 
 def test_a_left_handed_affine_is_refused(sound: Scan) -> None:
@@ -188,10 +188,10 @@ def test_an_older_manifest_is_flagged_by_the_measures_it_has(sound: Scan) -> Non
     measures, affine = measured(*sound)
     row = {"affine": affine.ravel().tolist(), "flags": [], **measures.model_dump(), "air_share": 0.8}
     volumes = pa.Table.from_pylist([row], schema=manifest.SCHEMA).drop_columns(["noise_hu"])
-    found = manifest.marked(volumes, CheckConfig(), HEAD)
-    assert found["flags"].to_pylist() == [[Reason.MOSTLY_AIR]]
-    assert found["noise_hu"].to_pylist() == [None]
-    assert found.schema.names == manifest.SCHEMA.names
+    actual = manifest.marked(volumes, CheckConfig(), HEAD)
+    assert actual["flags"].to_pylist() == [[Reason.MOSTLY_AIR]]
+    assert actual["noise_hu"].to_pylist() == [None]
+    assert actual.schema.names == manifest.SCHEMA.names
 
 
 def test_three_slices_and_a_small_matrix_are_measured() -> None:

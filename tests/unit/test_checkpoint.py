@@ -105,10 +105,10 @@ def test_a_damaged_checkpoint_is_superseded_once_the_run_resumes_before_it(tmp_p
             part.with_name(MANIFEST).write_text("{")
         else:
             (part if how == "missing" else part.with_name(MANIFEST)).unlink()
-    found = newest(tmp_path)
-    assert found
+    latest = newest(tmp_path)
+    assert latest
     assert newest_step(tmp_path) == 30, "who only looks renames nothing"
-    set_damaged_aside(tmp_path, found[1].step)
+    set_damaged_aside(tmp_path, latest[1].step)
     assert newest_step(tmp_path) == 10
     make(tmp_path, 25)
     prune(tmp_path, 25, keep_last=1, keep_every=None)
@@ -130,9 +130,9 @@ def test_a_temporarily_unreadable_checkpoint_keeps_its_name(
         return opened(path, *arguments, **named)
 
     monkeypatch.setattr(Path, "open", broken)
-    found = newest(tmp_path)
-    assert found
-    assert found[1].step == 10
+    latest = newest(tmp_path)
+    assert latest
+    assert latest[1].step == 10
     set_damaged_aside(tmp_path, 10)
     assert newest_step(tmp_path) == 20
 

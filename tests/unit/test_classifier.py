@@ -64,7 +64,7 @@ def test_scores_equal_those_of_the_sweep(method: str, grid: SweepConfig, swept: 
     theirs = {row["key"]: row["score"] for row in rows if row["method"] == method}
     assert len(theirs) > 10
     classifier = fmct_hpc.load_classifier(kept(grid, method, tmp_path / "kept"))
-    ours = {found.key: found.answers["bright"] for found in classifier.predict(grid.data)}
+    ours = {scan.key: scan.answers["bright"] for scan in classifier.predict(grid.data)}
     assert {key: ours[key].score for key in theirs} == pytest.approx(theirs, abs=1e-6)
     assert set(ours) == set(Dataset.open(grid.data).index["key"].to_pylist())
     task = classifier.record.tasks[0]
@@ -81,8 +81,8 @@ def test_calibration_equals_a_logistic_regression_on_platts_targets() -> None:
     truth = generator.normal(0, 1.5, 400)
     labels = generator.random(400) < expit(truth)
     scores = expit(3 * truth + 1)  # too sure of itself, and shifted
-    found = calibrated(scores, labels)
-    assert found is not None
+    actual = calibrated(scores, labels)
+    assert actual is not None
     # Each volume counts as both classes, by the weights that its target gives them.
     positives, negatives = labels.sum(), (~labels).sum()
     target = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
@@ -90,9 +90,11 @@ def test_calibration_equals_a_logistic_regression_on_platts_targets() -> None:
     twice = LogisticRegression(C=np.inf, tol=1e-10).fit(
         np.tile(logits, 2)[:, None], np.repeat([1, 0], 400), sample_weight=np.r_[target, 1 - target]
     )
-    assert [found.slope, found.intercept] == pytest.approx([twice.coef_[0, 0], twice.intercept_[0]], abs=1e-3)
-    assert found(scores).mean() == pytest.approx(target.mean(), abs=1e-4)
-    assert np.abs(found(scores) - expit(truth)).max() < 0.1 < np.abs(scores - expit(truth)).max()
+    assert [actual.slope, actual.intercept] == pytest.approx(
+        [twice.coef_[0, 0], twice.intercept_[0]], abs=1e-3
+    )
+    assert actual(scores).mean() == pytest.approx(target.mean(), abs=1e-4)
+    assert np.abs(actual(scores) - expit(truth)).max() < 0.1 < np.abs(scores - expit(truth)).max()
     apart = calibrated(np.r_[np.zeros(9), np.ones(9)], np.repeat([False, True], 9))
     assert apart is not None
     assert np.isfinite([apart.slope, apart.intercept]).all()
@@ -172,11 +174,11 @@ def test_classifiers_of_earlier_versions_predict_the_same(
     affine = np.reshape(AFFINE, (4, 4)).astype(float)
     ramp = np.broadcast_to(np.arange(16, dtype=np.int16), (16, 16, 16))
     scans = [Scan(32 * "0", ramp + np.int16(hu), affine) for hu in (20, 30, 40)]
-    found = [scan.answers["bright"] for scan in classifier.of_scans(scans)]
-    assert np.array([(one.score, one.probability) for one in found]) == pytest.approx(
+    actual = [scan.answers["bright"] for scan in classifier.of_scans(scans)]
+    assert np.array([(one.score, one.probability) for one in actual]) == pytest.approx(
         np.array(answers), abs=1e-4
     )
-    assert [one.positive for one in found] == [False, False, True]
+    assert [one.positive for one in actual] == [False, False, True]
 
 
 def test_the_documents_lines_of_python_run(
@@ -215,7 +217,7 @@ def forged(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "classifier.json").unlink(), "no classifier.json"),
         (lambda folder: (folder / "classifier.json").write_text("{}"), "damaged"),
@@ -225,11 +227,11 @@ def forged(folder: Path, name: str) -> None:
     ],
 )
 def test_incomplete_files_are_refused(
-    damage: Callable[[Path], object], said: str, logistic: Path, tmp_path: Path
+    damage: Callable[[Path], object], message: str, logistic: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(logistic, tmp_path / "kept")
     damage(tmp_path / "kept")
-    with pytest.raises(FmctError, match=said):
+    with pytest.raises(FmctError, match=message):
         fmct_hpc.load_classifier(tmp_path / "kept")
 
 
@@ -254,8 +256,8 @@ def test_a_sweep_of_several_cells_needs_a_choice(grid: SweepConfig, tmp_path: Pa
         ({"folds": 3}, {"method": "logistic"}, "folds: cross-validation"),
         ({}, {"method": "logistic", "tasks": ["dark"]}, "no task dark"),
     ]
-    for values, wanted, said in cases:
-        with pytest.raises(FmctError, match=said):
+    for values, wanted, message in cases:
+        with pytest.raises(FmctError, match=message):
             fit(grid.model_copy(update=values), **wanted)
 
 
@@ -263,9 +265,9 @@ def test_commands_from_a_sweep_to_a_table(grid: SweepConfig, swept: Path, tmp_pa
     recipe = tmp_path / "sweep.yaml"
     recipe.write_text(grid.model_dump_json())
     keep = ["export-classifier", str(recipe), "--method", "logistic", "--out", str(tmp_path / "kept")]
-    done = CliRunner().invoke(app, keep)
-    assert done.exit_code == 0, done.output
-    asked = [
+    result = CliRunner().invoke(app, keep)
+    assert result.exit_code == 0, result.output
+    choices = [
         "predict",
         str(grid.data),
         "--classifier",
@@ -273,14 +275,14 @@ def test_commands_from_a_sweep_to_a_table(grid: SweepConfig, swept: Path, tmp_pa
         "--out",
         str(tmp_path / "out"),
     ]
-    done = CliRunner().invoke(app, asked)
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(app, choices)
+    assert result.exit_code == 0, result.output
     table = pq.read_table(tmp_path / "out" / "predictions.parquet")
     assert table.schema.field("probability").type == pa.float64()
     labels = dict(zip(*labels_of(grid), strict=True))
     truth = np.array([labels[key] for key in table["key"].to_pylist()]) == 1
-    found = rates(table["score"].to_numpy(), truth, 0.5)
-    assert found.balanced_accuracy > 0.9
+    actual = rates(table["score"].to_numpy(), truth, 0.5)
+    assert actual.balanced_accuracy > 0.9
 
 
 def labels_of(grid: SweepConfig) -> tuple[list[str], list[int]]:

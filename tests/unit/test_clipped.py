@@ -159,8 +159,8 @@ def test_the_command_takes_a_recipe_and_old_datasets_keep_their_bytes(archive: P
         "--codec",
         "lz4",
     ]
-    done = CliRunner().invoke(app, command, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "copy/dataset.json").read_text())["clipped_hu"] == [0, 80]
     shown = CliRunner().invoke(app, ["shards", "info", str(tmp_path / "copy")], catch_exceptions=False)
     assert "0 to 80 HU" in shown.output

@@ -73,17 +73,17 @@ def decoded(name: str, encoded: bytes) -> np.ndarray:
 
 def refusals(name: str, damaged: Callable[[bytes, int], bytes], tries: int) -> list[Reason]:
     """Of the streams that `damaged` makes at many places; fails where one passes."""
-    whole, found = stream(name), []
+    whole, refused = stream(name), []
     for at in np.linspace(HEADERS, len(whole) - 3, tries).astype(int):
         try:
             decoded(name, damaged(whole, int(at)))
         except Rejection as rejection:
-            found.append(rejection.reason)
+            refused.append(rejection.reason)
         except Exception:  # a decoder's, which is undecodable_pixel_data to its caller
-            found.append(Reason.UNDECODABLE_PIXEL_DATA)
+            refused.append(Reason.UNDECODABLE_PIXEL_DATA)
         else:
             pytest.fail(f"cut at byte {at} of {len(whole)}, it passed", pytrace=False)
-    return found
+    return refused
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -111,8 +111,8 @@ def test_rle_is_decoded_as_by_pydicom(kind: type[np.integer]) -> None:
     data = ct_image(stored)
     data.compress(RLELossless)
     (encoded,) = generate_frames(data.PixelData, number_of_frames=1)
-    found = rle.decode(encoded, *SHAPE, 8 * stored.itemsize)
-    assert np.array_equal(found.view(kind), data.pixel_array)
+    actual = rle.decode(encoded, *SHAPE, 8 * stored.itemsize)
+    assert np.array_equal(actual.view(kind), data.pixel_array)
     assert np.array_equal(data.pixel_array, stored)
     with pytest.raises(Rejection):
         rle.decode(encoded, *SHAPE, 32)

@@ -245,8 +245,8 @@ def test_a_mistake_in_any_recipe_is_reported_in_one_line(
 
 def test_a_tilde_expands_as_in_the_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = load(PreprocessConfig, write(tmp_path, "key_file: ~/hmac.key"), [])
-    assert found.key_file == tmp_path / "hmac.key"
+    actual = load(PreprocessConfig, write(tmp_path, "key_file: ~/hmac.key"), [])
+    assert actual.key_file == tmp_path / "hmac.key"
 
 
 def test_a_size_sets_width_depth_and_heads() -> None:
@@ -287,11 +287,11 @@ def test_run_folders_with_an_equals_sign_are_no_overrides(
         Path(name).mkdir(parents=True)
     Path("site.yaml").write_text("{}")
     given = ["lr=3", "runs/a=b", "runs/c=d", "2024", "data=d", "labels=0123", "folds=4"]
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, ["launch", "probe", *given, "--out", "out", "--site", "site.yaml", "--dry-run"]
     )
-    assert told.exit_code == 0, told.output
-    probed = [line.split(" probe ")[1].split() for line in told.output.splitlines() if " probe " in line]
+    assert result.exit_code == 0, result.output
+    probed = [line.split(" probe ")[1].split() for line in result.output.splitlines() if " probe " in line]
     assert probed == [
         [run, "--out", f"out/{Path(run).name}", "data=d", "labels=0123", "folds=4"]
         for run in ("lr=3", "runs/a=b", "runs/c=d", "2024")

@@ -99,8 +99,8 @@ def said(description: str, agent: str = "", **more: Any) -> bool | None:
 
 @pytest.mark.parametrize("language", PLAIN)
 def test_contrast_is_recognised_in_the_hospitals_language(language: str) -> None:
-    found = {text: said(text) for text in (*PLAIN[language], *ENHANCED[language])}
-    assert found == {text: False for text in PLAIN[language]} | {text: True for text in ENHANCED[language]}
+    actual = {text: said(text) for text in (*PLAIN[language], *ENHANCED[language])}
+    assert actual == {text: False for text in PLAIN[language]} | {text: True for text in ENHANCED[language]}
 
 
 @pytest.mark.parametrize("description", SILENT)

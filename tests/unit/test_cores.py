@@ -42,5 +42,5 @@ def test_ranks_share_the_allowed_cores() -> None:
         "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
         "run_ranks(['sh', '-c', 'echo $OMP_NUM_THREADS'], 1)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1"]
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["1"]

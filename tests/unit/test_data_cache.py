@@ -195,21 +195,21 @@ def test_copying_that_is_overtaken_skips_to_the_step_of_the_training(
 ) -> None:
     """The training is at step 50 while the first step's shard is copied: the next copy is of step 50."""
     data = cached(dataset, tmp_path / "cache")
-    asked, may_go_on = [], threading.Event()
+    filled, may_go_on = [], threading.Event()
 
     def fill(number: int, stop: object) -> None:
-        asked.append(number)
+        filled.append(number)
         may_go_on.wait(30)
 
     monkeypatch.setattr(data, "fill", fill)
     with loading_ahead(data) as ahead:
-        wait_for(lambda: asked)
+        wait_for(lambda: filled)
         first = ahead.shards_at(0)[0]
         ahead.advance(50)
         may_go_on.set()
-        wait_for(lambda: len(asked) > len(ahead.shards_at(0)))
-    rest = asked[len(ahead.shards_at(0)) :]
-    assert asked[0] == first
+        wait_for(lambda: len(filled) > len(ahead.shards_at(0)))
+    rest = filled[len(ahead.shards_at(0)) :]
+    assert filled[0] == first
     assert ahead.shards_at(50) != ahead.shards_at(1)
     assert rest[: len(ahead.shards_at(50))] == ahead.shards_at(50)
 

@@ -286,8 +286,8 @@ def test_a_killed_reader_is_reported_without_waiting(dataset: Path, seed: int) -
     for number in range(KILLS):
         started = threading.Thread(target=kill_a_reader, args=(generator.random(), number % 2 == 0))
         started.start()
-        told = pytest.raises(LostProcessError, match="reader process was killed by SIGKILL")
-        with told, loading(small(dataset, workers=2)) as loader:
+        reported = pytest.raises(LostProcessError, match="reader process was killed by SIGKILL")
+        with reported, loading(small(dataset, workers=2)) as loader:
             list(islice(loader, 50_000))
         assert reader_pids() == []
         started.join()

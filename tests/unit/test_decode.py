@@ -207,9 +207,9 @@ def test_twos_complement_under_an_unsigned_header_is_read(
     data, honest = ct_image(wrapped, **header), ct_image(hu, **header)
     if syntax != ExplicitVRLittleEndian:
         data.compress(syntax, generate_instance_uid=False)
-    found, expected = decoded(data, tmp_path / "wrapped"), decoded(honest, tmp_path / "honest")
-    assert np.array_equal(found.hu, expected.hu)
-    assert found.digest == expected.digest
+    actual, expected = decoded(data, tmp_path / "wrapped"), decoded(honest, tmp_path / "honest")
+    assert np.array_equal(actual.hu, expected.hu)
+    assert actual.digest == expected.digest
 
 
 def test_unsigned_values_are_not_read_as_twos_complement(tmp_path: Path) -> None:
@@ -260,8 +260,8 @@ def test_pixels_that_start_above_bit_0_are_shifted(
         data.BitsStored = 16  # the encoder refuses the quirk
         data.compress(syntax, generate_instance_uid=False)
         data.BitsStored = 12
-    found = decoded(data, tmp_path / "export").hu
-    assert np.array_equal(found, np.where(values < MIN_HU, AIR_HU, values.astype(int)))
+    actual = decoded(data, tmp_path / "export").hu
+    assert np.array_equal(actual, np.where(values < MIN_HU, AIR_HU, values.astype(int)))
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint32, np.int32])

@@ -45,9 +45,9 @@ def test_out_of_memory_within_a_codec_is_not_file_damage(tmp_path: Path) -> None
     save(data, tmp_path / "export" / "file")
     scanned(tmp_path / "export")
     command = [sys.executable, "-c", SHORT, str(tmp_path / "export.parquet")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    outcomes = done.stdout.splitlines()
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    outcomes = result.stdout.splitlines()
     assert set(outcomes) == {"MemoryError", "(1024, 1024)"}
     assert outcomes[-1] == "(1024, 1024)"
 

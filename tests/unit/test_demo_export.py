@@ -44,23 +44,23 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def truth(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "truth.json").read_text())
-    return found
+    actual: dict[str, Any] = json.loads((out / "truth.json").read_text())
+    return actual
 
 
 @pytest.fixture(scope="module")
 def images(out: Path, truth: dict[str, Any]) -> dict[str, list[tuple[str, pydicom.FileDataset]]]:
     """(path, data set) of every synthetic DICOM object, by series."""
     others = {other["path"] for other in truth["other_files"]}
-    found: dict[str, list[tuple[str, pydicom.FileDataset]]] = {}
+    collected: dict[str, list[tuple[str, pydicom.FileDataset]]] = {}
     for path in files(out / "dicom"):
         name = path.relative_to(out / "dicom").as_posix()
         if name not in others and not name.startswith("real/"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the truncated files
                 data = pydicom.dcmread(path)
-            found.setdefault(data.SeriesInstanceUID, []).append((name, data))
-    return found
+            collected.setdefault(data.SeriesInstanceUID, []).append((name, data))
+    return collected
 
 
 def files(folder: Path) -> list[Path]:
@@ -119,9 +119,9 @@ def test_same_seed_same_bytes_whatever_the_workers(out: Path, tmp_path: Path) ->
 def test_truth_lists_every_file(
     truth: dict[str, Any], images: dict[str, list[tuple[str, pydicom.FileDataset]]]
 ) -> None:
-    told = {series["series_instance_uid"]: series["files"] for _, series in series_truths(truth)}
-    assert {uid: len(found) for uid, found in images.items()} == told
-    syntaxes = {data.file_meta.TransferSyntaxUID.name for found in images.values() for _, data in found}
+    listed = {series["series_instance_uid"]: series["files"] for _, series in series_truths(truth)}
+    assert {uid: len(files) for uid, files in images.items()} == listed
+    syntaxes = {data.file_meta.TransferSyntaxUID.name for files in images.values() for _, data in files}
     assert len(syntaxes) == 6, syntaxes
 
 
@@ -130,7 +130,7 @@ def test_every_file_decodes_except_the_truncated_ones(
 ) -> None:
     cut = {path for _, series in series_truths(truth) for path in series["truncated_files"]}
     assert len(cut) == 4
-    for name, data in (image for found in images.values() for image in found):
+    for name, data in (image for files in images.values() for image in files):
         if name in cut:
             with pytest.raises(ValueError, match="pixel data"):
                 _ = data.pixel_array
@@ -151,9 +151,9 @@ def test_pixels_are_the_head_at_their_patient_coordinates(
             continue
         cut = series["truncated_files"]
         files = [data for name, data in images[series["series_instance_uid"]] if name not in cut]
-        found = [plane for data in files for plane in planes(data)]
+        actual = [plane for data in files for plane in planes(data)]
         noise = study.scanner.soft.noise_hu
-        for data in sorted(found, key=lambda data: float(data.ImagePositionPatient[2]))[5::9]:
+        for data in sorted(actual, key=lambda data: float(data.ImagePositionPatient[2]))[5::9]:
             error = (hounsfield(data) - head_hu(points(data), study.head))[middle]
             assert abs(np.mean(error)) < 0.5, series["quirks"]
             assert 0.8 * noise < np.std(error) < 1.2 * noise, series["quirks"]
@@ -172,7 +172,7 @@ def test_labels_name_the_heads_with_bleeds(out: Path) -> None:
 
 def test_measures_are_written_beside_the_labels(out: Path) -> None:
     labels, measured = ((out / name).read_text().splitlines() for name in ("labels.csv", "measures.csv"))
-    assert all(own.startswith(f"{told},") for told, own in zip(labels, measured, strict=True))
+    assert all(own.startswith(f"{label},") for label, own in zip(labels, measured, strict=True))
     with (out / "measures.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0])[-len(COLUMNS) :] == COLUMNS
@@ -196,15 +196,15 @@ def test_the_volume_of_a_bleed_is_that_of_its_changed_voxels() -> None:
 
 def test_the_hazard_of_death_is_as_declared() -> None:
     for blood, ventricles in ((0.0, 31.0), (100.0, 31.0), (0.0, 51.0)):
-        told = [survival(SEED, index, blood, ventricles) for index in range(4000)]
-        deaths, days = sum(died for _, died in told), sum(days - 0.5 for days, _ in told)
+        survivals = [survival(SEED, index, blood, ventricles) for index in range(4000)]
+        deaths, days = sum(died for _, died in survivals), sum(days - 0.5 for days, _ in survivals)
         declared = np.exp(0.01 * blood + 0.05 * (ventricles - 31)) / 400
         assert deaths / days == pytest.approx(declared, rel=0.06)
 
 
 def test_identities_are_marked_as_fake(images: dict[str, list[tuple[str, pydicom.FileDataset]]]) -> None:
     marked = ("PatientName", "PatientID", "AccessionNumber", "InstitutionName", "ReferringPhysicianName")
-    for _, data in (image for found in images.values() for image in found):
+    for _, data in (image for files in images.values() for image in files):
         assert all(
             MARK in str(data[name].value) for name in (*marked, "StudyDescription", "SeriesDescription")
         )
@@ -218,7 +218,7 @@ def test_preprocessing_gives_the_expected_outcomes(out: Path, truth: dict[str, A
     assert sum(summary.rejected.values()) == sum(
         other["kind"] in ("empty", "torn_header") for other in truth["other_files"]
     )
-    told = {series["series_instance_uid"]: series for _, series in series_truths(truth)}
+    truths = {series["series_instance_uid"]: series for _, series in series_truths(truth)}
     grid = GridConfig(spacing_mm=(3, 3, 3))
     config = SelectConfig(keep="all")
     dropped: dict[str, dict[Reason, int]] = {}
@@ -239,7 +239,7 @@ def test_preprocessing_gives_the_expected_outcomes(out: Path, truth: dict[str, A
             pass
         for outcome in builder.outcomes():
             uid = outcome.series.series_uid
-            expected = told.get(uid, {"expected": VOLUME, "dropped": {}, "kind": "real"})
+            expected = truths.get(uid, {"expected": VOLUME, "dropped": {}, "kind": "real"})
             if outcome.rejection:
                 assert outcome.rejection.reason == expected["expected"], expected
                 continue

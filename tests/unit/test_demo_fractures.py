@@ -41,8 +41,8 @@ def test_a_share_of_the_studies_has_a_fracture_independently_of_findings(plans: 
 def drawn(plan: StudyPlan, kind: Kind, *quirks: Quirk) -> np.ndarray:
     """HU that a fracture takes from each of a series' slices about its plane: (slices, rows, columns)."""
     assert plan.fracture is not None
-    who = identity(SEED, plan.index, plan.patient)
-    facts = SeriesFacts(who, plan.scanner, "1.2", 1, "", "HFS", "")
+    patient = identity(SEED, plan.index, plan.patient)
+    facts = SeriesFacts(patient, plan.scanner, "1.2", 1, "", "HFS", "")
     scanner = plan.scanner
     kernel = scanner.bone if kind is Kind.BONE else scanner.soft
     jobs = [

@@ -42,10 +42,10 @@ def judge(check: Callable[[], Any]) -> Finding:
 
 
 def test_a_healthy_installation_has_nothing_to_fix() -> None:
-    found = by_name(installation.check_installation())
-    assert [finding for finding in found.values() if finding.level == "fault"] == []
-    assert "4 × 1 × 3 × 24 × 24 × 24" in found["shards, DALI"].message
-    assert "gloo" in found["DeepSpeed"].message or "NCCL" in found["DeepSpeed"].message
+    findings = by_name(installation.check_installation())
+    assert [finding for finding in findings.values() if finding.level == "fault"] == []
+    assert "4 × 1 × 3 × 24 × 24 × 24" in findings["shards, DALI"].message
+    assert "gloo" in findings["DeepSpeed"].message or "NCCL" in findings["DeepSpeed"].message
 
 
 def fault_of_python(patch: pytest.MonkeyPatch) -> Any:
@@ -103,7 +103,7 @@ def fault_of_locale(patch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("make", "said", "remedy"),
+    ("make", "message", "remedy"),
     [
         (fault_of_python, "3.9.2", "newer python3"),
         (fault_of_packages, "not ==1.26.4, nowhere-to-be-found is missing", "environment.sh"),
@@ -116,12 +116,12 @@ def fault_of_locale(patch: pytest.MonkeyPatch) -> Any:
     ],
 )
 def test_faults_of_an_installation_are_named_with_their_remedy(
-    monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any], said: str, remedy: str
+    monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any], message: str, remedy: str
 ) -> None:
-    found = judge(make(monkeypatch))
-    assert found.level == "fault"
-    assert said in found.message
-    assert remedy in found.remedy
+    actual = judge(make(monkeypatch))
+    assert actual.level == "fault"
+    assert message in actual.message
+    assert remedy in actual.remedy
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +130,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_intact_dataset_passes_every_check(data: Path) -> None:
-    found = by_name(check_dataset(data))
-    assert {name: finding.level for name, finding in found.items()} == dict.fromkeys(
+    findings = by_name(check_dataset(data))
+    assert {name: finding.level for name, finding in findings.items()} == dict.fromkeys(
         ("opens", "files", "modes", "sample", "geometry", "batch"), "ok"
     )
-    assert "6 volumes in 1 zarr shards" in found["opens"].message
+    assert "6 volumes in 1 zarr shards" in findings["opens"].message
 
 
 def test_damage_to_a_dataset_is_located(tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_damage_to_a_dataset_is_located(tmp_path: Path) -> None:
 def test_a_dataset_of_constant_volumes_fails_the_batch_check(tmp_path: Path) -> None:
     air = np.full((40, 40, 40), -1000, np.int16)
     shard_samples.write_dataset(tmp_path / "air", "zarr", {"shard-00000": {shard_samples.make_key(0): air}})
-    found = by_name(check_dataset(tmp_path / "air"))
-    assert (found["geometry"].level, found["batch"].level) == ("note", "fault")
-    assert "without contrast" in found["batch"].message
+    findings = by_name(check_dataset(tmp_path / "air"))
+    assert (findings["geometry"].level, findings["batch"].level) == ("note", "fault")
+    assert "without contrast" in findings["batch"].message
 
 
 def make_run(folder: Path, data: Path) -> Path:
@@ -190,29 +190,29 @@ def make_run(folder: Path, data: Path) -> Path:
 
 def test_faults_of_a_run_are_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run", data)
-    found = by_name(check_run(run))
-    assert {finding.level for finding in found.values()} == {"ok"}
-    assert found["resuming"].message == "from step 12 of 20"
+    findings = by_name(check_run(run))
+    assert {finding.level for finding in findings.values()} == {"ok"}
+    assert findings["resuming"].message == "from step 12 of 20"
     usage = shutil.disk_usage(run)._replace(free=1500)
     with monkeypatch.context() as patch, (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         patch.setattr(shutil, "disk_usage", lambda path: usage)
-        found = by_name(check_run(run))
-        assert (found["in use"].level, found["disk space"].level) == ("note", "fault")
+        findings = by_name(check_run(run))
+        assert (findings["in use"].level, findings["disk space"].level) == ("note", "fault")
     (checkpoint_path(run, 12) / "rank-00000.safetensors").write_bytes(b"short")
-    found = by_name(check_run(run))
-    assert found["checkpoints"].level == "note"
-    assert "step-00000012" in found["checkpoints"].message
-    assert found["resuming"].message == "from step 6 of 20"
+    findings = by_name(check_run(run))
+    assert findings["checkpoints"].level == "note"
+    assert "step-00000012" in findings["checkpoints"].message
+    assert findings["resuming"].message == "from step 6 of 20"
     (checkpoint_path(run, 6) / MANIFEST).unlink()
-    found = by_name(check_run(run))
-    assert found["checkpoints"].level == "fault"
-    assert "resuming" not in found
+    findings = by_name(check_run(run))
+    assert findings["checkpoints"].level == "fault"
+    assert "resuming" not in findings
     other = write_dataset(tmp_path / "other", volumes=4)
     moved = make_run(tmp_path / "moved", data)
     (moved / "config.json").write_text(small_config(other).model_dump_json())
-    found = by_name(check_run(moved))
-    assert (found["resuming"].level, "other volumes" in found["resuming"].message) == ("fault", True)
+    findings = by_name(check_run(moved))
+    assert (findings["resuming"].level, "other volumes" in findings["resuming"].message) == ("fault", True)
     (only,) = check_run(tmp_path)
     assert "config.json is missing" in only.message
 
@@ -222,13 +222,17 @@ def test_the_command_prints_one_line_per_finding_and_sets_its_exit_code(
 ) -> None:
     monkeypatch.setattr(installation, "check_installation", lambda: iter([Finding("it", "ok", "is well")]))
     run = make_run(tmp_path / "run", data)
-    done = CliRunner().invoke(app, ["doctor", "--data", str(data), "--run", str(run)])
-    lines = done.stdout.splitlines()
-    assert (done.exit_code, lines[0], lines[-1]) == (0, "ok    installation: it: is well", "no faults found")
+    result = CliRunner().invoke(app, ["doctor", "--data", str(data), "--run", str(run)])
+    lines = result.stdout.splitlines()
+    assert (result.exit_code, lines[0], lines[-1]) == (
+        0,
+        "ok    installation: it: is well",
+        "no faults found",
+    )
     assert len(lines) == 2 + 6 + 7
     (data / "dataset.json").rename(tmp_path / "dataset.json")
-    done = CliRunner().invoke(app, ["doctor", "--data", str(data)])
+    result = CliRunner().invoke(app, ["doctor", "--data", str(data)])
     (tmp_path / "dataset.json").rename(data / "dataset.json")
-    assert done.exit_code == 1
-    assert f"fault dataset {data}: opens: {data} holds no dataset.json" in done.stdout
+    assert result.exit_code == 1
+    assert f"fault dataset {data}: opens: {data} holds no dataset.json" in result.stdout
     assert CliRunner().invoke(app, ["doctor", "--data", str(tmp_path / "nowhere")]).exit_code == 2

@@ -73,9 +73,9 @@ def faults(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def test_a_site_that_matches_its_cluster_has_nothing_to_fix(programs: Path, tmp_path: Path) -> None:
-    found = list(check_site(site_file(tmp_path, scratch=str(tmp_path / "scratch"))))
-    assert faults(found) == []
-    named = by_name(found)
+    findings = list(check_site(site_file(tmp_path, scratch=str(tmp_path / "scratch"))))
+    assert faults(findings) == []
+    named = by_name(findings)
     assert {"site file", "container", "scratch", "file system", "account", "array_size", "train"} <= set(
         named
     )
@@ -86,7 +86,7 @@ def test_a_site_that_matches_its_cluster_has_nothing_to_fix(programs: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("changes", "name", "said", "remedy"),
+    ("changes", "name", "message", "remedy"),
     [
         ({"trian": {}}, "site file", "did you mean train?", ""),
         ({"account": "mylab"}, "account", "mylab", "lab, teaching"),
@@ -108,12 +108,12 @@ def test_a_site_that_matches_its_cluster_has_nothing_to_fix(programs: Path, tmp_
     ],
 )
 def test_mismatches_are_named(
-    programs: Path, tmp_path: Path, changes: dict[str, object], name: str, said: str, remedy: str
+    programs: Path, tmp_path: Path, changes: dict[str, object], name: str, message: str, remedy: str
 ) -> None:
-    (found,) = faults(check_site(site_file(tmp_path, **changes)))
-    assert found.name == name
-    assert said in found.message
-    assert remedy in found.remedy
+    (actual,) = faults(check_site(site_file(tmp_path, **changes)))
+    assert actual.name == name
+    assert message in actual.message
+    assert remedy in actual.remedy
 
 
 def test_gpus_requested_of_a_cpu_build_are_named(
@@ -122,8 +122,8 @@ def test_gpus_requested_of_a_cpu_build_are_named(
     import torch
 
     monkeypatch.setattr(torch.version, "cuda", None)
-    (found,) = faults(check_site(site_file(tmp_path, container=None)))
-    assert (found.name, "built for CPUs" in found.message) == ("PyTorch", True)
+    (actual,) = faults(check_site(site_file(tmp_path, container=None)))
+    assert (actual.name, "built for CPUs" in actual.message) == ("PyTorch", True)
 
 
 def test_errors_of_slurm_are_quoted(programs: Path, tmp_path: Path) -> None:
@@ -131,16 +131,16 @@ def test_errors_of_slurm_are_quoted(programs: Path, tmp_path: Path) -> None:
         "sbatch: error: QOSMaxSubmitJobPerUserLimit\\nallocation failure: Job violates accounting policy"
     )
     put(programs, "sbatch", f'case $* in *version*) ;; *) printf "{refusal}\\n" >&2; exit 1;; esac')
-    found = faults(check_site(site_file(tmp_path)))
-    assert {finding.name for finding in found} == {"light", "scan", "preprocess", "train", "probe"}
-    assert "QOSMaxSubmitJobPerUserLimit Job violates accounting policy" in found[0].message
+    findings = faults(check_site(site_file(tmp_path)))
+    assert {finding.name for finding in findings} == {"light", "scan", "preprocess", "train", "probe"}
+    assert "QOSMaxSubmitJobPerUserLimit Job violates accounting policy" in findings[0].message
 
 
 def test_without_accounting_or_slurm_unknowns_are_reported(programs: Path, tmp_path: Path) -> None:
     put(programs, "sacctmgr", "echo 'Problem talking to the database: Connection refused' >&2; exit 1")
-    found = by_name(check_site(site_file(tmp_path)))
-    assert (found["account"].level, "Connection refused" in found["account"].message) == ("note", True)
-    assert faults(found.values()) == []
+    findings = by_name(check_site(site_file(tmp_path)))
+    assert (findings["account"].level, "Connection refused" in findings["account"].message) == ("note", True)
+    assert faults(findings.values()) == []
     put(programs, "sinfo", "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1")
     (alone,) = faults(check_site(site_file(tmp_path)))
     assert (alone.name, "Unable to contact" in alone.message) == ("controller", True)
@@ -150,8 +150,8 @@ def test_a_file_system_without_locks_is_named(
     programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "IS_HELD", "")  # a second process gets the lock
-    (found,) = faults(check_site(site_file(tmp_path)))
-    assert (found.name, "lock" in found.message) == ("file system", True)
+    (actual,) = faults(check_site(site_file(tmp_path)))
+    assert (actual.name, "lock" in actual.message) == ("file system", True)
     assert not list(tmp_path.glob(".fmct-doctor-*"))
 
 

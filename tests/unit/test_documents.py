@@ -183,10 +183,10 @@ def test_configuration_keys_named_in_the_text_exist(document: Path) -> None:
         **{name: field.annotation for name, field in PreprocessConfig.model_fields.items()},
     }
     for span in spans(document):
-        found = KEYS.fullmatch(span.split("=")[0].split(":")[0])
-        if found and "/" not in span:
-            section: Any = fields[found[1]]
-            assert found[2] in section.model_fields, f"{document.name}: {span}"
+        actual = KEYS.fullmatch(span.split("=")[0].split(":")[0])
+        if actual and "/" not in span:
+            section: Any = fields[actual[1]]
+            assert actual[2] in section.model_fields, f"{document.name}: {span}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)

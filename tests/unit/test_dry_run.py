@@ -26,9 +26,9 @@ def test_a_dry_run_on_gpus_reports_the_cost_of_its_interval(tmp_path: Path) -> N
     given = {"path": str(tmp_path / "data")}
     run = {"batch": 1024, "failure_gpu_hours": 10_000, "checkpoint_every": 1000}
     config = TrainConfig.model_validate({"data": given, "run": run})
-    said = outlook(config, dataset, 1024, 0)
-    assert "one in 0.4 days" in said
-    assert "run.checkpoint_every=1000 loses" in said
+    report = outlook(config, dataset, 1024, 0)
+    assert "one in 0.4 days" in report
+    assert "run.checkpoint_every=1000 loses" in report
 
 
 def test_tokens_of_the_reference_counted_by_hand() -> None:
@@ -44,16 +44,16 @@ def test_tokens_of_the_reference_counted_by_hand() -> None:
 
 def test_a_dry_run_shows_the_savings_of_smaller_local_views(tmp_path: Path) -> None:
     dataset = Dataset.open(write_dataset(tmp_path / "data"))
-    for data, objective, told in (
+    for data, objective, expected in (
         ({"local_view_size": 48}, {}, True),
         ({"local_view_size": 96}, {}, False),
         ({}, {}, False),
         ({"local_view_size": 48}, {"dino_weight": 0}, False),  # which nobody looks at
     ):
         given = {"data": {"path": str(tmp_path / "data"), **data}, "objective": objective}
-        said = outlook(TrainConfig.model_validate(given), dataset, 1, 0)
-        assert ("data.local_view_size=48 saves 33%" in said) is told
-        assert f"2 local ones of {data.get('local_view_size', 96)}³" in said
+        report = outlook(TrainConfig.model_validate(given), dataset, 1, 0)
+        assert ("data.local_view_size=48 saves 33%" in report) is expected
+        assert f"2 local ones of {data.get('local_view_size', 96)}³" in report
 
 
 def test_a_dry_run_shows_the_savings_of_dropped_tokens(tmp_path: Path) -> None:
@@ -103,13 +103,13 @@ def test_offload_and_the_heads_are_in_the_memory_that_is_reported(tmp_path: Path
 def test_views_that_mae_alone_leaves_unused_are_reported(tmp_path: Path) -> None:
     dataset = Dataset.open(write_dataset(tmp_path / "data"))
     given, alone = {"path": str(tmp_path / "data")}, {"global_views": 1, "local_views": 0}
-    for objective, data, told in (
+    for objective, data, expected in (
         ({}, given, False),
         ({"dino_weight": 0}, given, True),
         ({"dino_weight": 0}, given | alone, False),
     ):
         config = TrainConfig.model_validate({"data": data, "objective": objective})
-        assert ("data.global_views=1" in outlook(config, dataset, 1, 0)) is told
+        assert ("data.global_views=1" in outlook(config, dataset, 1, 0)) is expected
 
 
 def test_epochs_round_up_to_steps_and_conflicting_values_are_refused(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_epochs_round_up_to_steps_and_conflicting_values_are_refused(tmp_path: P
     command = ["train", "--run", str(tmp_path / "run"), "--dry-run", f"data.path={data}", "engine.device=cpu"]
 
     def told(*overrides: str) -> str:
-        done = CliRunner().invoke(app, [*command, "run.batch=4", *overrides])
-        return done.stdout if done.exception is None else str(done.exception)
+        result = CliRunner().invoke(app, [*command, "run.batch=4", *overrides])
+        return result.stdout if result.exception is None else str(result.exception)
 
     for epochs, steps in ((10, 15), (1, 2), (0.1, 1)):
         assert f"{steps} steps are" in told(f"run.epochs={epochs}")
@@ -132,8 +132,8 @@ def test_epochs_round_up_to_steps_and_conflicting_values_are_refused(tmp_path: P
 def test_a_run_of_epochs_records_both_and_is_reproduced_from_the_record(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     given = {"data": {"path": str(data)}, "run": {"epochs": 10, "batch": 4}}
-    asked = TrainConfig.model_validate(given)
-    kept = json.loads(asked.model_dump_json())
+    config = TrainConfig.model_validate(given)
+    kept = json.loads(config.model_dump_json())
     assert (kept["run"]["steps"], kept["run"]["epochs"]) == (None, 10)
     resolved = with_steps(TrainConfig.model_validate(kept))
     record = json.loads(resolved.model_dump_json())
@@ -141,7 +141,7 @@ def test_a_run_of_epochs_records_both_and_is_reproduced_from_the_record(tmp_path
     assert with_steps(TrainConfig.model_validate(record)) == resolved
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.json").write_text(json.dumps(record))
-    preflight(asked, tmp_path / "run", 1)
+    preflight(config, tmp_path / "run", 1)
     by_steps = TrainConfig.model_validate({**given, "run": {"steps": 15, "batch": 4}})
     preflight(by_steps, tmp_path / "run", 1)
     with pytest.raises(FmctError, match=r"run\.steps=15, not 30"):
@@ -163,14 +163,14 @@ def test_a_dry_run_reports_the_plan_and_starts_nothing(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     recipe = write_recipe(small_config(data, run={"keep_last": 2}), tmp_path / "recipe.yaml")
     command = ["train", "--config", str(recipe), "--run", str(tmp_path / "run"), "--dry-run", "--ranks", "2"]
-    done = CliRunner().invoke(app, [*command, "engine.micro_batch=1"], catch_exceptions=False)
-    assert done.exit_code == 0
+    result = CliRunner().invoke(app, [*command, "engine.micro_batch=1"], catch_exceptions=False)
+    assert result.exit_code == 0
     for text in (
         "6 volumes in 1 zarr shards",
         "20 steps are 13.3 epochs",
         "4 volumes a step = 2 ranks x 2 micro-batches x 1",
         "at ZeRO stage 2",
     ):
-        assert text in done.stdout
+        assert text in result.stdout
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["schedules.png"]
     assert (tmp_path / "run/schedules.png").read_bytes().startswith(b"\x89PNG")

@@ -16,19 +16,22 @@ REPORT = """<testsuites><testsuite>
 
 def test_the_shortest_files_are_fast_until_their_time_is_spent() -> None:
     files = {f"unit/test_{number}.py": FAST_FILES / 4 for number in range(6)}
-    found = Durations(
+    durations = Durations(
         {**files, "integration/test_x.py": 0.1, "numerics/test_x.py": 0.1, "unit/test_9.py::t": 0.1}
     )
-    assert found.fast == {"numerics/test_x.py", *list(files)[:3]}
+    assert durations.fast == {"numerics/test_x.py", *list(files)[:3]}
 
 
 def test_long_tests_are_slow_and_all_of_a_long_file() -> None:
-    found = Durations(
+    durations = Durations(
         {"a/test_x.py": SLOW_FILE, "a/test_y.py": SLOW_TEST + 1, "a/test_y.py::test_1": SLOW_TEST}
     )
-    assert [found.is_slow("a/test_x.py", "test_1"), found.is_slow("a/test_y.py", "test_1")] == [True, True]
-    assert not found.is_slow("a/test_y.py", "test_2")
-    assert not found.is_slow("a/test_new.py", "test_1")
+    assert [durations.is_slow("a/test_x.py", "test_1"), durations.is_slow("a/test_y.py", "test_1")] == [
+        True,
+        True,
+    ]
+    assert not durations.is_slow("a/test_y.py", "test_2")
+    assert not durations.is_slow("a/test_new.py", "test_1")
 
 
 def test_a_report_updates_the_durations_of_its_files_only(tmp_path: Path) -> None:
@@ -45,9 +48,9 @@ def test_a_report_updates_the_durations_of_its_files_only(tmp_path: Path) -> Non
 
 
 def test_the_table_has_fast_files_of_most_parts() -> None:
-    found = Durations.read()
-    assert len(found.fast) > 60
-    assert sum(found.seconds[file] for file in found.fast) <= FAST_FILES
+    durations = Durations.read()
+    assert len(durations.fast) > 60
+    assert sum(durations.seconds[file] for file in durations.fast) <= FAST_FILES
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)

@@ -27,16 +27,16 @@ def record(run: Path, began: TrainConfig, *lacking: tuple[str, str]) -> None:
     (run / "config.json").write_text(json.dumps(document))
 
 
-def values(found: TrainConfig) -> list[Any]:
-    return [getattr(getattr(found, section), key) for section, key in NEWER]
+def values(config: TrainConfig) -> list[Any]:
+    return [getattr(getattr(config, section), key) for section, key in NEWER]
 
 
 def test_a_run_of_0_1_0_keeps_its_defaults_over_several_resumes(tmp_path: Path) -> None:
     record(tmp_path, config(), *NEWER)
     for _ in range(3):
-        found = with_earlier_defaults(config(), tmp_path)
-        assert values(found) == [0.0, 1.0, "fixed", 0]
-        record(tmp_path, found)  # as every start does, with all keys
+        actual = with_earlier_defaults(config(), tmp_path)
+        assert values(actual) == [0.0, 1.0, "fixed", 0]
+        record(tmp_path, actual)  # as every start does, with all keys
 
 
 @pytest.mark.parametrize("lacking", [(), NEWER])

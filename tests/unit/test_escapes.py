@@ -51,9 +51,9 @@ def test_control_characters_are_shown_and_not_interpreted(text: str) -> None:
 
 def test_errors_and_logs_show_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-m", "launch.cli", "shards", "info", str(tmp_path / HOSTILE[0])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, OBEYED.search(done.stderr)) == (2, None)
-    assert r"\x1b]0;title\x07" in done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, OBEYED.search(result.stderr)) == (2, None)
+    assert r"\x1b]0;title\x07" in result.stderr
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -132,7 +132,7 @@ def test_pages_warnings_and_tracebacks_show_control_characters() -> None:
         "import warnings; from launch.commands.console import set_up_logging; set_up_logging()\n"
         f"warnings.warn({HOSTILE[0]!r}); raise ValueError({HOSTILE[0]!r})"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, OBEYED.search(done.stderr)) == (1, None)
-    assert done.stderr.count(r"\x1b]0;title\x07") >= 2
-    assert "Traceback" in done.stderr
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, OBEYED.search(result.stderr)) == (1, None)
+    assert result.stderr.count(r"\x1b]0;title\x07") >= 2
+    assert "Traceback" in result.stderr

@@ -137,8 +137,8 @@ def test_a_portable_model_computes_the_same_for_any_batch(
     tmp_path: Path, kind: str, size: tuple[int, int, int], options: dict[str, object]
 ) -> None:
     exported = written(tmp_path, size, **options)
-    said = export_model(exported, tmp_path / f"model.{kind}")
-    assert str((3, *size)) in said
+    message = export_model(exported, tmp_path / f"model.{kind}")
+    assert str((3, *size)) in message
     assert (tmp_path / "model.json").read_bytes() == exported.with_suffix(".json").read_bytes()
     views = torch.rand(5, 3, *size)
     views[:, :, :, : size[1] // 2] = 0  # air, whose patches hold equal tissue: none

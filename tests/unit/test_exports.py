@@ -52,8 +52,8 @@ def test_packages_import_without_torch() -> None:
 
 def test_the_reference_has_every_exported_name(tmp_path: Path) -> None:
     build = ["sphinx-build", "-q", "-W", "--keep-going", "-d", str(tmp_path / "trees")]
-    done = subprocess.run([*build, str(REFERENCE), str(tmp_path / "out")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([*build, str(REFERENCE), str(tmp_path / "out")], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     with (tmp_path / "out/objects.inv").open("rb") as stream:
         pages = InventoryFile.load(stream, "", lambda base, path: path)
     written = {name for kind in pages.values() for name in kind}

@@ -21,9 +21,9 @@ def test_shares_give_the_files_of_one_process_and_a_killed_one_resumes(
     words = ["features", str(tmp_path / "Doe John"), str(data), "--encoder", str(encoder), "--out"]
 
     def said(*more: str, code: int = 0) -> str:
-        done = CliRunner().invoke(app, [*words, *more])
-        assert (done.exit_code, isinstance(done.exception, FmctError)) == (code, code == 1)
-        return done.output
+        result = CliRunner().invoke(app, [*words, *more])
+        assert (result.exit_code, isinstance(result.exception, FmctError)) == (code, code == 1)
+        return result.output
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     said(str(whole), code=1)  # a path has no scan

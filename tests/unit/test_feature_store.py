@@ -112,15 +112,15 @@ def test_extracted_volumes_are_counted_per_task_and_in_all(
     def done(*share: int) -> int | None:
         return progress(tmp_path, Share(*share)).done
 
-    found, request = [done()], Extraction(encoder, "ours", dataset, part_volumes=2)
+    actual, request = [done()], Extraction(encoder, "ours", dataset, part_volumes=2)
     for task in range(2):
         jobs = tmp_path / f"{task}.json"
         monkeypatch.setenv(VARIABLE, str(jobs))
         extract_share(request, tmp_path, Share(task, 2))
-        found += [done(0, 2), done(1, 2), done()]
+        actual += [done(0, 2), done(1, 2), done()]
         [own] = registered(jobs)
         assert (own.ledger, own.place, own.share) == ("features", str(tmp_path), (task, 2))
-    assert found == [0, *(4, 0, 4), *(4, 2, 6)]
+    assert actual == [0, *(4, 0, 4), *(4, 2, 6)]
     extract_store(request, tmp_path)
     assert done() == done(1, 2) == 6
 
@@ -181,9 +181,9 @@ def test_cohorts_share_a_store_and_another_encoder_replaces_its_features(
         """Numbers of the volumes that the store then holds; `read` gets how many were read."""
         read.clear()
         request = Extraction(encoder, "ours", dataset, rows=np.array(rows), **choice)
-        found = extract_store(request, tmp_path, lambda *at: read.append(at[0]))
+        actual = extract_store(request, tmp_path, lambda *at: read.append(at[0]))
         assert len([child for child in tmp_path.iterdir() if child.is_dir()]) == 1
-        return [dataset.position(key) for key in found.keys.tolist()]
+        return [dataset.position(key) for key in actual.keys.tolist()]
 
     assert extract(encoder, [4, 1]) == [4, 1]
     first = FeatureStore.open(tmp_path)

@@ -109,7 +109,7 @@ def test_equal_areas_are_resolved_by_the_lowest_log_loss(
     views, labels = data
     rows = Rows(np.arange(60), np.array([60, 61]), np.arange(80, 120))
     config = FinetuneConfig.model_validate({"steps": 60, "batch": 16, "check_every": 6, "lr": 3e-3})
-    found = finetune(encoder, views, labels[:, :1], rows, config)
-    best = [check for check in found.checks if check.auc == max(c.auc for c in found.checks)]
+    result = finetune(encoder, views, labels[:, :1], rows, config)
+    best = [check for check in result.checks if check.auc == max(c.auc for c in result.checks)]
     assert len(best) > 1
-    assert found.step == min(best, key=lambda check: check.validation_loss).step > best[0].step
+    assert result.step == min(best, key=lambda check: check.validation_loss).step > best[0].step

@@ -21,13 +21,13 @@ def test_parts_run_dry_and_without_dali(tmp_path: Path) -> None:
     (blocked / "__init__.py").write_text("raise ModuleNotFoundError('nvidia', name='nvidia')\n")
     environment = {**os.environ, "PYTHONPATH": str(blocked.parent), "OMP_NUM_THREADS": "1"}
     command = ["bash", str(SCRIPT), str(tmp_path / "out"), "--dry", "views", "resume", "large", "data"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "out/gpu.json").read_text())
-    views, resume, large, data = found["parts"]
-    assert [part["error"] for part in found["parts"]] == [None] * 4
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stdout + result.stderr
+    actual = json.loads((tmp_path / "out/gpu.json").read_text())
+    views, resume, large, data = actual["parts"]
+    assert [part["error"] for part in actual["parts"]] == [None] * 4
     assert [row["loader"] for row in data["rows"]] == ["threads, no DALI"]
     assert all(row["ms_a_volume"] > 0 for row in views["rows"])
     assert all(row["identical"] for row in resume["rows"])
     assert all(row["ms"] > 0 for row in large["rows"])
-    assert found["machine"]["torch"] in (tmp_path / "out/gpu.md").read_text()
+    assert actual["machine"]["torch"] in (tmp_path / "out/gpu.md").read_text()

@@ -43,7 +43,7 @@ def test_values_equal_pydicoms(
     odd.add_new("KVP", "LO", "none")
     files.append(save(odd, tmp_path / "odd"))
     short = {path: rows(path) for path in files}
-    assert sum(isinstance(found, list) and len(found) > 0 for found in short.values()) > 150
+    assert sum(isinstance(value, list) and len(value) > 0 for value in short.values()) > 150
     monkeypatch.setattr(values, "plain_values", lambda element, vr: None)
     for path in files:
         assert rows(path) == short[path], path.name
@@ -57,14 +57,14 @@ def stated(data: Dataset, keyword: str, vr: str, value: str | bytes) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    found = rows(path)
-    assert isinstance(found, list)
-    return found
+    actual = rows(path)
+    assert isinstance(actual, list)
+    return actual
 
 
 def row(data: pydicom.FileDataset, folder: Path) -> dict[str, Any]:
-    (found,) = read(save(data, folder / "file"))
-    return found
+    (actual,) = read(save(data, folder / "file"))
+    return actual
 
 
 @pytest.mark.parametrize("vr", ["DS", "LO", "SH", "CS", "UT", "LT", "ST", "UC", "UN", "OB"])
@@ -80,10 +80,10 @@ def test_a_number_with_another_vr_is_read(vr: str, tmp_path: Path) -> None:
         ("ImageType", "ORIGINAL\\PRIMARY\\AXIAL"),
     ):
         stated(data, keyword, vr, value)
-    found = row(data, tmp_path / "other")
+    actual = row(data, tmp_path / "other")
     same = ("pixel_spacing", "position", "orientation", "kvp", "image_type")
-    assert {name: found[name] for name in same} == {name: whole[name] for name in same}
-    assert found["pixel_spacing"] == [0.5, 0.25]
+    assert {name: actual[name] for name in same} == {name: whole[name] for name in same}
+    assert actual["pixel_spacing"] == [0.5, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_a_decimal_comma_is_read_as_a_point(written: str, read: float | None, tm
     data = ct_image(np.zeros((4, 6), np.int16))
     stated(data, "SliceThickness", "DS", written)
     stated(data, "PixelSpacing", "DS", f"{written}\\{written}")
-    found = row(data, tmp_path)
-    assert found["thickness"] == read
-    assert found["pixel_spacing"] == ([] if read is None else [read, read])
+    actual = row(data, tmp_path)
+    assert actual["thickness"] == read
+    assert actual["pixel_spacing"] == ([] if read is None else [read, read])
 
 
 def test_decoding_attributes_with_another_vr_are_read(tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ def test_functional_groups_with_another_vr_are_read(tmp_path: Path) -> None:
                 stated(macro, element.keyword, "LT", text.replace(".", ","))
     save(data, other)
     place = ("path", "size", "mtime_ns")
-    found, expected = (
+    actual, expected = (
         [{k: v for k, v in r.items() if k not in place} for r in read(p)] for p in (other, whole)
     )
-    assert found == expected
+    assert actual == expected
     assert np.array_equal(decoded(other, 2).hu, decoded(whole, 2).hu)
 
 
@@ -150,11 +150,11 @@ def test_functional_groups_with_another_vr_are_read(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "detail"),
     [(None, "missing"), (b"", "missing"), (b"1\\x", "malformed"), (b"\xff\xfe", "malformed")],
 )
 def test_invalid_position_attributes_are_named(
-    value: bytes | None, said: str, keyword: str, tag: str, frames: int, tmp_path: Path
+    value: bytes | None, detail: str, keyword: str, tag: str, frames: int, tmp_path: Path
 ) -> None:
     images = []
     for k in range(1 if frames > 1 else 2):
@@ -171,7 +171,7 @@ def test_invalid_position_attributes_are_named(
     assert caught.value.reason == Reason.MISSING_GEOMETRY
     named = tag if frames == 1 or keyword != "ImageOrientationPatient" else "(0020,00"
     assert named in caught.value.detail
-    assert said in caught.value.detail or frames > 1
+    assert detail in caught.value.detail or frames > 1
 
 
 @pytest.mark.parametrize(
@@ -239,10 +239,10 @@ def test_no_file_is_lost_because_of_its_character_set(claimed: bytes, kind: str,
     whole, stated = path.read_bytes(), "\\".join(names).encode() + b" "
     assert whole.count(stated) == 1 + (kind == "nested")
     path.write_bytes(whole.replace(stated, claimed.ljust(len(stated))))
-    (found,) = read(path)
-    texts = [found["series_description"]] + [found["body_part"]] * (kind == "nested")
+    (actual,) = read(path)
+    texts = [actual["series_description"]] + [actual["body_part"]] * (kind == "nested")
     assert all(text.startswith("Sch") and text.endswith("del mit KM") for text in texts), texts
-    assert found["pixel_spacing"] == [1.0, 1.0]
+    assert actual["pixel_spacing"] == [1.0, 1.0]
 
 
 def test_an_empty_character_set_counts_as_absent(tmp_path: Path) -> None:
@@ -255,11 +255,11 @@ def test_codes_supplement_missing_attributes(tmp_path: Path) -> None:
     region, agent = Dataset(), Dataset()
     region.CodeMeaning, agent.CodeMeaning = "Head", "Iohexol"
     codes = {"AnatomicRegionSequence": [region], "ContrastBolusAgentSequence": [agent]}
-    found = row(ct_image(np.zeros((4, 6), np.int16), **codes), tmp_path / "codes")
-    assert (found["body_part"], found["contrast"]) == ("Head", "Iohexol")
+    actual = row(ct_image(np.zeros((4, 6), np.int16), **codes), tmp_path / "codes")
+    assert (actual["body_part"], actual["contrast"]) == ("Head", "Iohexol")
     stated = {"BodyPartExamined": "SKULL", "ContrastBolusAgent": "Omnipaque"}
-    found = row(ct_image(np.zeros((4, 6), np.int16), **codes, **stated), tmp_path / "both")
-    assert (found["body_part"], found["contrast"]) == ("SKULL", "Omnipaque")
+    actual = row(ct_image(np.zeros((4, 6), np.int16), **codes, **stated), tmp_path / "both")
+    assert (actual["body_part"], actual["contrast"]) == ("SKULL", "Omnipaque")
 
 
 @pytest.mark.parametrize("vr", ["LO", "OB", "UN", "UT"])

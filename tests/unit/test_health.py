@@ -54,9 +54,9 @@ def networks(config: TrainConfig) -> tuple[Student, Teacher]:
 
 
 def last_linear(network: nn.Module, layers: str) -> nn.Linear:
-    found = network.get_submodule(layers)
-    assert isinstance(found, nn.Sequential)
-    last = found[-1]
+    layer = network.get_submodule(layers)
+    assert isinstance(layer, nn.Sequential)
+    last = layer[-1]
     assert isinstance(last, nn.Linear)
     return last
 
@@ -92,9 +92,9 @@ def test_uniform_targets_raise_an_alarm(views: Views, caplog: pytest.LogCaptureF
         last = last_linear(network, "head.mlp")
         last.weight.data.zero_()
         last.bias.data.zero_()
-    found = messages(config, figures_of(config, student, teacher, views), caplog)
-    assert any("near-uniform teacher output" in text for text in found)
-    assert any("does not depend on its input" in text for text in found)
+    actual = messages(config, figures_of(config, student, teacher, views), caplog)
+    assert any("near-uniform teacher output" in text for text in actual)
+    assert any("does not depend on its input" in text for text in actual)
 
 
 def test_one_prototype_for_all_raises_an_alarm(views: Views, caplog: pytest.LogCaptureFixture) -> None:
@@ -115,8 +115,8 @@ def test_one_feature_for_all_raises_an_alarm(views: Views, caplog: pytest.LogCap
     assert isinstance(norm, nn.LayerNorm)
     norm.weight.data.zero_()
     norm.bias.data.fill_(1.0)
-    found = messages(config, figures_of(config, student, teacher, views), caplog)
-    assert any("are nearly equal" in text for text in found)
+    actual = messages(config, figures_of(config, student, teacher, views), caplog)
+    assert any("are nearly equal" in text for text in actual)
 
 
 def test_collapsed_embeddings_of_lejepa_raise_an_alarm(
@@ -175,9 +175,9 @@ def test_small_batches_are_not_compared(
         update={"engine": config.engine.model_copy(update={"micro_batch": micro_batch})}
     )
     figures = {"feature_deviation": 0.0, "prototypes_used": 1.0, "teacher_entropy": 1.0, "divergence": 0.0}
-    found = " ".join(messages(config, figures, caplog))
-    assert ("one prototype" in found) == ("nearly equal" in found) == rings
-    assert "does not depend on its input" in found
+    actual = " ".join(messages(config, figures, caplog))
+    assert ("one prototype" in actual) == ("nearly equal" in actual) == rings
+    assert "does not depend on its input" in actual
 
 
 def test_a_run_shorter_than_the_patience_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
@@ -221,6 +221,6 @@ def test_alarms_recomputed_from_a_record_equal_those_of_the_run(caplog: pytest.L
         for alarm in alarms
         for step in range(alarm.first + PATIENCE - 1, alarm.last + 1, PATIENCE)
     ]
-    told = [record.message.split("; if it lasts, restart with ") for record in caplog.records]
-    assert sorted(what for what, _ in told) == sorted(expected)
-    assert all(remedy for _, remedy in told)
+    logged = [record.message.split("; if it lasts, restart with ") for record in caplog.records]
+    assert sorted(what for what, _ in logged) == sorted(expected)
+    assert all(remedy for _, remedy in logged)

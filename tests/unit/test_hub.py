@@ -55,7 +55,7 @@ MODELS: tuple[tuple[object, dict[str, object]], ...] = (
 
 
 def run(script: str, *arguments: object, **variables: str) -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
         env={**os.environ, "HF_HUB_OFFLINE": "1", **variables},
         cwd="/",
@@ -63,7 +63,7 @@ def run(script: str, *arguments: object, **variables: str) -> None:
         text=True,
         timeout=200,
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -86,22 +86,22 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(exports: Path, number: int) -> torch.Tensor:
     encoder, info = load_encoder(exports / f"source-{number}/encoder.safetensors")
     with torch.no_grad():
-        found: torch.Tensor = encoder(info.view(np.load(exports / "canonical.npy"), (3, 2, 2)))
-    return found
+        actual: torch.Tensor = encoder(info.view(np.load(exports / "canonical.npy"), (3, 2, 2)))
+    return actual
 
 
 def test_the_folder_computes_the_encoders_tokens_without_this_package(exports: Path) -> None:
     run(ALONE + SAVE, exports, 1)
     for number in range(len(MODELS)):
-        found = torch.from_numpy(np.load(exports / f"tokens-1-hub-{number}.npy"))
-        torch.testing.assert_close(found, expected(exports, number), atol=1e-5, rtol=0)
+        actual = torch.from_numpy(np.load(exports / f"tokens-1-hub-{number}.npy"))
+        torch.testing.assert_close(actual, expected(exports, number), atol=1e-5, rtol=0)
 
 
 def test_transformers_computes_the_encoders_tokens(exports: Path, tmp_path: Path) -> None:
     run(SAVE, exports, 0, HF_HOME=str(tmp_path), HF_MODULES_CACHE=str(tmp_path / "modules"))
     for number in range(len(MODELS)):
-        found = torch.from_numpy(np.load(exports / f"tokens-0-hub-{number}.npy"))
-        torch.testing.assert_close(found, expected(exports, number), atol=1e-5, rtol=0)
+        actual = torch.from_numpy(np.load(exports / f"tokens-0-hub-{number}.npy"))
+        torch.testing.assert_close(actual, expected(exports, number), atol=1e-5, rtol=0)
 
 
 def preprocessing(exports: Path, **changed: object) -> dict[str, object]:
@@ -221,6 +221,6 @@ def test_the_card_counts_volumes_only_of_the_training_dataset(exports: Path, tmp
 def test_the_code_is_one_module_without_undefined_names(tmp_path: Path) -> None:
     (tmp_path / "fmct_encoder.py").write_text(code())
     checked = ["ruff", "check", "--isolated", "--select", "F821,F811,E9", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-m", *checked], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout
+    result = subprocess.run([sys.executable, "-m", *checked], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout
     assert "fmct_hpc import" not in code()

@@ -39,8 +39,8 @@ def keyed(folder: Path, format: LabelFormat, text: str, **where: Any) -> dict[st
 def rsna(**positive: str) -> str:
     """stage_2_train.csv: findings of each image, by name."""
     rows = [
-        f"ID_{image}_{finding},{int(finding in found.split())}"
-        for image, found in positive.items()
+        f"ID_{image}_{finding},{int(finding in findings.split())}"
+        for image, findings in positive.items()
         for finding in FINDINGS
     ]
     return "\n".join(["ID,Label", *rows, ""])
@@ -130,11 +130,11 @@ def test_the_majority_of_three_readers_decides(tmp_path: Path) -> None:
         study("1.0"): {"ICH": 1, "BleedLocation_Left": 0},
         study("1.17"): {"ICH": 0, "BleedLocation_Left": None},
     }
-    told = key_labels(
+    summary = key_labels(
         tmp_path / "labels.csv", tmp_path / KEY, tmp_path / "o.parquet", "cq500", catalog=catalog
     )
-    assert "1 scans of the table are not among the studies" in str(told)
-    assert "1 names have several studies" in str(told)
+    assert "1 scans of the table are not among the studies" in str(summary)
+    assert "1 names have several studies" in str(summary)
     for row, message in (
         ("CQ500-CT-0,B1,1,0,yes,0,0,1", "row 2, finding ICH: a read is 0, 1 or empty"),
         ("SMITH,B1,1,0,1,0,0,1", "row 2: not the row of a scan"),
@@ -154,12 +154,12 @@ def test_a_plain_table_may_be_parquet_with_gaps_and_splits(tmp_path: Path) -> No
         "split": ["train", "test"],
     }
     pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
-    told = key_labels(tmp_path / "labels.parquet", tmp_path / KEY, tmp_path / "out.parquet")
-    assert told.counts == {"bleed": (1, 0, 1), "fracture": (1, 1, 0)}
+    summary = key_labels(tmp_path / "labels.parquet", tmp_path / KEY, tmp_path / "out.parquet")
+    assert summary.counts == {"bleed": (1, 0, 1), "fracture": (1, 1, 0)}
     study = Pseudonymizer(tmp_path / KEY).study
-    found = {row["study_key"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
-    assert found[study("1.2")] == {"study_key": study("1.2"), "bleed": 1, "fracture": 1, "split": "train"}
-    assert found[study("1.3")] == {"study_key": study("1.3"), "bleed": None, "fracture": 0, "split": "test"}
+    actual = {row["study_key"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+    assert actual[study("1.2")] == {"study_key": study("1.2"), "bleed": 1, "fracture": 1, "split": "train"}
+    assert actual[study("1.3")] == {"study_key": study("1.3"), "bleed": None, "fracture": 0, "split": "test"}
 
     (tmp_path / "wrong.csv").write_text("study_instance_uid,bleed,split\n1.2,1,SMITH\n")
     with pytest.raises(FmctError, match=r"row 2, column split: not one of train, validation, test"):

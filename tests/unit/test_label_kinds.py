@@ -138,7 +138,7 @@ def test_encoders_are_compared_by_the_bootstrap_of_the_difference(swept: Path) -
     assert {"auc_at_75", "kappa_quadratic", "rmse"} <= set(printed(swept).split())
     probes = Probes(swept)
     blocks = probes.section().blocks
-    told = [block.caption for block in blocks if hasattr(block, "caption")]
+    captions = [block.caption for block in blocks if hasattr(block, "caption")]
     panels = [one.caption for block in blocks if isinstance(block, Gallery) for one in block.pictures]
     curves = [text.partition(";")[0] for text in panels if "vertical lines" in text]
     words = [text.removeprefix("Reliability: ").replace(" · ", " ") for text in curves]
@@ -153,8 +153,8 @@ def test_encoders_are_compared_by_the_bootstrap_of_the_difference(swept: Path) -
             assert sum(curve["volumes"]) == row["n"]
             low, observed, high = (np.array(curve[name]) for name in ("low", "observed", "high"))
             assert ((low <= observed) & (observed <= high)).all()
-    assert any(caption.startswith("Classes, grades, values") for caption in told)
-    beside = [[one.encoder for one in found] for _, found in groupby(probes.of_kinds, lambda one: one.place)]
+    assert any(caption.startswith("Classes, grades, values") for caption in captions)
+    beside = [[one.encoder for one in group] for _, group in groupby(probes.of_kinds, lambda one: one.place)]
     assert all(len(set(encoders)) == len(encoders) == 2 for encoders in beside)
     assert {figure for kind in KINDS.values() for figure in kind.figures} <= FIGURES.keys()
 
@@ -189,9 +189,9 @@ def test_exported_classifiers_predict_as_the_sweep_did(
         (row, of_sweep[row["task"], row["key"]]) for row in predicted if (row["task"], row["key"]) in of_sweep
     ]
     assert {row["task"] for row, _ in shared} == set(tasks)
-    for row, told in shared:
-        assert row["score"] == pytest.approx(told["score"], rel=1e-5, abs=1e-5)
-        assert (row["probabilities"] is None) == (told["probabilities"] is None)
+    for row, score in shared:
+        assert row["score"] == pytest.approx(score["score"], rel=1e-5, abs=1e-5)
+        assert (row["probabilities"] is None) == (score["probabilities"] is None)
         if row["kind"] == "multiclass":
             assert row["value"] in (0, 1, 7)
             assert sum(row["probabilities"]) == pytest.approx(1)
@@ -208,12 +208,12 @@ def test_neighbours_vote_on_classes_and_values_and_volumes_of_a_class_find_one_a
     Sweep(voting, tmp_path / "votes").run()
     rows = pq.read_table(tmp_path / "votes" / "results.parquet").to_pylist()
     assert all(row["reason"] is None and row["figures"] for row in rows)
-    found = RetrievalConfig.model_validate(voting.model_dump())
-    table = retrieval(found.model_copy(update={"tasks": ("third", "bright")}), tmp_path / "found")
-    asked = {row["task"]: row for row in table.to_pylist()}
-    assert asked["third"]["asked"] > asked["bright"]["asked"]
+    actual = RetrievalConfig.model_validate(voting.model_dump())
+    table = retrieval(actual.model_copy(update={"tasks": ("third", "bright")}), tmp_path / "found")
+    by_task = {row["task"]: row for row in table.to_pylist()}
+    assert by_task["third"]["asked"] > by_task["bright"]["asked"]
     with pytest.raises(FmctError, match=r"kinds\.value: .*binary, multiclass, ordinal"):
-        retrieval(found, tmp_path / "refused")
+        retrieval(actual, tmp_path / "refused")
     for method, task in (("neighbours", "died"), ("linear", "value")):
         wrong = config.model_copy(update={"methods": (method,), "tasks": (task,)})
         with pytest.raises(FmctError, match=rf"kinds\.{task}: method {method} .*logistic"):
@@ -262,9 +262,9 @@ def test_tables_of_versions_with_binary_labels_alone_are_read(swept: Path, tmp_p
         table = pq.read_table(swept / f"{name}.parquet")
         last = {"results": ["kind", "figures"], "predictions": ["value", "event", "probabilities"]}[name]
         pq.write_table(table.drop_columns(last), tmp_path / "old.parquet")
-        found = read(tmp_path / "old.parquet", schema)
-        assert found.schema == schema
-        assert all(found[column].null_count == found.num_rows for column in last)
+        actual = read(tmp_path / "old.parquet", schema)
+        assert actual.schema == schema
+        assert all(actual[column].null_count == actual.num_rows for column in last)
 
 
 @pytest.mark.parametrize("kind", ["number", {"surviva": "t"}, 3, None])

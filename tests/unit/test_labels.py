@@ -27,8 +27,8 @@ def test_labels_are_keyed_and_no_other_column_passes(tmp_path: Path, key_file: P
     assert table.schema.field("sdh").type == pa.int8()
     names = Pseudonymizer(key_file)
     expected = {names.study("1.2.3"): (1, None), names.study("1.2.4"): (0, 1)}
-    found = {row["study_key"]: (row["bleed"], row["sdh"]) for row in table.to_pylist()}
-    assert found == expected
+    actual = {row["study_key"]: (row["bleed"], row["sdh"]) for row in table.to_pylist()}
+    assert actual == expected
     assert table["study_key"].to_pylist() == sorted(expected)
 
 

@@ -17,10 +17,10 @@ ARRAY = ["launch", "array", "--site", str(RECIPES / "site-test.yaml"), "--tasks"
 
 def launched(*words: str) -> list[list[str]]:
     """The command lines of all tasks, in the order of the jobs."""
-    told = CliRunner().invoke(app, [*ARRAY, *words], catch_exceptions=False)
-    assert told.exit_code == 0, told.output
-    found = re.findall(rf"^.*\b{words[0]} .*--out .*$", told.output, re.M)
-    return [shlex.split(line.partition(f"{words[0]} ")[2]) for line in found if "###" not in line]
+    result = CliRunner().invoke(app, [*ARRAY, *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    commands = re.findall(rf"^.*\b{words[0]} .*--out .*$", result.output, re.M)
+    return [shlex.split(line.partition(f"{words[0]} ")[2]) for line in commands if "###" not in line]
 
 
 @pytest.mark.parametrize(
@@ -63,21 +63,21 @@ def test_the_documents_arrays_can_be_submitted(tmp_path: Path, monkeypatch: pyte
     (block,) = blocks(REPOSITORY / "docs/probes.md", "bash", "As job arrays")
     for line in block.splitlines():
         words = shlex.split(line)[1:]
-        told = CliRunner().invoke(app, [*words[:2], "--dry-run", *words[2:]], catch_exceptions=False)
-        assert told.exit_code == 0, line
-        assert f"fmct-{words[words.index('--') + 1]}-joined" in told.output
+        result = CliRunner().invoke(app, [*words[:2], "--dry-run", *words[2:]], catch_exceptions=False)
+        assert result.exit_code == 0, line
+        assert f"fmct-{words[words.index('--') + 1]}-joined" in result.output
 
 
 def test_jobs_wait_for_those_before(tmp_path: Path) -> None:
     words = [*ARRAY, "segment", str(RECIPES / "segment-example.yaml"), "--out", str(tmp_path / "out")]
-    told = CliRunner().invoke(app, words, catch_exceptions=False).output
-    waits = re.findall(r"^#SBATCH --dependency=(.*)$", told, re.M)
+    output = CliRunner().invoke(app, words, catch_exceptions=False).output
+    waits = re.findall(r"^#SBATCH --dependency=(.*)$", output, re.M)
     assert waits == ["afterok:fmct-segment-features", "afterok:fmct-segment-array"]
-    assert re.findall(r"^#SBATCH --array=(\S+)$", told, re.M)[0].startswith("0-2")
+    assert re.findall(r"^#SBATCH --array=(\S+)$", output, re.M)[0].startswith("0-2")
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["sweep", "c.yaml", "--out", "o"], "sweep is none of segment.*fmct launch sweep"),
         (["segment", "RECIPE", "--out", "o", "--share", "0/2"], "leave out --share"),
@@ -87,8 +87,8 @@ def test_jobs_wait_for_those_before(tmp_path: Path) -> None:
         (["relevance", "RECIPE", "--encoder", "RECIPE", "--out", "o", "--collect"], "leave out --collect"),
     ],
 )
-def test_arrays_that_cannot_run_are_refused_before_submission(words: list[str], said: str) -> None:
+def test_arrays_that_cannot_run_are_refused_before_submission(words: list[str], message: str) -> None:
     recipe = str(RECIPES / "segment-example.yaml")
     given = [recipe if word == "RECIPE" else word for word in words]
-    with pytest.raises(FmctError, match=said):
+    with pytest.raises(FmctError, match=message):
         CliRunner().invoke(app, [*ARRAY, *given], catch_exceptions=False)

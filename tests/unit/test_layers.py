@@ -81,7 +81,7 @@ def imported_by(roots: tuple[str, ...]) -> dict[str, str]:
         if "templates" not in file.parts
     ]
     seen: set[str] = set()
-    found: dict[str, str] = {}
+    collected: dict[str, str] = {}
     while todo:
         module = todo.pop()
         file = file_of(module)
@@ -94,8 +94,8 @@ def imported_by(roots: tuple[str, ...]) -> dict[str, str]:
             if top in OURS:
                 todo.append(name)
             elif top not in sys.stdlib_module_names:
-                found.setdefault(top, module)
-    return found
+                collected.setdefault(top, module)
+    return collected
 
 
 @pytest.mark.parametrize("layers", ROOTS)
@@ -181,8 +181,8 @@ def test_the_core_alone_reads_shards_infers_and_names_missing_layers(tmp_path: P
         writer.add(record, voxels)
     finish_dataset(tmp_path / "data", "zarr", ["shard-00000"])
     classifier = REPOSITORY / "tests/data/classifiers/logistic"
-    done = run(CORE, tmp_path / "data", classifier, tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    result = run(CORE, tmp_path / "data", classifier, tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
 
 
 def test_a_module_of_several_layers_is_attributed_to_the_importer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,11 +47,11 @@ def make(**sections: dict[str, Any]) -> TrainConfig:
 def rows(*figures: dict[str, float]) -> list[dict[str, float]]:
     """The first looks, then one after another."""
     first = [{"step": float(step), **START} for step in range(1, FIRST_EVALUATIONS + 1)]
-    return first + [{"step": EVERY * (n + 1.0), **found} for n, found in enumerate(figures)]
+    return first + [{"step": EVERY * (n + 1.0), **row} for n, row in enumerate(figures)]
 
 
 def whats(config: TrainConfig, *figures: dict[str, float]) -> set[str]:
-    return {found.sign.what for found in LearningAlarm(config).lasted(rows(*figures))}
+    return {alarm.sign.what for alarm in LearningAlarm(config).lasted(rows(*figures))}
 
 
 @pytest.mark.parametrize("sign", SIGNS, ids=lambda sign: sign.needs[0] + sign.what[:12])
@@ -113,8 +113,8 @@ def test_one_bad_evaluation_raises_no_alarm() -> None:
 def test_an_incomplete_window_raises_no_alarm() -> None:
     sick = SOUND | {"cls_rank": 1.0}
     assert whats(make(), *[sick] * (WINDOW - 1)) == set()
-    found = LearningAlarm(make()).lasted(rows(*[sick] * (WINDOW + 2)))
-    assert [(sign.first, sign.last) for sign in found] == [(EVERY, EVERY * (WINDOW + 2))]
+    actual = LearningAlarm(make()).lasted(rows(*[sick] * (WINDOW + 2)))
+    assert [(sign.first, sign.last) for sign in actual] == [(EVERY, EVERY * (WINDOW + 2))]
 
 
 def test_high_retrieval_from_the_start_raises_no_alarm() -> None:
@@ -165,8 +165,8 @@ def test_collapse_stop_ends_the_run() -> None:
 
 def test_evaluations_are_at_the_start_at_intervals_and_at_the_end() -> None:
     config = small_config(Path("unused"), run={"steps": 1003}, health={"every": 100})
-    found = [step for step in range(1, 1004) if evaluates(config, step)]
-    assert found == [1, 2, 3, 4, *range(62, 1003, 62), 1003], "at least four in the patience"
+    actual = [step for step in range(1, 1004) if evaluates(config, step)]
+    assert actual == [1, 2, 3, 4, *range(62, 1003, 62), 1003], "at least four in the patience"
     none = small_config(Path("unused"), run={"steps": 50}, health={"every": 0})
     assert not any(evaluates(none, step) for step in range(1, 51))
 
@@ -184,8 +184,8 @@ def test_view_retrieval_is_judged_only_if_a_part_relates_views(
 ) -> None:
     sick = SOUND | SICK["two views of a volume are not recognised"]
     config = make(objective={"ibot_weight": 0, **objective})
-    found = whats(config, *[SOUND] * WINDOW, *[sick] * 2 * WINDOW)
-    assert found == ({"two views of a volume are not recognised"} if judged_by_views else set())
+    actual = whats(config, *[SOUND] * WINDOW, *[sick] * 2 * WINDOW)
+    assert actual == ({"two views of a volume are not recognised"} if judged_by_views else set())
 
 
 def test_records_between_evaluations_do_not_prolong_a_sign() -> None:

@@ -48,9 +48,9 @@ class Stage:
         return self.out / f"{number:05d}-{self.digest(number)[:8]}.txt"
 
     def kept(self, number: int) -> Marker | None:
-        found = marked(self.file(number).with_suffix(".json"), Marker)
-        whole = found and found.digest == self.digest(number) and self.file(number).is_file()
-        return found if whole else None
+        actual = marked(self.file(number).with_suffix(".json"), Marker)
+        whole = actual and actual.digest == self.digest(number) and self.file(number).is_file()
+        return actual if whole else None
 
     def make(self, number: int) -> None:
         self._die(number, "before")
@@ -117,8 +117,8 @@ def test_collecting_follows_the_plan_after_kills_damage_and_a_new_plan(
             assert {unit for unit in stage.made if stage.made[unit] > before[unit]} == set(
                 range(len(plan))
             ) - done
-            found = stage.ledger.collect(lambda missing: FmctError(str(missing)))
-            assert [one.text for one in found] == list(plan)
+            actual = stage.ledger.collect(lambda missing: FmctError(str(missing)))
+            assert [one.text for one in actual] == list(plan)
 
 
 def test_missing_units_are_named_and_nothing_is_collected(tmp_path: Path) -> None:
@@ -277,25 +277,25 @@ def test_a_job_that_cannot_register_continues(
 
 
 def test_every_kind_of_ledger_can_be_counted_in_an_empty_folder(tmp_path: Path) -> None:
-    found = {}
+    collected = {}
     for name in LEDGERS:
         count = counter(name)
         assert count is not None
-        found[name] = count(tmp_path, WHOLE)
-    units = {name: one.unit for name, one in found.items()}
+        collected[name] = count(tmp_path, WHOLE)
+    units = {name: one.unit for name, one in collected.items()}
     assert units == {
         **{"train": "step", "scan": "part", "preprocess": "task", "shards": "shard", "features": "volume"},
         **{"sweep": "unit", "predict": "prediction", "files": "unit"},
     }
-    assert {one.done for one in found.values()} <= {0, None}
+    assert {one.done for one in collected.values()} <= {0, None}
     assert progress(tmp_path) is None
 
 
 def test_the_file_of_a_job_names_folder_share_and_counts(tmp_path: Path, job: Enter) -> None:
     job()
     register("predict", tmp_path, Share(2, 8), total=3, of_all=20)
-    [said] = json.loads(job().read_text())["ledgers"]
-    assert said == {
+    [entry] = json.loads(job().read_text())["ledgers"]
+    assert entry == {
         **{"ledger": "predict", "place": str(tmp_path), "share": [2, 8], "total": 3, "of_all": 20},
         "failed": 0,
     }

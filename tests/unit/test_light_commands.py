@@ -48,9 +48,9 @@ print(len(shown))
 
 
 def test_help_imports_no_heavy_library() -> None:
-    done = subprocess.run([sys.executable, "-c", HELP_OF_ALL], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 40
+    result = subprocess.run([sys.executable, "-c", HELP_OF_ALL], capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 40
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_help_imports_no_heavy_library() -> None:
 def test_inspection_commands_import_only_what_they_read(looked: str, without: tuple[str, ...]) -> None:
     """What the launcher and `fmct launch status` read of a run, and what tells of a dataset."""
     code = f"import sys, {looked}; print(*{{*{without}}} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
-    assert (done.returncode, done.stdout.split()) == (0, [])
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert (result.returncode, result.stdout.split()) == (0, [])
 
 
 LOADED = """
@@ -110,11 +110,11 @@ def test_a_command_imports_no_library_that_it_does_not_use(
     }
     for name, place in places.items():
         words = words.replace(name, str(place))
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-P", "-c", LOADED, words, without], capture_output=True, text=True, timeout=200
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "loaded:"
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1] == "loaded:"
 
 
 def names(of: Typer) -> list[str]:

@@ -74,12 +74,12 @@ def test_a_mask_has_the_position_that_simpleitk_computes(folder: Path, tmp_path:
     write_nifti(mask, matrix, tmp_path / "mask.nii", np.uint8)
     write_table(tmp_path / "table.csv", [{"path": "mask.nii", "key": make_key(0)}])
     masks(tmp_path / "table.csv", folder / "data", tmp_path / "out", ["ball=1"])
-    found, expected = stored(tmp_path / "out")[make_key(0)][0], by_itk(mask)
-    unequal = found != (expected >= 0.5)
+    actual, expected = stored(tmp_path / "out")[make_key(0)][0], by_itk(mask)
+    unequal = actual != (expected >= 0.5)
     # What ITK rounds apart is at the very half; along columns the grid is coarser and ours averages.
-    assert found.sum() > 500
+    assert actual.sum() > 500
     assert np.abs(expected[unequal] - 0.5).max(initial=0) < 0.13
-    assert unequal.sum() < 0.03 * found.sum()
+    assert unequal.sum() < 0.03 * actual.sum()
     smooth = masks_without_averaging(mask, matrix)
     assert np.array_equal(smooth, expected >= 0.5 - 1e-4)
 
@@ -102,9 +102,9 @@ def test_segmentations_and_niftis_of_one_mask_agree_and_classes_may_overlap(
     ):
         table = write_table(tmp_path / f"{name}.csv", rows)
         masks(table, folder / "data", tmp_path / name, classes, folder / "hmac.key", folder)
-    found = stored(tmp_path / "nifti")
-    assert list(found) == [make_key(0)]
-    a, b = found[make_key(0)]
+    actual = stored(tmp_path / "nifti")
+    assert list(actual) == [make_key(0)]
+    a, b = actual[make_key(0)]
     assert (a & b).sum() > 100
     assert (a & ~b).any()
     assert np.array_equal(stored(tmp_path / "numbers")[make_key(0)], [a, b])
@@ -124,13 +124,13 @@ def test_every_type_of_segmentation_gives_the_same_mask(folder: Path, tmp_path: 
     shares = np.where(apart, 0.6, 0.4 * apart.any(axis=-1, keepdims=True))
     given = shares if kind == "FRACTIONAL" else np.where(a, 1, np.where(b, 2, 0))
     write_segmentation(tmp_path / "other.dcm", given, segments=2, segmentation_type=kind)
-    found = []
+    collected = []
     for name in ("binary", "other"):
         table = write_table(tmp_path / f"{name}.csv", [{"path": f"{name}.dcm", "key": make_key(0)}])
         masks(table, folder / "data", tmp_path / name, ["a=1", "b=2"])
-        found.append(stored(tmp_path / name)[make_key(0)])
-    assert found[0].any(axis=(1, 2, 3)).all()
-    assert np.array_equal(found[0], found[1])
+        collected.append(stored(tmp_path / name)[make_key(0)])
+    assert collected[0].any(axis=(1, 2, 3)).all()
+    assert np.array_equal(collected[0], collected[1])
 
 
 def test_an_object_of_one_slice_extends_over_its_thickness(folder: Path, tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_an_object_of_one_slice_extends_over_its_thickness(folder: Path, tmp_pat
     write_segmentation(tmp_path / "slice.dcm", one_slice)
     table = write_table(tmp_path / "t.csv", [{"path": "slice.dcm", "key": make_key(0)}])
     masks(table, folder / "data", tmp_path / "out", ["a=1"])
-    (found,) = stored(tmp_path / "out")[make_key(0)]
+    (actual,) = stored(tmp_path / "out")[make_key(0)]
     # A slice stands for 5 mm along the table, of which its normal has the cosine of 0.2.
     expected_ml = one_slice.sum() * 2.2 * 2.0 * 5 * np.cos(0.2) / 1000
-    assert found.sum() * np.prod(GRID.spacing) / 1000 == pytest.approx(expected_ml, rel=0.15)
+    assert actual.sum() * np.prod(GRID.spacing) / 1000 == pytest.approx(expected_ml, rel=0.15)
 
 
 def test_each_bad_row_has_a_reason_and_affects_no_others(folder: Path, tmp_path: Path) -> None:
@@ -202,10 +202,10 @@ def test_each_bad_row_has_a_reason_and_affects_no_others(folder: Path, tmp_path:
     assert [(row["row"], row["reason"]) for row in refused] == [
         (line, reason) for line, (_, reason) in enumerate(expected, 2)
     ]
-    found = stored(tmp_path / "out")
-    assert sorted(found) == [make_key(1), make_key(3)]
-    assert found[make_key(1)][0].any()
-    assert not found[make_key(3)].any()
+    actual = stored(tmp_path / "out")
+    assert sorted(actual) == [make_key(1), make_key(3)]
+    assert actual[make_key(1)][0].any()
+    assert not actual[make_key(3)].any()
     assert (summary.rows, summary.volumes, summary.positive) == (len(expected) + 2, 2, {"a": 1, "b": 0})
 
 
@@ -261,12 +261,12 @@ def test_masks_contain_no_file_name(folder: Path, tmp_path: Path) -> None:
         "--root",
         str(folder),
     ]
-    done = CliRunner().invoke(app, [*arguments, "--workers", "1"], catch_exceptions=False)
-    assert done.exit_code == 0
+    result = CliRunner().invoke(app, [*arguments, "--workers", "1"], catch_exceptions=False)
+    assert result.exit_code == 0
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     for secret in (b"ZZFAKE", STUDIES[0].encode(), b"both.dcm"):
         assert not [path for path in files if secret in path.read_bytes()]
-        assert secret.decode() not in done.output
+        assert secret.decode() not in result.output
 
 
 @pytest.mark.parametrize(

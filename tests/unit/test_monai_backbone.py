@@ -32,8 +32,8 @@ def test_a_network_on_the_exported_folder_learns(encoder: Path, tmp_path: Path) 
     views = torch.stack([backbone.view(torch.from_numpy(volume)) for volume in volumes])
     torch.testing.assert_close(views, expected, atol=1e-6, rtol=0)
     with torch.no_grad():
-        for found, own in zip(backbone(views), Maps(model)(expected), strict=True):
-            torch.testing.assert_close(found, own, atol=1e-5, rtol=0)
+        for actual, own in zip(backbone(views), Maps(model)(expected), strict=True):
+            torch.testing.assert_close(actual, own, atol=1e-5, rtol=0)
     masks = torch.stack([backbone.view_of_mask(torch.from_numpy(volume > 55)) for volume in volumes])
     torch.manual_seed(0)
     net = module.Unetr(backbone, classes=1, features=4).train()

@@ -66,8 +66,8 @@ def pictures(count: int, tail: str = "0" * 24) -> list[tuple[str, np.ndarray]]:
 def test_a_montage_contains_the_thumbnails_pixel_by_pixel(tmp_path: Path) -> None:
     montage(pictures(6), tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    found = [value for value in range(1, 6) if (sheet == value).sum() >= 16 * 48]
-    assert found == [1, 2, 3, 4, 5]
+    actual = [value for value in range(1, 6) if (sheet == value).sum() >= 16 * 48]
+    assert actual == [1, 2, 3, 4, 5]
     assert list(tmp_path.iterdir()) == [tmp_path / "sheet.png"]
 
 

@@ -47,14 +47,14 @@ def test_each_named_set_is_a_split_and_others_stay(folder: Path, tmp_path: Path)
     assert [r for r in after if r["split"] == "id"] == [r for r in before if r["split"] == "id"]
     whole = {row["encoder"]: row["n"] for row in before if row["split"] == "ood"}
     assert {e: sum(r["n"] for r in after if r["encoder"] == e and r["split"] != "id") for e in whole} == whole
-    said = rows(tmp_path / "several", "predictions")
+    predictions = rows(tmp_path / "several", "predictions")
     for row in after:
-        own = [r for r in said if (r["encoder"], r["split"]) == (row["encoder"], row["split"])]
+        own = [r for r in predictions if (r["encoder"], r["split"]) == (row["encoder"], row["split"])]
         area = roc_auc_score([r["label"] for r in own], [r["score"] for r in own])
         assert row["auc"] == pytest.approx(area)
     scores = [
         {(r["encoder"], r["key"]): r["score"] for r in t}
-        for t in (said, rows(tmp_path / "one", "predictions"))
+        for t in (predictions, rows(tmp_path / "one", "predictions"))
     ]
     assert scores[0] == scores[1]
     assert {r["split"] for r in rows(tmp_path / "several", "comparisons")} == {"id", *NAMES.values()}
@@ -93,8 +93,8 @@ def test_a_site_column_makes_separate_parts(folder: Path, tmp_path: Path) -> Non
         ["--out", str(tmp_path / "out"), "--ood", str(tmp_path / "sites.parquet")],
     )
     for end in ends:
-        done = CliRunner().invoke(app, [*command, *end])
-        assert done.exit_code == 0, (done.output, done.exception)
+        result = CliRunner().invoke(app, [*command, *end])
+        assert result.exit_code == 0, (result.output, result.exception)
     before, after = (
         {r["study_key"]: r["split"] for r in pq.read_table(tmp_path / out / PARTS_NAME).to_pylist()}
         for out in ("plain", "out")
@@ -105,7 +105,7 @@ def test_a_site_column_makes_separate_parts(folder: Path, tmp_path: Path) -> Non
     assert len(Dataset.open(tmp_path / "out" / "ood-b")) == 4
     PartsTable.read(tmp_path / "out" / PARTS_NAME).require_splits()
     two = {"study_key": studies[2:4], "site": ["b", "c"]}
-    for columns, said in (
+    for columns, message in (
         (two, f"patient {patients[2]} is in"),
         ({"study_key": studies[:1], "site": ["b/c"]}, "row 1"),
         ({"study_key": ["f" * 32], "site": ["b"]}, "same key file"),
@@ -113,7 +113,7 @@ def test_a_site_column_makes_separate_parts(folder: Path, tmp_path: Path) -> Non
         ({"study_key": studies[:1]}, "one column"),
     ):
         pq.write_table(pa.table(columns), tmp_path / "bad.parquet")
-        with pytest.raises(FmctError, match=said):
+        with pytest.raises(FmctError, match=message):
             ood_of_patients(tmp_path / "bad.parquet", studies, patients)
 
 

@@ -78,10 +78,10 @@ def test_another_dataset_of_the_same_preprocessing_can_be_probed(
 ) -> None:
     data, labels = write_labelled(tmp_path, 50)
     config = small_config(written[0], health={"labels": labels, "data": data, "label": ["ball"]})
-    found = probed(config, Dataset.open(written[0]))
-    assert found is not None
-    assert found[0].path == data
-    assert len(found[1].rows) == 50
+    actual = probed(config, Dataset.open(written[0]))
+    assert actual is not None
+    assert actual[0].path == data
+    assert len(actual[1].rows) == 50
     assert probed(small_config(written[0]), Dataset.open(written[0])) is None
 
 
@@ -103,8 +103,8 @@ def test_areas_equal_scikit_learns() -> None:
     features[:, 0] += 1.5 * values[:, 0]
     patients = np.array([f"{n // 2:032x}" for n in range(count)])
     cohort = OnlineCohort(np.arange(count), patients, halves, ("seen", "rest"), values)
-    found = online_areas(features, cohort)
-    assert found.keys() == {f"probe_{m}{t}" for m in ("knn", "linear") for t in ("", "/seen", "/rest")}
+    actual = online_areas(features, cohort)
+    assert actual.keys() == {f"probe_{m}{t}" for m in ("knn", "linear") for t in ("", "/seen", "/rest")}
     for column, task in enumerate(cohort.tasks):
         areas: dict[str, list[float]] = {"knn": [], "linear": []}
         pairs = []
@@ -115,16 +115,16 @@ def test_areas_equal_scikit_learns() -> None:
             y = np.nan_to_num(values[:, column])
             model = LogisticRegression(C=1e-2, tol=1e-9, max_iter=10_000).fit(x[fit], y[fit])
             unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-            distance, who = NearestNeighbors(n_neighbors=20).fit(unit[fit]).kneighbors(unit[score])
+            distance, neighbours = NearestNeighbors(n_neighbors=20).fit(unit[fit]).kneighbors(unit[score])
             weight = np.exp((1 - distance**2 / 2) / 0.07)
-            votes = (weight * y[fit][who]).sum(axis=1) / weight.sum(axis=1)
+            votes = (weight * y[fit][neighbours]).sum(axis=1) / weight.sum(axis=1)
             areas["knn"].append(roc_auc_score(y[score], votes))
             areas["linear"].append(roc_auc_score(y[score], model.predict_proba(x[score])[:, 1]))
             pairs.append(y[score].sum() * (1 - y[score]).sum())
         for name, both in areas.items():
             expected = np.average(both, weights=pairs)
-            assert found[f"probe_{name}/{task}"] == pytest.approx(expected, abs=1e-3), (name, task)
-    assert found["probe_linear/seen"] > 0.7
-    assert found["probe_linear"] == pytest.approx(
-        (found["probe_linear/seen"] + found["probe_linear/rest"]) / 2
+            assert actual[f"probe_{name}/{task}"] == pytest.approx(expected, abs=1e-3), (name, task)
+    assert actual["probe_linear/seen"] > 0.7
+    assert actual["probe_linear"] == pytest.approx(
+        (actual["probe_linear/seen"] + actual["probe_linear/rest"]) / 2
     )

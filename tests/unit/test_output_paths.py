@@ -71,10 +71,10 @@ def test_a_path_below_a_file_is_refused_before_anything_is_read(
     Path("segment.yaml").write_text(grid.replace("labels", "masks"))
     files = {"EXPORT": "export", "SWEEP": "sweep.yaml", "SEGMENT": "segment.yaml", "OUT": "file/out"}
     words = substituted(command, files)
-    code, said = fmct(*words.split())
-    assert (code, len(said)) == (2, 1), said
-    assert str(Path("file")) in said[0]
-    assert "name a" in said[0] or "give a" in said[0]
+    code, output = fmct(*words.split())
+    assert (code, len(output)) == (2, 1), output
+    assert str(Path("file")) in output[0]
+    assert "name a" in output[0] or "give a" in output[0]
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
         *("export", "file", "segment.yaml", "sweep.yaml")
     ]
@@ -118,9 +118,9 @@ def test_an_input_is_recognised_by_any_path(tmp_path: Path, monkeypatch: pytest.
 def test_a_report_does_not_overwrite_labels(tmp_path: Path, fmct: Run) -> None:
     for name in ("a.html", "a.md"):
         (tmp_path / name).write_text("labels")
-        code, said = fmct("report", tmp_path / "a.html", "--run", "in", "--labels", tmp_path / name)
-        assert (code, len(said)) == (2, 1)
-        assert "is the input" in said[0]
+        code, output = fmct("report", tmp_path / "a.html", "--run", "in", "--labels", tmp_path / name)
+        assert (code, len(output)) == (2, 1)
+        assert "is the input" in output[0]
         assert (tmp_path / name).read_text() == "labels"
 
 
@@ -158,9 +158,9 @@ def test_system_errors_are_one_line_with_the_file_name(
         raise OSError(number, os.strerror(number), "/from", None, "/some/file")
 
     monkeypatch.setattr(cli, "built", lambda words: refuse)
-    ended, said = fmct()
-    assert (ended, len(said)) == (code, 1)
-    assert said[0].startswith(f"fmct: /some/file: {os.strerror(number).lower()}; ")
+    ended, output = fmct()
+    assert (ended, len(output)) == (code, 1)
+    assert output[0].startswith(f"fmct: /some/file: {os.strerror(number).lower()}; ")
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_other_failures_keep_their_traceback(monkeypatch: pytest.MonkeyPatch, de
 
 
 def test_a_full_disk_is_not_a_defect_even_without_a_file_name() -> None:
-    told = refusal(OSError(errno.ENOSPC, "No space left on device"))
-    assert isinstance(told, DiskFullError)
-    assert "no space left on device; " in str(told)
+    error = refusal(OSError(errno.ENOSPC, "No space left on device"))
+    assert isinstance(error, DiskFullError)
+    assert "no space left on device; " in str(error)
 
 
 def disk_full(*names: object) -> OSError:

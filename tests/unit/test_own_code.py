@@ -25,8 +25,8 @@ def sweep_file(folder: Path, name: str = "grid.yaml") -> Path:
 
 
 def said(*arguments: object) -> tuple[int, str]:
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    return exit_code(done.exception) if done.exception else 0, f"{done.output}{done.exception}"
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return exit_code(result.exception) if result.exception else 0, f"{result.output}{result.exception}"
 
 
 def is_refused(path: Path, *more: str) -> bool:

@@ -43,18 +43,18 @@ def interrupted(command: list[str], ready: Callable[[], bool]) -> tuple[int, lis
             time.sleep(0.01)
         began = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
-        said = process.communicate(timeout=25)[1]  # until no worker is left that could say more
+        errors = process.communicate(timeout=25)[1]  # until no worker is left that could say more
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, said.splitlines(), time.monotonic() - began
+    return process.returncode, errors.splitlines(), time.monotonic() - began
 
 
 def test_workers_interrupted_during_imports_end_silently(tmp_path: Path) -> None:
     script, mark = tmp_path / "script.py", tmp_path / "mark"
     script.write_text(SLOW_IMPORT)
-    code, said, seconds = interrupted([str(script), str(mark)], mark.exists)
-    assert (code, said) == (1, ["interrupted"])
+    code, errors, seconds = interrupted([str(script), str(mark)], mark.exists)
+    assert (code, errors) == (1, ["interrupted"])
     assert seconds < 15
 
 
@@ -65,6 +65,6 @@ def test_an_interrupted_command_reports_it_in_one_line(tmp_path: Path, files: in
     def has_files() -> bool:
         return sum(path.suffix == ".dcm" for path in tmp_path.rglob("*")) >= files
 
-    code, said, _ = interrupted([*command, "--matrix", "32", "--workers", "2"], has_files)
-    assert (code, len(said), said[0][:6]) == (130, 1, "fmct: ")
+    code, errors, _ = interrupted([*command, "--matrix", "32", "--workers", "2"], has_files)
+    assert (code, len(errors), errors[0][:6]) == (130, 1, "fmct: ")
     assert not list(tmp_path.iterdir())

@@ -60,12 +60,12 @@ def test_with_all_series_kept_the_best_has_rank_0_and_all_have_roles(export: Exp
     )
     run_inline(export, tmp_path / "out", config)
     volumes = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
-    found = sorted((row["slices"], row["rank"], row["role"]) for row in volumes)
+    actual = sorted((row["slices"], row["rank"], row["role"]) for row in volumes)
     # The head before the part, though its slices are the thicker ones: keep: best takes it.
-    assert found == [(22, 0, "soft_thick"), (34, 0, "soft_thick"), (34, 1, "soft_thick")]
-    told = {row["key"]: (row["role"], row["rank"]) for row in volumes}
+    assert actual == [(22, 0, "soft_thick"), (34, 0, "soft_thick"), (34, 1, "soft_thick")]
+    by_key = {row["key"]: (row["role"], row["rank"]) for row in volumes}
     for name in ("zarr", "webdataset"):
         dataset = Dataset.open(tmp_path / "out" / name)
         records = [dataset.record(number) for number in range(3)]
-        assert {record.key: (record.role, record.rank) for record in records} == told
+        assert {record.key: (record.role, record.rank) for record in records} == by_key
         assert study_roles(dataset.index).ranks.tolist() == [record.rank for record in records]

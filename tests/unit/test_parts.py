@@ -77,16 +77,16 @@ def test_every_study_has_the_part_that_its_volumes_are_stored_in(folder: Path) -
 
 
 def test_probes_train_validate_and_test_in_the_parts(folder: Path) -> None:
-    found = cohort(folder, folder / "parts" / "parts.parquet")
-    (whole,) = found.parts("bleed", Budget(1.0, None), 0)
+    actual = cohort(folder, folder / "parts" / "parts.parquet")
+    (whole,) = actual.parts("bleed", Budget(1.0, None), 0)
     rows = {"train": whole.train, "validation": whole.validation, "test": whole.tests["id"]}
     for name, of_part in rows.items():
         stored = Dataset.open(folder / "parts" / name).index["key"].to_pylist()
-        assert sorted(found.keys[of_part]) == sorted(stored)
+        assert sorted(actual.keys[of_part]) == sorted(stored)
     held_out = Dataset.open(folder / "parts" / "test").index
-    assert set(found.tested()) == set(tied_patients(held_out).tolist())
+    assert set(actual.tested()) == set(tied_patients(held_out).tolist())
     split(folder / "data", folder / "again", FRACTIONS, seed=2)
-    assert cohort(folder, folder / "again" / "parts.parquet").digest != found.digest
+    assert cohort(folder, folder / "again" / "parts.parquet").digest != actual.digest
 
 
 def test_a_study_that_is_added_has_its_patients_part(folder: Path, tmp_path: Path) -> None:
@@ -96,11 +96,11 @@ def test_a_study_that_is_added_has_its_patients_part(folder: Path, tmp_path: Pat
         pa.table({"study_key": studies, "bleed": pa.array([0] * len(studies), pa.int8())}),
         tmp_path / "labels.parquet",
     )
-    found = cohort(tmp_path, folder / "parts" / "parts.parquet")
-    assert len(found.rows) == 3 * PATIENTS
-    assert found.splits is not None
-    for key in np.unique(found.patient_keys):
-        assert len(set(found.splits[found.patient_keys == key])) == 1
+    actual = cohort(tmp_path, folder / "parts" / "parts.parquet")
+    assert len(actual.rows) == 3 * PATIENTS
+    assert actual.splits is not None
+    for key in np.unique(actual.patient_keys):
+        assert len(set(actual.splits[actual.patient_keys == key])) == 1
 
 
 def written(path: Path, columns: dict[str, list[Any]]) -> Path:
@@ -179,8 +179,8 @@ def test_labels_inherit_the_split_of_the_parts(tmp_path: Path) -> None:
     made = key_labels(csv, tmp_path / "hmac.key", out, parts=parts)
     assert (made.studies, made.counts) == (2, {"bleed": (1, 1, 0)})
     assert "1 studies have no part and are left out" in made.notes
-    found = {row["study_key"]: row["split"] for row in pq.read_table(out).to_pylist()}
-    assert found == {names.study("1.4"): "test", names.study("1.2"): "train"}
+    actual = {row["study_key"]: row["split"] for row in pq.read_table(out).to_pylist()}
+    assert actual == {names.study("1.4"): "test", names.study("1.2"): "train"}
     csv.write_text("study_instance_uid,bleed,split\n1.4,1,test\n")
     with pytest.raises(FmctError, match=r"labels.csv: has a column split, and so has .*parts.parquet"):
         key_labels(csv, tmp_path / "hmac.key", out, parts=parts)

@@ -47,11 +47,11 @@ def again(images: tuple[Instance, ...]) -> tuple[Instance, ...]:
 def test_a_series_with_two_patient_ids_is_refused(
     old: tuple[Instance, ...], new: tuple[Instance, ...], expected: dict[str, int]
 ) -> None:
-    found = divided([under("old", old), under("new", new)])
+    actual = divided([under("old", old), under("new", new)])
     assert {
-        patient: int(r.detail.split(", ")[1].split()[0]) for (patient, *_), r in found.items()
+        patient: int(r.detail.split(", ")[1].split()[0]) for (patient, *_), r in actual.items()
     } == expected
-    assert {rejection.reason for rejection in found.values()} <= {Reason.SEVERAL_PATIENTS}
+    assert {rejection.reason for rejection in actual.values()} <= {Reason.SEVERAL_PATIENTS}
 
 
 def edit(folder: Path, change: Callable[[pydicom.Dataset, int], None]) -> None:
@@ -81,10 +81,10 @@ def an_export(where: Path) -> Export:
 
 def test_both_are_reported_and_neither_becomes_two_patients(tmp_path: Path) -> None:
     export = an_export(tmp_path)
-    found = scan(export.folder, export.catalog)
-    assert found.several_patients == SeveralPatients(series=1, studies=1)
-    assert "1 series and 1 studies" in str(found)
-    assert "SECRET" not in str(found)
+    result = scan(export.folder, export.catalog)
+    assert result.several_patients == SeveralPatients(series=1, studies=1)
+    assert "1 series and 1 studies" in str(result)
+    assert "SECRET" not in str(result)
 
     config = export.config(formats=("zarr",))
     table = explain(export.catalog, config).table.to_pylist()

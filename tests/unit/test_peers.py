@@ -72,8 +72,8 @@ def ct_fm_by_monai(volume: np.ndarray, spacing: tuple[float, ...], size: tuple[i
         CenterSpatialCrop(roi_size=size),
         ScaleIntensityRange(a_min=-1024, a_max=2048, b_min=0, b_max=1, clip=True),
     ]
-    found: Tensor = Compose(steps)(for_monai(volume)).as_tensor()
-    return found
+    actual: Tensor = Compose(steps)(for_monai(volume)).as_tensor()
+    return actual
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,12 @@ def test_ct_fm_gets_the_input_of_its_own_transforms(
     spacing: tuple[float, float, float], size: tuple[int, int, int]
 ) -> None:
     volume = head()
-    given = CtFmSettings(spacing_mm=spacing, size=size)
-    peer = ct_fm(CtFmTokens(torch.nn.Linear(1, 1)), given)
+    settings = CtFmSettings(spacing_mm=spacing, size=size)
+    peer = ct_fm(CtFmTokens(torch.nn.Linear(1, 1)), settings)
     seen = peer.transform(volume, SPACING)
     assert seen.shape == (1, *size)
     assert torch.allclose(seen, ct_fm_by_monai(volume, spacing, size), atol=1e-4)
-    windows = given.model_copy(update={"ranges_hu": ((0, 80), (-125, 175))})
+    windows = settings.model_copy(update={"ranges_hu": ((0, 80), (-125, 175))})
     stacked = ct_fm(peer.module, windows).transform(volume, SPACING)
     blood = ScaleIntensityRange(a_min=0, a_max=80, b_min=0, b_max=1, clip=True)
     in_hu = ct_fm_by_monai(volume, spacing, size) * 3072 - 1024
@@ -251,7 +251,7 @@ def test_a_slice_encoders_missing_weight_is_named(tmp_path: Path) -> None:
 
 
 def test_the_configuration_of_a_peer_is_validated_on_load() -> None:
-    for wrong, said in (
+    for wrong, message in (
         ({"peer": "ct-fm"}, "needs weights, or untrained"),
         ({"peer": "ct-fm", "untrained": 0, "arguments": {"sise": 1}}, "sise: Extra inputs"),
         ({"peer": "ct-fm", "untrained": 0, "arguments": {"size": [80, 200, 224]}}, "multiple of 16"),
@@ -259,10 +259,10 @@ def test_the_configuration_of_a_peer_is_validated_on_load() -> None:
         ({"peer": "resnet50", "untrained": 0, "function": "a:b"}, "one of peer and function"),
         ({"peer": "vgg", "untrained": 0}, "Input should be"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             EncoderSpec(name="x", **wrong)
-    [said] = blocks(REPOSITORY / "docs/probes.md", "yaml", "Encoders of others")
-    named = [EncoderSpec.model_validate(encoder) for encoder in yaml.safe_load(said)["encoders"]]
+    [message] = blocks(REPOSITORY / "docs/probes.md", "yaml", "Encoders of others")
+    named = [EncoderSpec.model_validate(encoder) for encoder in yaml.safe_load(message)["encoders"]]
     assert {spec.peer for spec in named} == set(PEERS) == set(get_args(PeerName))
     untrained = EncoderSpec(name="x", peer="resnet50", untrained=3)
     assert untrained.pretraining_patients == frozenset()
@@ -295,17 +295,17 @@ def test_an_encoder_without_a_cls_token_is_fine_tuned() -> None:
     noise = torch.rand(24, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     views = noise * 0.2 + torch.from_numpy(labels * 0.6).float().reshape(-1, 1, 1, 1, 1)
     rows = Rows(np.arange(12), np.arange(12, 18), np.arange(18, 24))
-    found = finetune(module, views, labels[:, None].astype(np.float32), rows, config)
-    assert found.model.pool == ("mean",)
-    scores = found.scores[:, 0]
+    result = finetune(module, views, labels[:, None].astype(np.float32), rows, config)
+    assert result.model.pool == ("mean",)
+    scores = result.scores[:, 0]
     assert scores[labels[18:] == 1].min() > scores[labels[18:] == 0].max()
     rates = {
         cast("list[Tensor]", group["params"])[0]: group["lr"]
-        for group in parameter_groups(found.model, config)
+        for group in parameter_groups(result.model, config)
     }
-    network = found.model.encoder.get_submodule("network")
+    network = result.model.encoder.get_submodule("network")
     assert rates[network.get_parameter("conv1.weight")] == pytest.approx(3e-3 * 0.75**5)
     assert rates[network.get_parameter("layer4.0.conv1.weight")] == pytest.approx(3e-3 * 0.75)
-    assert rates[found.model.head.weight] == 3e-3
+    assert rates[result.model.head.weight] == 3e-3
     with pytest.raises(FmctError, match="no CLS token"):
         finetune(module, views, labels[:, None] * 1.0, rows, config.model_copy(update={"pool": ("cls",)}))

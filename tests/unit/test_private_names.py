@@ -48,5 +48,5 @@ def names(tree: ast.AST) -> Iterator[str]:
 @pytest.mark.parametrize("folder", ["unit", "numerics", "integration", "bench", "gpu", "."])
 def test_no_private_name_is_used(folder: str) -> None:
     for path in (TESTS / folder).glob("*.py"):
-        found = {name for name in names(ast.parse(path.read_text())) if private(name)}
-        assert found <= OTHERS.keys(), path
+        actual = {name for name in names(ast.parse(path.read_text())) if private(name)}
+        assert actual <= OTHERS.keys(), path

@@ -156,8 +156,8 @@ def test_stack_dumps_and_checkpoint_parts_follow_no_link(tmp_path: Path) -> None
         "import sys, time; from pathlib import Path; from fmct_hpc.train.watchdog import Watchdog\n"
         "with Watchdog(Path(sys.argv[1]), 0, 0.1): time.sleep(60)"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code, tmp_path], capture_output=True, timeout=100)
-    assert done.returncode == EXIT_HUNG
+    result = subprocess.run([sys.executable, "-P", "-c", code, tmp_path], capture_output=True, timeout=100)
+    assert result.returncode == EXIT_HUNG
     assert not place.is_symlink()
     assert b"Thread" in place.read_bytes()
     part = tmp_path / "rank-00000.safetensors"

@@ -45,8 +45,8 @@ def asked(folder: Path, **values: object) -> ProbeConfig:
 
 def probed(folder: Path, out: Path, run: str = "run", **values: object) -> dict[str, Any]:
     probe(folder / run, asked(folder, **values), out, lambda done, total: None)
-    found: dict[str, Any] = json.loads((out / "results.json").read_text())
-    return found
+    actual: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return actual
 
 
 def grid(folder: Path, **values: object) -> dict[str, object]:
@@ -96,8 +96,8 @@ def swept(folder: Path, out: Path, tmp_path: Path, **values: object) -> tuple[in
     """Exit code and words of `fmct sweep`."""
     recipe = tmp_path / "grid.yaml"
     recipe.write_text(yaml.safe_dump(grid(folder, **values)))
-    done = CliRunner().invoke(app, ["sweep", str(recipe), "--out", str(out)])
-    return (done.exit_code if done.exception is None else exit_code(done.exception)), done.output
+    result = CliRunner().invoke(app, ["sweep", str(recipe), "--out", str(out)])
+    return (result.exit_code if result.exception is None else exit_code(result.exception)), result.output
 
 
 def exit_code(error: BaseException) -> int:
@@ -108,18 +108,18 @@ def exit_code(error: BaseException) -> int:
 
 
 def test_a_sweep_without_any_figure_fails_with_the_reason(folder: Path, tmp_path: Path) -> None:
-    code, said = swept(folder, tmp_path / "none", tmp_path, fractions=[], shots=[500], repeats=2)
+    code, output = swept(folder, tmp_path / "none", tmp_path, fractions=[], shots=[500], repeats=2)
     assert code == 2
-    assert "few-training-patients" in said
+    assert "few-training-patients" in output
     rows = pq.read_table(tmp_path / "none" / "results.parquet").to_pylist()
     assert {row["reason_code"] for row in rows} == {"few-training-patients"}
     assert json.loads((tmp_path / "none/summary.json").read_text())["reasons"] == {
         "few-training-patients": len(rows)
     }
-    code, said = swept(folder, tmp_path / "some", tmp_path, shots=[500], repeats=2)
+    code, output = swept(folder, tmp_path / "some", tmp_path, shots=[500], repeats=2)
     assert code == 0, "some cells have figures"
-    assert "few-training-patients" in said
-    assert "0." in said, "and they are printed"
+    assert "few-training-patients" in output
+    assert "0." in output, "and they are printed"
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,10 @@ def test_an_operating_point_that_cannot_be_chosen_has_a_reason(
         if split == "validation":
             labels["bleed"][number] = validation
     pq.write_table(pa.table(labels), tmp_path / "labels.parquet")
-    exit, said = swept(folder, tmp_path / "out", tmp_path, labels=str(tmp_path / "labels.parquet"))
+    exit, output = swept(folder, tmp_path / "out", tmp_path, labels=str(tmp_path / "labels.parquet"))
     assert exit == 0
-    assert code in said
-    assert "nan" not in said
+    assert code in output
+    assert "nan" not in output
     for row in pq.read_table(tmp_path / "out" / "results.parquet").to_pylist():
         assert row["threshold_reason"] == code
         points = ("balanced_accuracy", "sensitivity_at", "specificity_at")

@@ -67,9 +67,9 @@ def test_a_run_its_checkpoint_and_its_file_are_one_encoder(
     assert [encoder.step for encoder in opened] == [STEP] * 3
     patients = frozenset(dataset.index["patient_key"].to_pylist())
     assert all(spec.pretraining_patients == patients for spec in specs)
-    found = [features(spec, dataset, tmp_path / spec.name) for spec in specs]
-    assert (found[0] == found[1]).all()
-    assert (found[0] == found[2]).all()
+    actual = [features(spec, dataset, tmp_path / spec.name) for spec in specs]
+    assert (actual[0] == actual[1]).all()
+    assert (actual[0] == actual[2]).all()
 
 
 def test_files_not_in_the_manifest_are_not_read(run: Path, tmp_path: Path) -> None:

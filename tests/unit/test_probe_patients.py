@@ -48,7 +48,7 @@ def test_a_study_with_two_rows_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (["9fc9bc"], "column bleed is string and not numeric"),
         (["1"], "column bleed is string and not numeric"),
@@ -57,9 +57,9 @@ def test_a_study_with_two_rows_is_refused(tmp_path: Path) -> None:
         ([2], "column bleed has values other than 0, 1 and null"),
     ],
 )
-def test_other_tables_are_refused_as_labels(tmp_path: Path, values: list[object], said: str) -> None:
+def test_other_tables_are_refused_as_labels(tmp_path: Path, values: list[object], message: str) -> None:
     path = write_labels(tmp_path / "manifest.parquet", {"study_key": ["a"], "bleed": values})
-    with pytest.raises(FmctError, match=rf"manifest\.parquet(?: row 1)?: .*{said}"):
+    with pytest.raises(FmctError, match=rf"manifest\.parquet(?: row 1)?: .*{message}"):
         LabelTable.read(path)
 
 

@@ -76,8 +76,8 @@ def test_interpreter_shutdown_does_not_change_the_exit_code_of_a_rank(
         cli.built = lambda words: run
         cli.main()
     """
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=100)
-    assert (done.returncode, done.stdout) == (75, "all is saved\n")
+    result = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=100)
+    assert (result.returncode, result.stdout) == (75, "all is saved\n")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
@@ -93,10 +93,10 @@ def test_an_error_of_every_rank_is_printed_once(tmp_path: Path, wrong: str) -> N
         pytest.skip("there is a GPU")
     recipe = write_recipe(small_config(write_dataset(tmp_path / "data")), tmp_path / "recipe.yaml")
     command = [*FMCT, "train", "--config", str(recipe), "--run", str(tmp_path / "run"), wrong]
-    said = tmp_path / "said"
+    output = tmp_path / "said"
     code = "import sys; from launch.ranks import run_ranks; sys.exit(run_ranks(sys.argv[1:], 2).code)"
-    with said.open("w") as stream:
-        done = subprocess.run([sys.executable, "-c", code, *command], stderr=stream, timeout=200)
-    lines = [line for line in said.read_text().splitlines() if line.startswith("fmct: ")]
-    assert (done.returncode, len(lines)) == (2, 1), said.read_text()
+    with output.open("w") as stream:
+        result = subprocess.run([sys.executable, "-c", code, *command], stderr=stream, timeout=200)
+    lines = [line for line in output.read_text().splitlines() if line.startswith("fmct: ")]
+    assert (result.returncode, len(lines)) == (2, 1), output.read_text()
     assert wrong.split("=")[0] in lines[0]

@@ -67,7 +67,7 @@ def test_read_only_runs_are_used_and_unchanged(tmp_path: Path, owner: str) -> No
         else:
             path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", COMMANDS, str(given), str(out)],
             preexec_fn=bound_by_permissions if owner == "this user" else None,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
@@ -75,7 +75,7 @@ def test_read_only_runs_are_used_and_unchanged(tmp_path: Path, owner: str) -> No
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
     finally:
         for path in paths:
             path.chmod(0o755 if path.is_dir() else 0o644)

@@ -49,9 +49,9 @@ def test_training_recipes_fit_their_machines(tmp_path: Path, name: str, ranks: i
     data = write_dataset(tmp_path / "data")
     path = FOLDER / f"{name}-train.yaml"
     command = ["train", "--config", str(path), "--run", str(tmp_path / "run"), "--ranks", str(ranks)]
-    done = CliRunner().invoke(app, [*command, "--dry-run", f"data.path={data}"], catch_exceptions=False)
-    assert done.exit_code == 0
-    assert f"= {ranks} ranks x" in done.stdout
+    result = CliRunner().invoke(app, [*command, "--dry-run", f"data.path={data}"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert f"= {ranks} ranks x" in result.stdout
     config = load(TrainConfig, path, [f"data.path={data}"])
     student, teacher = dry_run.students_and_teachers(config)
     micro = config.run.batch // (ranks * config.accumulation(ranks))
@@ -79,6 +79,6 @@ def test_the_second_stage_recipe_loads_the_whole_state_of_the_first() -> None:
         student = Student(second)
     targets = {"cls.center": torch.empty(first.model.prototypes)}
     source = Source(FOLDER, first.model, first.data, weights, weights, targets)
-    found = matching_weights(source, second, student)
-    assert found.weights.keys() == found.averages.keys() == dict(student.named_parameters()).keys()
-    assert found.targets.keys() == {"cls.center"}
+    actual = matching_weights(source, second, student)
+    assert actual.weights.keys() == actual.averages.keys() == dict(student.named_parameters()).keys()
+    assert actual.targets.keys() == {"cls.center"}

@@ -23,11 +23,11 @@ def run(tmp_path: Path) -> Path:
 
 
 def dry_run(run: Path, *arguments: str) -> str:
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, ["train", "--run", str(run), "--dry-run", *arguments], catch_exceptions=False
     )
-    assert done.exit_code == 0, done.output
-    return done.output
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def test_a_run_resumes_from_its_recorded_configuration(run: Path) -> None:

@@ -13,12 +13,12 @@ from fmct_hpc.train.records import Records
 def test_lines_are_logged_first_last_periodically_and_after_a_minute() -> None:
     now = 0.0
     pace = Pace(1000, 10, lambda: now)
-    said = {}
+    logged = {}
     for step in range(1, 26):
         now += 300.0 if step == 1 else 2.0  # the first compiles
         if (left := pace.step(step)) is not None:
-            said[step] = left
-    assert said == {1: "", 10: "33 min", 20: "32 min"}
+            logged[step] = left
+    assert logged == {1: "", 10: "33 min", 20: "32 min"}
     now += LINE_EVERY_SECONDS
     assert pace.step(26) is not None
     assert Pace(3, 10, lambda: now).step(3) == ""

@@ -70,11 +70,11 @@ def test_the_limit_of_open_files_is_not_damage(dataset: Dataset) -> None:
     views = source(dataset)
     reads: list[Callable[[], object]] = [lambda: dataset.read(0), lambda: views.at(0)]
     for work in reads:
-        said = outcome(work, open_files=0)
-        assert said.startswith(f"UnavailableError: {dataset.shard_file(0)}: too many open files"), said
+        message = outcome(work, open_files=0)
+        assert message.startswith(f"UnavailableError: {dataset.shard_file(0)}: too many open files"), message
     sidecar = dataset.path / "a.index.parquet"
-    said = outcome(lambda: read_sidecar(sidecar, dataset.info.format), open_files=0)
-    assert said.startswith(f"UnavailableError: {sidecar}: too many open files")
+    message = outcome(lambda: read_sidecar(sidecar, dataset.info.format), open_files=0)
+    assert message.startswith(f"UnavailableError: {sidecar}: too many open files")
 
 
 def test_damage_is_still_skipped(dataset: Dataset) -> None:
@@ -92,8 +92,8 @@ def test_damage_is_still_skipped(dataset: Dataset) -> None:
 def test_files_beside_the_volumes_are_refused_by_name(dataset: Dataset) -> None:
     preprocessing = dataset.path / "preprocessing.json"
     preprocessing.write_text("{}")
-    said = outcome(lambda: (closed(preprocessing), read_preprocessing(dataset.path, "")))
-    assert said.startswith("PermissionError") or said.startswith(f"RefusedError: {preprocessing}")
+    message = outcome(lambda: (closed(preprocessing), read_preprocessing(dataset.path, "")))
+    assert message.startswith("PermissionError") or message.startswith(f"RefusedError: {preprocessing}")
     sidecar = closed(dataset.path / "a.index.parquet")
     for work in (
         lambda: read_sidecar(sidecar, dataset.info.format),
@@ -134,8 +134,8 @@ def manifest_of(step: int, files: dict[str, FileFacts]) -> Manifest:
     )
 
 
-@pytest.mark.parametrize("what", ["part", "manifest", "checkpoint", "all"])
-def test_a_run_does_not_skip_a_checkpoint_without_read_permission(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("case", ["part", "manifest", "checkpoint", "all"])
+def test_a_run_does_not_skip_a_checkpoint_without_read_permission(tmp_path: Path, case: str) -> None:
     whole_checkpoint(tmp_path, 10)
     part = whole_checkpoint(tmp_path, 20)
     folder = part.parent
@@ -145,10 +145,10 @@ def test_a_run_does_not_skip_a_checkpoint_without_read_permission(tmp_path: Path
         "checkpoint": folder,
         "all": folder.parent,
     }
-    path = closed(place[what])
-    said = outcome(lambda: checkpoint.newest(tmp_path))
-    assert said.startswith(("RefusedError", "PermissionError")), said
-    assert str(path) in said
+    path = closed(place[case])
+    message = outcome(lambda: checkpoint.newest(tmp_path))
+    assert message.startswith(("RefusedError", "PermissionError")), message
+    assert str(path) in message
     outcome(lambda: checkpoint.set_damaged_aside(tmp_path, 10))
     path.chmod(0o755)
     assert checkpoint.newest_step(tmp_path) == 20
@@ -158,8 +158,8 @@ def test_the_limit_of_open_files_marks_no_checkpoint_as_damaged(tmp_path: Path) 
     whole_checkpoint(tmp_path, 10)
     whole_checkpoint(tmp_path, 20)
     for left in range(3):
-        said = outcome(lambda: checkpoint.newest(tmp_path), open_files=left)
-        assert said.startswith(("UnavailableError", "OSError: [Errno 24]", "done")), said
+        message = outcome(lambda: checkpoint.newest(tmp_path), open_files=left)
+        assert message.startswith(("UnavailableError", "OSError: [Errno 24]", "done")), message
         outcome(lambda: checkpoint.set_damaged_aside(tmp_path, 10), open_files=left)
     assert checkpoint.newest_step(tmp_path) == 20
 
@@ -197,8 +197,8 @@ def test_unreadable_features_labels_and_weights_are_not_remade(tmp_path: Path) -
     }
     for path, work in reads.items():
         assert outcome(work).startswith(f"RefusedError: {path}: permission denied"), outcome(work)
-    said = outcome(lambda: store.held(tmp_path, "a" * 64, "b" * 64, ("cls",)))
-    assert said.startswith(f"RefusedError: {closed_file}")
+    message = outcome(lambda: store.held(tmp_path, "a" * 64, "b" * 64, ("cls",)))
+    assert message.startswith(f"RefusedError: {closed_file}")
 
 
 def test_a_scan_that_runs_out_of_open_files_ends_and_rejects_nothing(tmp_path: Path) -> None:
@@ -211,10 +211,10 @@ def test_a_scan_that_runs_out_of_open_files_ends_and_rejects_nothing(tmp_path: P
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM, errno.ENOTCONN])
 def test_machine_failures_are_retried_by_the_launcher(number: int) -> None:
-    told = refusal(OSError(number, os.strerror(number), "/some/file"))
-    assert isinstance(told, UnavailableError)
-    assert str(told).startswith("/some/file: ")
-    assert by_code(told.exit_code, "", Slurm()).cause == "crash", "which Slurm's policy tries again"
+    error = refusal(OSError(number, os.strerror(number), "/some/file"))
+    assert isinstance(error, UnavailableError)
+    assert str(error).startswith("/some/file: ")
+    assert by_code(error.exit_code, "", Slurm()).cause == "crash", "which Slurm's policy tries again"
     assert isinstance(refusal(MemoryError("of 3 GiB")), UnavailableError)
 
 
@@ -231,18 +231,18 @@ def test_a_missing_temporary_folder_is_one_line(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "expected"),
     [
         ("{}: damaged", "path 3: damaged"),
         ("{}/index.parquet: not there", "path 3: index.parquet: not there"),
         ("volumes of {} were made otherwise", "path 3: volumes of it were made otherwise"),
     ],
 )
-def test_refused_paths_are_named_by_their_number(said: str, told: str, tmp_path: Path) -> None:
+def test_refused_paths_are_named_by_their_number(message: str, expected: str, tmp_path: Path) -> None:
     def scans() -> Iterator[None]:
-        raise FmctError(said.format(tmp_path))
+        raise FmctError(message.format(tmp_path))
         yield
 
     with pytest.raises(FmctError) as refused:
         list(of_path(3, tmp_path, scans()))
-    assert str(refused.value) == told
+    assert str(refused.value) == expected

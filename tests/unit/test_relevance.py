@@ -93,7 +93,7 @@ def plain_attention(model: VisionTransformer, inputs: MethodInput) -> tuple[list
     width = WIDTH // 4
     x = model.embed_patches(inputs.view, inputs.kept, None)
     turns = model.turns(inputs.view, inputs.kept, None)
-    found = []
+    collected = []
     for number, block in enumerate(model.blocks[: inputs.layer + 1]):
         assert isinstance(block, Block)
         normed = block.attention_norm(x)
@@ -111,9 +111,9 @@ def plain_attention(model: VisionTransformer, inputs: MethodInput) -> tuple[list
         own = block.attention(normed, None if turns is None else turns[number])
         again = block.attention.projection(torch.from_numpy(mixed))
         torch.testing.assert_close(own[0], again, atol=1e-5, rtol=0)
-        found.append(weights)
+        collected.append(weights)
         x = block(x, None, None if turns is None else turns[number])
-    return found, model.norm(x)[0].numpy()
+    return collected, model.norm(x)[0].numpy()
 
 
 def test_attention_weights_times_values_equal_the_output_of_blocks(model: VisionTransformer) -> None:
@@ -159,15 +159,15 @@ ROWS = [["cls"], ["cls", "mean"], ["mean", "max"], ["query", "query"]]
 def test_gradient_times_input_equals_differences(model: VisionTransformer, rows: list[str]) -> None:
     """The derivative along a patch's own voxels, by central differences."""
     inputs = asked(model, rows)
-    found = gradient_input(inputs)[0].numpy()
+    actual = gradient_input(inputs)[0].numpy()
     number = range(27) if inputs.kept is None else inputs.kept[0].tolist()
-    for place in range(0, len(found), 5):
+    for place in range(0, len(actual), 5):
         d, h, w = (slice(4 * int(n), 4 * int(n) + 4) for n in np.unravel_index(number[place], (3, 3, 3)))
         alone = torch.zeros_like(inputs.view)
         alone[..., d, h, w] = inputs.view[..., d, h, w]
         with torch.no_grad():
             up, down = (inputs.logits(inputs.view + step * alone) for step in (1e-5, -1e-5))
-        assert found[place] == pytest.approx(((up - down) / 2e-5).item(), rel=1e-4, abs=1e-7)
+        assert actual[place] == pytest.approx(((up - down) / 2e-5).item(), rel=1e-4, abs=1e-7)
 
 
 def test_integrated_gradients_sum_to_the_difference_from_air(model: VisionTransformer) -> None:
@@ -216,7 +216,7 @@ def differences(
     block = model.blocks[number]
     assert isinstance(block, Block)
     step = 1e-4
-    found = np.zeros_like(weights)
+    actual = np.zeros_like(weights)
 
     def logit(changed: torch.Tensor) -> float:
         def by_weights(
@@ -239,14 +239,14 @@ def differences(
         tokens = inputs.tokens(inputs.view.detach().requires_grad_())
         logits = inputs.reading.logits(tokens, inputs.reading.weights(tokens))
         (own,) = torch.autograd.grad(logits.sum(), seen[number], materialize_grads=True, allow_unused=True)
-    found[:] = own[0].numpy()
+    actual[:] = own[0].numpy()
     for _ in range(12):
         place = tuple(int(generator.integers(n)) for n in weights.shape)
         nudge = torch.zeros_like(base)
         nudge[(0, *place)] = step
         slope = (logit(base + nudge) - logit(base - nudge)) / (2 * step)
-        assert found[place] == pytest.approx(slope, rel=1e-3, abs=1e-6)
-    return found
+        assert actual[place] == pytest.approx(slope, rel=1e-3, abs=1e-6)
+    return actual
 
 
 @pytest.fixture(scope="module")
@@ -279,19 +279,21 @@ def test_the_explained_score_equals_the_exported_classifiers(
     """Of integrated gradients the sum too, so that every method's logit is the classifier's."""
     classifier = load_classifier(kept[method])
     explainer = Explainer(classifier)
-    for found in explainer.of_scans(read_scans(exam, classifier.encoder.info)):
-        view = classifier.encoder.transform(found.scan.voxels, found.scan.spacing_mm)[None]
+    for explained in explainer.of_scans(read_scans(exam, classifier.encoder.info)):
+        view = classifier.encoder.transform(explained.scan.voxels, explained.scan.spacing_mm)[None]
         reading = explainer.readings["bright"][None]
-        asked = MethodInput(classifier.encoder.module, view, None, classifier.record.layer, reading)
+        inputs = MethodInput(classifier.encoder.module, view, None, classifier.record.layer, reading)
         with torch.no_grad():
-            said, air = asked.logits(torch.cat([view, torch.zeros_like(view)]))
-        assert torch.sigmoid(said).item() == pytest.approx(found.answers["bright"].score, abs=2e-3)
-        assert {method for _, method in found.maps} == set(METHODS)
-        total = found.maps["bright", "integrated-gradients"].sum()
-        assert total == pytest.approx((said - air).item(), rel=0.3, abs=0.05)
-        assert all(np.isfinite(values).all() for values in found.maps.values())
-        assert found.maps["bright", "rollout"].min() > 0
-        assert found.maps["bright", "attention-gradient"].min() >= 0  # 0 where nothing speaks for the label
+            score, air = inputs.logits(torch.cat([view, torch.zeros_like(view)]))
+        assert torch.sigmoid(score).item() == pytest.approx(explained.answers["bright"].score, abs=2e-3)
+        assert {method for _, method in explained.maps} == set(METHODS)
+        total = explained.maps["bright", "integrated-gradients"].sum()
+        assert total == pytest.approx((score - air).item(), rel=0.3, abs=0.05)
+        assert all(np.isfinite(values).all() for values in explained.maps.values())
+        assert explained.maps["bright", "rollout"].min() > 0
+        assert (
+            explained.maps["bright", "attention-gradient"].min() >= 0
+        )  # 0 where nothing speaks for the label
 
 
 KINDS = {
@@ -339,16 +341,18 @@ def test_a_reading_equals_the_head_output_for_every_kind_of_scans_and_studies(ta
         None if head in ("linear", "attentive") else SimpleNamespace(sample="study", series_pool=head)
     )
     record: Any = SimpleNamespace(pools=("cls", "mean"), of_studies=of_studies, method="m")
-    found = {}
+    collected = {}
     for number, reading in readings_of(record, made, kind, 1, torch.device("cpu")).items():
         reading = reading.of_series(tuple(ROLES[role] for role in SERIES))
         given = torch.from_numpy(tokens).float()
         weights = reading.weights(given)
         assert all(w.sum(dim=(0, 1)).numpy() == pytest.approx(1, abs=1e-5) for w in weights)
-        found[number] = reading.logits(given, weights).item()
+        collected[number] = reading.logits(given, weights).item()
         twice = torch.cat([given, given])
-        assert reading.logits(twice, reading.weights(twice)).tolist() == pytest.approx([found[number]] * 2)
-    assert found == pytest.approx(wanted(kind, np.asarray(raw).reshape(1, -1)), abs=1e-4)
+        assert reading.logits(twice, reading.weights(twice)).tolist() == pytest.approx(
+            [collected[number]] * 2
+        )
+    assert collected == pytest.approx(wanted(kind, np.asarray(raw).reshape(1, -1)), abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -376,9 +380,9 @@ def of_kinds(grid: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_maps_of_other_kinds_explain_the_documented_score(of_kinds: Path, exam: Path, tmp_path: Path) -> None:
     classifier = load_classifier(of_kinds)
     explainer = Explainer(classifier, ["integrated-gradients"])
-    for found in explainer.of_scans(read_scans(exam, explainer.reads)):
-        view = classifier.encoder.transform(found.scan.voxels, found.scan.spacing_mm)[None]
-        for task, answer in found.answers.items():
+    for explained in explainer.of_scans(read_scans(exam, explainer.reads)):
+        view = classifier.encoder.transform(explained.scan.voxels, explained.scan.spacing_mm)[None]
+        for task, answer in explained.answers.items():
             expected = answer.score
             if answer.kind == "binary":
                 expected = logit(answer.score)
@@ -394,14 +398,14 @@ def test_maps_of_other_kinds_explain_the_documented_score(of_kinds: Path, exam: 
             reading = readings[number]
             inputs = MethodInput(explainer.model, view, None, explainer.layer, reading)
             with torch.no_grad():
-                said, air = inputs.logits(torch.cat([view, torch.zeros_like(view)])).tolist()
-            assert said == pytest.approx(expected, rel=2e-3, abs=2e-3), task
-            total = found.maps[task, "integrated-gradients"].sum()
-            assert total == pytest.approx(said - air, rel=0.3, abs=0.05 * abs(said - air) + 0.05), task
+                score, air = inputs.logits(torch.cat([view, torch.zeros_like(view)])).tolist()
+            assert score == pytest.approx(expected, rel=2e-3, abs=2e-3), task
+            total = explained.maps[task, "integrated-gradients"].sum()
+            assert total == pytest.approx(score - air, rel=0.3, abs=0.05 * abs(score - air) + 0.05), task
     out = tmp_path / "why"
     words = ["relevance", str(exam), "--classifier", str(of_kinds), "--out", str(out)]
-    done = CliRunner().invoke(app, [*words, "--method", "gradient-input"])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(app, [*words, "--method", "gradient-input"])
+    assert result.exit_code == 0, result.output
     rows = pq.read_table(out / "relevance.parquet").to_pylist()
     assert {row["task"]: row["kind"] for row in rows} == {name: kind.name for name, kind in KINDS.items()}
     assert {row["value"] for row in rows if row["task"] == "third"} <= {0, 1, 7}
@@ -418,21 +422,21 @@ def test_maps_of_a_study_explain_the_score_of_its_series(
     read = read_scans(exam, explainer.reads, by_study=True)
     roles: tuple[Role, ...] = ("bone_thin", "soft_thick", "soft_thin")
     scans = [scan._replace(study=0, role=role) for scan, role in zip(read, roles, strict=True)]
-    found = list(explainer.of_scans(scans))
-    assert [one.scan.key for one in found] == [scan.key for scan in scans]
-    assert len({one.answers["bright"].score for one in found}) == 1
+    explained = list(explainer.of_scans(scans))
+    assert [one.scan.key for one in explained] == [scan.key for scan in scans]
+    assert len({one.answers["bright"].score for one in explained}) == 1
     views = torch.stack([explainer.encoder.transform(s.voxels, s.spacing_mm) for s in scans])
     reading = explainer.readings["bright"][None].of_series(roles)
     inputs = MethodInput(explainer.model, views, None, explainer.layer, reading)
     with torch.no_grad():
-        said, air = inputs.logits(torch.cat([views, torch.zeros_like(views)])).tolist()
-    assert torch.sigmoid(torch.tensor(said)).item() == pytest.approx(
-        found[0].answers["bright"].score, abs=2e-3
+        score, air = inputs.logits(torch.cat([views, torch.zeros_like(views)])).tolist()
+    assert torch.sigmoid(torch.tensor(score)).item() == pytest.approx(
+        explained[0].answers["bright"].score, abs=2e-3
     )
-    total = sum(one.maps["bright", "integrated-gradients"].sum() for one in found)
-    assert total == pytest.approx(said - air, rel=0.3, abs=0.05)
-    assert all(np.isfinite(values).all() for one in found for values in one.maps.values())
-    assert sum(one.maps["bright", "rollout"].max() > 0 for one in found) == 3
+    total = sum(one.maps["bright", "integrated-gradients"].sum() for one in explained)
+    assert total == pytest.approx(score - air, rel=0.3, abs=0.05)
+    assert all(np.isfinite(values).all() for one in explained for values in one.maps.values())
+    assert sum(one.maps["bright", "rollout"].max() > 0 for one in explained) == 3
     torn = [scan._replace(several_patients=True) for scan in scans]
     with pytest.raises(FmctError, match="several_patients"):
         explainer.of_sample(torn)
@@ -449,9 +453,9 @@ def test_neighbours_and_unknown_names_are_refused(kept: dict[str, Path], grid: S
         ((None, encoder, ["gradient-input"]), "requires a classifier"),
         ((None, encoder, [], ["bright"]), "an encoder has no labels"),
     ]
-    for given, said in cases:
-        with pytest.raises(FmctError, match=said):
-            open_explainer(*given)
+    for arguments, message in cases:
+        with pytest.raises(FmctError, match=message):
+            open_explainer(*arguments)
 
 
 @pytest.mark.parametrize("spacing", [12.0, 7.0])
@@ -469,9 +473,9 @@ def test_a_voxel_has_the_value_of_the_patch_with_the_nearest_centre(
     affine[:3, :3] *= spacing
     affine[:3, 3] = [31.0, -17.0, 400.0]
     scan = Scan(32 * "a", np.random.default_rng(0).integers(0, 80, shape).astype(np.int16), affine)
-    (found,) = explainer.of_scans([scan])
-    values = np.arange(1, 1 + np.prod(found.grid.shape), dtype=np.float32).reshape(found.grid.shape)
-    (tmp_path / "map.nii.gz").write_bytes(nifti_bytes(found.grid.on_volume(values, shape), scan.affine))
+    (explained,) = explainer.of_scans([scan])
+    values = np.arange(1, 1 + np.prod(explained.grid.shape), dtype=np.float32).reshape(explained.grid.shape)
+    (tmp_path / "map.nii.gz").write_bytes(nifti_bytes(explained.grid.on_volume(values, shape), scan.affine))
     image = nibabel.load(tmp_path / "map.nii.gz")
     assert isinstance(image, nibabel.Nifti1Image)
     assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
@@ -484,7 +488,7 @@ def test_a_voxel_has_the_value_of_the_patch_with_the_nearest_centre(
     own = nibabel.affines.apply_affine(scan.affine, index[:, ::-1])
     np.testing.assert_allclose(lps, own, atol=1e-3)
     centres = explainer.encoder.info.patch_centres(scan.voxels, scan.spacing_mm, scan.affine)
-    np.testing.assert_allclose(found.grid.centres_lps().reshape(-1, 3), centres, atol=1e-6)
+    np.testing.assert_allclose(explained.grid.centres_lps().reshape(-1, 3), centres, atol=1e-6)
     _, nearest = cKDTree(centres).query(lps)
     edge = np.linalg.norm(centres[1] - centres[0])
     along = (lps - centres[nearest]) @ (affine[:3, :3] / spacing)
@@ -569,9 +573,9 @@ def test_the_command_writes_maps_a_page_and_figures(
     words = ["relevance", str(exam), str(tmp_path / "Doe John"), "--out", str(out)]
     words += ["--classifier", str(kept["logistic"]), "--masks", str(masks_of(exam, tmp_path))]
     words += ["--beside", str(kept["attentive"])]
-    done = CliRunner().invoke(app, words)
-    assert isinstance(done.exception, FmctError), done.output
-    assert str(done.exception).startswith("path 1: ")
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, FmctError), result.output
+    assert str(result.exception).startswith("path 1: ")
     table = pq.read_table(out / "relevance.parquet").to_pylist()
     assert len(table) == 3 * 4 + 1
     assert [row["path"] for row in table if row["reason"]] == [1]
@@ -620,9 +624,9 @@ def test_shares_give_the_bytes_of_one_process_and_a_killed_one_resumes(
     words += ["--method", "gradient-input", "--method", "rollout", "--out"]
 
     def said(*more: str) -> str:
-        done = CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return done.output
+        result = CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     said(str(whole))
@@ -659,15 +663,15 @@ def test_the_documents_commands_run(
     monkeypatch.chdir(tmp_path)
     block, _ = blocks(REPOSITORY / "docs/probes.md", "bash", "Why")
     for line in block.splitlines():
-        done = CliRunner().invoke(app, line.split()[1:])
-        assert done.exit_code == 0, done.output
+        result = CliRunner().invoke(app, line.split()[1:])
+        assert result.exit_code == 0, result.output
     table = pq.read_table("looked-at/relevance.parquet")
     assert set(table["method"].to_pylist()) == {"rollout"}
     assert table["score"].null_count == table.num_rows == 3
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("key,mask\n", "has no column task"),
         ("key,task,mask\n", "no rows"),
@@ -677,10 +681,10 @@ def test_the_documents_commands_run(
         ("key,task,mask\nKEY,bright,empty.nii.gz\nKEY,bright,empty.nii.gz\n", "row 3: key"),
     ],
 )
-def test_wrong_masks_are_refused_by_their_row(text: str, said: str, exam: Path, tmp_path: Path) -> None:
+def test_wrong_masks_are_refused_by_their_row(text: str, message: str, exam: Path, tmp_path: Path) -> None:
     (scan, *_) = read_scans(exam, open_info(exam))
     file = tmp_path / "masks.csv"
     file.write_text(text.replace("KEY", scan.key))
     (tmp_path / "empty.nii.gz").write_bytes(nifti_bytes(np.zeros((2, 2, 2), np.float32), scan.affine))
-    with pytest.raises(FmctError, match=said):
+    with pytest.raises(FmctError, match=message):
         Masks.read(file).truth(scan.key, "bright", PatchGrid.of(scan, open_info(exam)))

@@ -116,5 +116,5 @@ def test_a_missing_or_damaged_table_is_named(tmp_path: Path) -> None:
 
 
 def test_sets_have_names_in_words() -> None:
-    said = [split_in_words(split) for split in ("id", "ood", "ood:site-b")]
-    assert said == ["in distribution", "out of distribution", "out of distribution: site-b"]
+    names = [split_in_words(split) for split in ("id", "ood", "ood:site-b")]
+    assert names == ["in distribution", "out of distribution", "out of distribution: site-b"]

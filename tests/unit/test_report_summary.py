@@ -49,17 +49,17 @@ def probed(areas: dict[str, tuple[Interval, Interval]], seen: int | None = 0) ->
 def test_the_verdict_requires_disjoint_intervals(
     areas: dict[str, tuple[Interval, Interval]], word: str, named: str
 ) -> None:
-    said = verdict(probed(areas))
-    assert f"pretraining {word}:" in said
-    assert named in said
+    text = verdict(probed(areas))
+    assert f"pretraining {word}:" in text
+    assert named in text
 
 
 def test_the_verdict_reports_leakage_from_pretraining() -> None:
     areas = {"a": (HIGH, LOW)}
-    said = [verdict(probed(areas, seen)) for seen in (0, 3, None)]
-    assert "7 patients that the pretraining did not see" in said[0]
-    assert "7 patients, of which the pretraining saw 3" in said[1]
-    assert len(set(said)) == 3
+    verdicts = [verdict(probed(areas, seen)) for seen in (0, 3, None)]
+    assert "7 patients that the pretraining did not see" in verdicts[0]
+    assert "7 patients, of which the pretraining saw 3" in verdicts[1]
+    assert len(set(verdicts)) == 3
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def unbroken(inputs: Inputs, folder: Path, until: int, change: float = 0.0) -> P
     return folder
 
 
-def by_name(said: str) -> dict[str, str]:
-    return {line[:10].strip(): line[12:] for line in said.splitlines()}
+def by_name(text: str) -> dict[str, str]:
+    return {line[:10].strip(): line[12:] for line in text.splitlines()}
 
 
 def test_each_line_has_the_figures_of_its_folder(inputs: Inputs, tmp_path: Path) -> None:
@@ -104,8 +104,8 @@ def test_the_summary_has_the_retrieval_of_volumes(inputs: Inputs, tmp_path: Path
     shutil.copytree(inputs.run, run)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rows = [{name: value for name, value in row.items() if "retrieval" not in name} for row in rows]
-    for step, found in ((4, 0.25), (350, 0.5), (STEPS, 0.875)) if looked else ():
-        rows[step - 1] |= {"retrieval": found, "retrieval_chance": 0.03125}
+    for step, retrieval in ((4, 0.25), (350, 0.5), (STEPS, 0.875)) if looked else ():
+        rows[step - 1] |= {"retrieval": retrieval, "retrieval_chance": 0.03125}
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     health = by_name(shown(run))["health"]
     assert ("25% at first, 88% at last (by chance 3%)" in health) == looked
@@ -122,9 +122,9 @@ def test_a_resume_is_reported_exact_only_if_later_steps_are_equal(inputs: Inputs
 def test_the_command_ends_with_the_summary(inputs: Inputs, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     arguments = ["report", page, "--run", inputs.run, "--data", inputs.data, "--probe", inputs.probe]
-    done = CliRunner().invoke(app, list(map(str, arguments)))
-    assert done.exit_code == 0, done.output
-    last = done.output.split("Summary\n")[1].splitlines()
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    last = result.output.split("Summary\n")[1].splitlines()
     assert last[:-1] == shown(inputs.run, inputs.data, inputs.probe).splitlines()
     assert last[-1].endswith(str(page))
 

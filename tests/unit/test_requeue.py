@@ -173,12 +173,12 @@ def test_a_scan_with_progress_is_restarted_without_limit(tmp_path: Path, job: Ca
     parts = WorkFolder(tmp_path / "catalog.parquet").parts
     parts.mkdir(parents=True)
     register("scan", tmp_path / "catalog.parquet")
-    found = []
+    collected = []
     for start in range(2 * MAX_IDLE):
         (parts / f"{start}.parquet").touch()
-        found.append(job())
-    assert [(one.done, one.unit) for one in found] == [(n + 1, "part") for n in range(2 * MAX_IDLE)]
-    limits: list[Past] = [("time limit", one.done) for one in found]
+        collected.append(job())
+    assert [(one.done, one.unit) for one in collected] == [(n + 1, "part") for n in range(2 * MAX_IDLE)]
+    limits: list[Past] = [("time limit", one.done) for one in collected]
     assert decide(history(*limits))[:2] == (True, 0.0)
 
 
@@ -198,11 +198,11 @@ def test_a_sweep_share_with_progress_is_restarted(tmp_path: Path, job: Callable[
     assert job() == (None, 3, 0, "unit")
     write_plan(tmp_path, grid)
     (tmp_path / "units").mkdir()
-    found = []
+    collected = []
     for number in (0, 1, 3, 2, 5):
         UnitFiles(tmp_path, digests[number]).marker.touch()
-        found.append(job().done)
-    assert found == [0, 1, 1, 2, 3]
+        collected.append(job().done)
+    assert collected == [0, 1, 1, 2, 3]
 
 
 def test_a_share_with_units_named_by_digests_is_restarted_while_it_progresses(
@@ -212,11 +212,11 @@ def test_a_share_with_units_named_by_digests_is_restarted_while_it_progresses(
     register_files(tmp_path, files, Share(1, 2))
     assert job() == (0, 2, 0, "unit")
     files[0].parent.mkdir()
-    found = []
+    collected = []
     for number in (0, 3, 2, 1):
         files[number].touch()
-        found.append(job().done)
-    assert found == [0, 1, 1, 2]
+        collected.append(job().done)
+    assert collected == [0, 1, 1, 2]
     (tmp_path / "units.json").write_text('{"files": ["../../etc/passwd.txt"]}')
     assert job() == (None, 2, 0, "unit")
 
@@ -231,12 +231,12 @@ def test_a_feature_extraction_is_restarted_while_it_progresses(
 ) -> None:
     for number in range(3):  # parts of a store: of two tasks, every second each
         keep_part(tmp_path / "other", 256 * number, 256 * (number + 1))
-    found = []
+    collected = []
     for share in range(2):
         monkeypatch.setenv(VARIABLE, str(tmp_path / f"slurm/9_{share}.ledgers.json"))
         register("features", tmp_path / "other", Share(share, 2))
-        found.append(progress_of_job(tmp_path / "slurm", f"9_{share}").done)
-    assert found == [512, 256]
+        collected.append(progress_of_job(tmp_path / "slurm", f"9_{share}").done)
+    assert collected == [512, 256]
     monkeypatch.setenv(VARIABLE, str(tmp_path / "slurm/77.ledgers.json"))
     register("features", tmp_path / "ours")
     register("features", tmp_path / "other")
@@ -250,16 +250,16 @@ def test_a_probe_is_restarted_while_its_features_or_units_progress(
     tmp_path: Path, job: Callable[[], Progress]
 ) -> None:
     register("features", tmp_path / "features/trained")
-    found = [job()]
+    actual = [job()]
     keep_part(tmp_path / "features/trained", 0, 256)
-    found.append(job())
+    actual.append(job())
     register("sweep", tmp_path, total=1)
     plan = Plan(units=(), digests=("ab" * 32,), seconds=(), tasks=((0,),), encoders=(), leakage=())
     write_plan(tmp_path, plan)
     (tmp_path / "units").mkdir()
     UnitFiles(tmp_path, "ab" * 32).marker.touch()
-    found.append(job())
-    assert [(one.done, one.unit) for one in found] == [(0, "volume"), (256, "volume"), (257, "result")]
+    actual.append(job())
+    assert [(one.done, one.unit) for one in actual] == [(0, "volume"), (256, "volume"), (257, "result")]
 
 
 LOG = """\

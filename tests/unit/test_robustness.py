@@ -59,28 +59,28 @@ def test_severity_0_equals_the_sweep_and_finished_units_are_kept(
     swept: tuple[RobustnessConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, folder = swept
-    said = rows_of(robustness(config, folder / "out"))
+    rows = rows_of(robustness(config, folder / "out"))
     own = {
         tuple(r[name] for name in PLACE): r
         for r in pq.read_table(folder / "swept/results.parquet").to_pylist()
     }
     assert len(own) == 7
-    for row in said:
+    for row in rows:
         there = own[tuple(row[name] for name in PLACE)]
         assert (row["n"], row["positives"], row["reason"]) == (there["n"], there["positives"], None)
         if row["severity"] == 0:
-            found = [row[name] for name in ("value", "low", "high")]
-            assert found == pytest.approx([there[name] for name in ("auc", "auc_low", "auc_high")], abs=1e-6)
+            actual = [row[name] for name in ("value", "low", "high")]
+            assert actual == pytest.approx([there[name] for name in ("auc", "auc_low", "auc_high")], abs=1e-6)
             assert row["difference"] == row["difference_low"] == row["difference_high"] == 0
         else:
             zero = next(
-                r for r in said if all(r[n] == row[n] for n in (*PLACE, "change")) and not r["severity"]
+                r for r in rows if all(r[n] == row[n] for n in (*PLACE, "change")) and not r["severity"]
             )
             assert row["difference"] == pytest.approx(row["value"] - zero["value"])
             assert row["difference_low"] <= row["difference"] <= row["difference_high"]
-    steps = [(r["change"], r["severity"]) for r in said[:5]]
+    steps = [(r["change"], r["severity"]) for r in rows[:5]]
     assert steps == [("thicker", 0), ("thicker", 30), ("noise", 0), ("noise", 40), ("noise", 400)]
-    assert len(said) == len(own) * len(steps)
+    assert len(rows) == len(own) * len(steps)
 
     # One severity more, in two shares: nothing else is scored again.
     scored = []
@@ -97,7 +97,7 @@ def test_severity_0_equals_the_sweep_and_finished_units_are_kept(
     assert scored == [("noise", 200.0)]
     after = [r for r in rows_of(robustness(more, folder / "out")) if r["severity"] != 200]
     assert scored == [("noise", 200.0)]
-    assert after == said
+    assert after == rows
 
 
 def test_shares_require_extracted_features_and_are_counted(
@@ -138,10 +138,12 @@ def test_exported_classifiers_score_changed_volumes_as_when_changed_elsewhere(
     kept = [folder / "kept-logistic", folder / "kept-finetune"]
     rows = rows_of(robustness(config, folder / "kept-out", kept))
     for path, method in zip(kept, ("logistic", "finetune"), strict=True):
-        said = {p.key: p.answers["bright"].score for p in load_classifier(path).predict(folder / "noisy")}
+        expected = {p.key: p.answers["bright"].score for p in load_classifier(path).predict(folder / "noisy")}
         (row,) = [r for r in rows if r["method"] == method and (r["change"], r["severity"]) == change]
         truth = list(labels.values())
-        assert row["value"] == pytest.approx(roc_auc_score(truth, [said[key] for key in labels]), abs=1e-6)
+        assert row["value"] == pytest.approx(
+            roc_auc_score(truth, [expected[key] for key in labels]), abs=1e-6
+        )
     of_sweep = pq.read_table(folder / "out/robustness.parquet").to_pylist()
     same = [r for r in of_sweep if (r["method"], r["pool"]) == ("logistic", "both")]
     own = [r for r in rows if r["method"] == "logistic"]
@@ -185,5 +187,7 @@ def test_unsupported_robustness_requests_are_refused(
         robustness(as_config(config, changes={"thicker": [30.0, 7.5]}), tmp_path / "f")
     with pytest.raises(ValueError, match="no change has a severity"):
         as_config(config, changes={name: [] for name in CHANGES})
-    done = CliRunner().invoke(app, ["robustness", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "e")])
-    assert isinstance(done.exception, FmctError)
+    result = CliRunner().invoke(
+        app, ["robustness", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "e")]
+    )
+    assert isinstance(result.exception, FmctError)

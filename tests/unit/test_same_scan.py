@@ -112,5 +112,5 @@ def test_a_pretraining_scan_under_another_id_is_leakage(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.parquet"
     pq.write_table(seen.index.select(["patient_key", "source_digest"]), manifest)
     for place in (seen.path, manifest):
-        found = check_leakage("own", cohort.tested(), patients_of(place), allowed=True)
-        assert (found.tested, found.pretrained) == (4, 2)  # 1 by its scan, 2 and 3 by the key of 3
+        actual = check_leakage("own", cohort.tested(), patients_of(place), allowed=True)
+        assert (actual.tested, actual.pretrained) == (4, 2)  # 1 by its scan, 2 and 3 by the key of 3

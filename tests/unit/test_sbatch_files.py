@@ -63,10 +63,10 @@ class Shell:
             **{"SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "1", "SLURM_ARRAY_TASK_COUNT": "2"},
             **{"SLURM_JOB_NODELIST": "n1", **variables},
         }
-        done = subprocess.run(
+        result = subprocess.run(
             ["bash", file, *arguments], env=environment, capture_output=True, text=True, timeout=60
         )
-        return Ended(done.returncode, done.stdout.splitlines())
+        return Ended(result.returncode, result.stdout.splitlines())
 
 
 @pytest.fixture
@@ -85,8 +85,8 @@ def shell(tmp_path: Path) -> Shell:
 
 
 def test_the_command_prints_the_file_of_functions_that_all_batch_scripts_source() -> None:
-    done = CliRunner().invoke(watch_app, ["job-script"])
-    assert done.output.splitlines() == [str(JOB_SCRIPT)]
+    result = CliRunner().invoke(watch_app, ["job-script"])
+    assert result.output.splitlines() == [str(JOB_SCRIPT)]
     assert JOB_SCRIPT.is_file()
     for file in FILES:
         assert '. "$(fmct launch job-script)"' in file.read_text()
@@ -131,9 +131,9 @@ def test_a_training_retries_a_busy_slurmctld_for_its_address(shell: Shell, tmp_p
     launched.write_text("\n".join([*SETUP, "srun train"]))
     for file in (train, launched):
         (tmp_path / "asked").unlink(missing_ok=True)
-        said = "\n".join(shell.run(file, "--run", "runs/first").said)
-        assert "srun MASTER_ADDR=10.0.0.1 " in said
-        assert f"port {PORTS[12 % len(PORTS)]}" in said
+        output = "\n".join(shell.run(file, "--run", "runs/first").said)
+        assert "srun MASTER_ADDR=10.0.0.1 " in output
+        assert f"port {PORTS[12 % len(PORTS)]}" in output
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -233,10 +233,10 @@ def test_the_array_suggested_by_status_does_the_remaining_tasks(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: Status, to_do: set[int]
 ) -> None:
     marked = set(range(TASKS)) - to_do
-    said = status(tmp_path / "out", marked, monkeypatch)
+    output = status(tmp_path / "out", marked, monkeypatch)
     [file] = [file for file in FILES if file.stem == status.__name__.removesuffix("_status")]
     does = {}
-    for number, variables in array(said).items():
+    for number, variables in array(output).items():
         ended = shell.run(file, "catalog", "--out", "out", **variables)
         [srun] = [line.split() for line in ended.said if line.startswith("srun ")]
         if "--share" in srun:
@@ -244,8 +244,8 @@ def test_the_array_suggested_by_status_does_the_remaining_tasks(
         else:
             share = Share.only(int(srun[srun.index("--task") + 1]))
         does[number] = set(share.part(range(TASKS)))
-        found = progress(tmp_path / "out", share)
-        assert found is not None
-        assert (found.done, found.total) == (len(does[number] & marked), len(does[number]))
+        actual = progress(tmp_path / "out", share)
+        assert actual is not None
+        assert (actual.done, actual.total) == (len(does[number] & marked), len(does[number]))
     assert set().union(*does.values()) >= to_do
     assert sum(map(len, does.values())) == len(set().union(*does.values())), "none twice"

@@ -405,8 +405,8 @@ def test_two_scans_of_one_catalog_do_not_run_at_once(tmp_path: Path) -> None:
 
 def test_the_exit_code_distinguishes_a_full_disk_from_other_failures() -> None:
     for number, code in ((errno.ENOSPC, 73), (errno.EDQUOT, 73), (errno.EIO, 74), (errno.EACCES, 2)):
-        told = findings.cannot_write(Path("work"), OSError(number, "x"))
-        assert (told.exit_code, "are kept" in str(told)) == (code, True)
+        error = findings.cannot_write(Path("work"), OSError(number, "x"))
+        assert (error.exit_code, "are kept" in str(error)) == (code, True)
 
 
 def test_a_catalog_of_another_version_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,15 +24,15 @@ JOB = rf"""JobId=12 JobName=JobState=FAILED {LATIN_1}
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def requeue_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where Slurm's commands note that a job was queued again."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    asked = tmp_path / "asked"
-    said = {
+    requeue_marker = tmp_path / "requeue_marker"
+    scripts = {
         "scontrol": f"""
-if [ "$1" = requeue ]; then touch {asked}; printf '{LATIN_1}' >&2; exit 0; fi
-restarts=0; [ -e {asked} ] && restarts=1
+if [ "$1" = requeue ]; then touch {requeue_marker}; printf '{LATIN_1}' >&2; exit 0; fi
+restarts=0; [ -e {requeue_marker} ] && restarts=1
 cat <<END
 $(printf "{JOB.replace(chr(10), chr(92) + "n")}")
 END""",
@@ -40,17 +40,17 @@ END""",
         "sacct": f"printf '12|CANCELLED by {LATIN_1}|0:0|||n1\\n12||0:0|||n1\\n'",
         "scancel": f"printf 'error: {LATIN_1}' >&2; exit 1",
     }
-    for name, script in said.items():
+    for name, script in scripts.items():
         (programs / name).write_text(f"#!/bin/bash\n{script}\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     for name, value in {"JOB_ID": "12", "PROCID": "0", "JOB_NODELIST": "n1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("FMCT_LOG", os.fsdecode(b"/Sch\xe4del/12.out"))
-    return asked
+    return requeue_marker
 
 
-def test_every_output_of_the_scheduler_is_parsed(asked: Path) -> None:
+def test_every_output_of_the_scheduler_is_parsed(requeue_marker: Path) -> None:
     scheduler = Slurm()
     [job] = scheduler.jobs_known("12") or []
     assert (job.state, job.restarts, job.name) == ("RUNNING", 0, "JobState=FAILED Sch\ufffddel")
@@ -67,31 +67,31 @@ def test_every_output_of_the_scheduler_is_parsed(asked: Path) -> None:
     assert scheduler.cancel("12") == "error: Sch\ufffddel"
 
 
-def test_a_preempted_job_of_any_name_is_requeued(asked: Path, tmp_path: Path) -> None:
+def test_a_preempted_job_of_any_name_is_requeued(requeue_marker: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         requeue.after(tmp_path / "slurm", None, 75, 1.0, Slurm())
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert asked.exists()
+    assert requeue_marker.exists()
     [ending] = requeue.read(tmp_path / "slurm", "12")
     assert ending.cause == "preempted"
 
 
-def test_the_record_of_a_job_is_serialised(asked: Path) -> None:
+def test_the_record_of_a_job_is_serialised(requeue_marker: Path) -> None:
     job = RecordedJob.here()
     assert job is not None
     assert RecordedJob.model_validate_json(job.model_dump_json()).log == "/Sch\ufffddel/12.out"
 
 
-def test_status_and_cancel(asked: Path, tmp_path: Path) -> None:
+def test_status_and_cancel(requeue_marker: Path, tmp_path: Path) -> None:
     slurm = tmp_path / "run" / "slurm"
     slurm.mkdir(parents=True)
     (slurm / "12_submission.sh").touch()
-    scontrol = asked.parent / "bin" / "scontrol"
+    scontrol = requeue_marker.parent / "bin" / "scontrol"
     scontrol.write_text(scontrol.read_text().replace(f"StdOut=/{LATIN_1}", f"StdOut={slurm}"))
-    told = CliRunner().invoke(watch_app, ["status", str(tmp_path / "run")])
-    assert told.exit_code == 0, told.output
-    assert "state RUNNING" in told.output
+    result = CliRunner().invoke(watch_app, ["status", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert "state RUNNING" in result.output
     refused = CliRunner().invoke(watch_app, ["cancel", str(tmp_path / "run")])
     assert "Sch\ufffddel" in str(refused.exception)

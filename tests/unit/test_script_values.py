@@ -44,12 +44,12 @@ def sections(annotation: Any) -> list[type[BaseModel]]:
 def keys(model: type[BaseModel]) -> dict[str, Any]:
     """The keys of a section, each with those of the section below it."""
     inner = {name: sections(field.annotation) for name, field in model.model_fields.items()}
-    return {name: keys(found[0]) if found else None for name, found in inner.items()}
+    return {name: keys(nested[0]) if nested else None for name, nested in inner.items()}
 
 
 def keys_given(value: Any, model: type[BaseModel]) -> Any:
     inner = {name: sections(model.model_fields[name].annotation) for name in value}
-    return {name: keys_given(value[name], found[0]) if found else None for name, found in inner.items()}
+    return {name: keys_given(value[name], nested[0]) if nested else None for name, nested in inner.items()}
 
 
 def spoilt(value: Any, hidden: str, place: str = "") -> Iterator[tuple[str, Any]]:

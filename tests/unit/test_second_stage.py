@@ -83,11 +83,11 @@ def test_a_run_starts_with_the_whole_state_of_another(data: Path, tmp_path: Path
     assert {name: t.shape for name, t in student.named_parameters()}.keys() == {
         key.removeprefix("weight/") for key in state if key.startswith("weight/")
     }
-    for kind, found in (("weight", dict(student.named_parameters())), ("average", averages)):
-        assert len(found) == sum(key.startswith(f"{kind}/") for key in state)
-        for name, tensor in found.items():
-            given = state[f"{kind}/{name}"].numpy()
-            expected = interpolated(given) if name == "encoder.positions" else given
+    for kind, tensors in (("weight", dict(student.named_parameters())), ("average", averages)):
+        assert len(tensors) == sum(key.startswith(f"{kind}/") for key in state)
+        for name, tensor in tensors.items():
+            stored = state[f"{kind}/{name}"].numpy()
+            expected = interpolated(stored) if name == "encoder.positions" else stored
             np.testing.assert_allclose(tensor.detach().numpy(), expected, rtol=0, atol=1e-6)
     assert {name: tensor.tolist() for name, tensor in targets.items()} == {
         f"{kind}.center": state[f"targets/{kind}.center"].tolist() for kind in ("cls", "patches")
@@ -129,8 +129,8 @@ def test_weights_missing_in_the_other_run_are_drawn_from_the_seed_and_named(
             assert torch.equal(tensor, state[f"weight/{name}"]), name
         elif name != "encoder.positions":
             assert torch.equal(tensor, drawn[name]), name
-    said = {line.getMessage().split(":")[0] for line in caplog.records}
-    assert {"head and ibot_head and mask_token", "targets' cls.center and patches.center"} <= said
+    logged = {line.getMessage().split(":")[0] for line in caplog.records}
+    assert {"head and ibot_head and mask_token", "targets' cls.center and patches.center"} <= logged
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -143,7 +143,7 @@ def test_a_centre_is_taken_only_with_its_head(data: Path, tmp_path: Path, shared
 
 
 @pytest.mark.parametrize(
-    ("sections", "told"),
+    ("sections", "message"),
     [
         ({"model": {"width": 48}}, "model.width=24, not 48"),
         ({"model": {"depth": 2}}, "model.depth=1, not 2"),
@@ -159,13 +159,13 @@ def test_a_centre_is_taken_only_with_its_head(data: Path, tmp_path: Path, shared
     ],
 )
 def test_another_model_or_input_is_refused_in_one_line(
-    data: Path, tmp_path: Path, sections: dict[str, dict[str, object]], told: str
+    data: Path, tmp_path: Path, sections: dict[str, dict[str, object]], message: str
 ) -> None:
     checkpoint = first_run(tmp_path / "first", small_config(data), data)
     settings = second(data, tmp_path / "first", **sections)
     with pytest.raises(FmctError) as refused:
         preflight(settings, tmp_path / "second", 1)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert str(refused.value).startswith(f"{checkpoint / MANIFEST}: ")
     assert "\n" not in str(refused.value)
 

@@ -21,7 +21,7 @@ def is_unseeded(call: ast.Call, imports_random: bool) -> bool:
 
 
 def calls_in(*nodes: ast.AST) -> list[ast.Call]:
-    return [found for node in nodes for found in ast.walk(node) if isinstance(found, ast.Call)]
+    return [call for node in nodes for call in ast.walk(node) if isinstance(call, ast.Call)]
 
 
 def test_no_test_draws_without_a_seed() -> None:
@@ -30,9 +30,9 @@ def test_no_test_draws_without_a_seed() -> None:
         imports = [
             alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
         ]
-        found = [ast.unparse(call) for call in calls_in(tree) if is_unseeded(call, "random" in imports)]
+        actual = [ast.unparse(call) for call in calls_in(tree) if is_unseeded(call, "random" in imports)]
         # The fixture `seed` is where a new one comes from.
-        assert found == (["secrets.randbits(32)"] if path.name == "conftest.py" else []), path
+        assert actual == (["secrets.randbits(32)"] if path.name == "conftest.py" else []), path
 
 
 def drawn(folder: Path, *arguments: str) -> list[str]:
@@ -49,9 +49,9 @@ def drawn(folder: Path, *arguments: str) -> list[str]:
         *arguments,
     ]
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
-    assert done.returncode == 1, done.stdout + done.stderr
-    return re.findall(r"^--seed (\d+)$", done.stdout, re.MULTILINE)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    assert result.returncode == 1, result.stdout + result.stderr
+    return re.findall(r"^--seed (\d+)$", result.stdout, re.MULTILINE)
 
 
 def test_a_failing_test_shows_its_seed_which_can_be_given(tmp_path: Path) -> None:

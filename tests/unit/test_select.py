@@ -112,10 +112,10 @@ def test_texts_belong_to_each_image_whatever_its_uid(case: str, seed: int) -> No
     one = series(tuple(sorted(renamed, key=lambda i: i.sop_uid)))  # as in a catalog
     try:
         select(one, SelectConfig())
-        found = None
+        actual = None
     except Rejection as rejection:
-        found = rejection.reason
-    assert found == expected
+        actual = rejection.reason
+    assert actual == expected
 
 
 @pytest.mark.parametrize("shift", [0.02, 0.5, 1.2, 2.5])

@@ -114,13 +114,13 @@ def test_the_document_has_these_readers_and_versions() -> None:
 
 def test_the_documents_code_reads_the_volumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    found: dict[str, Any] = {}
+    collected: dict[str, Any] = {}
     for block in blocks(DOCUMENT, "python"):
-        exec(block, found)
+        exec(block, collected)
     for name in ("by_zarr_python", "by_zarrs", "by_tensorstore"):
-        for key, voxels in zip(KEYS, found[name], strict=True):
+        for key, voxels in zip(KEYS, collected[name], strict=True):
             np.testing.assert_array_equal(voxels, volume(key))
-    np.testing.assert_array_equal(found["by_dali"], volume(KEYS[0]))
+    np.testing.assert_array_equal(collected["by_dali"], volume(KEYS[0]))
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -194,9 +194,9 @@ def test_a_flipped_bit_in_a_tar_is_detected_by_the_crc_of_the_record_alone(
 
 def test_dali_reads_the_tar_by_the_whole_extension(folder: Path) -> None:
     voxels, records = of_dali(folder / TAR, ["vol.blosc"])
-    found = [json.loads(record) for record in records]
-    assert [record["key"] for record in found] == KEYS
-    for stored, record in zip(voxels, found, strict=True):
+    actual = [json.loads(record) for record in records]
+    assert [record["key"] for record in actual] == KEYS
+    for stored, record in zip(voxels, actual, strict=True):
         np.testing.assert_array_equal(decoded(stored, record), volume(record["key"]))
         assert zlib.crc32(blosc.decompress(stored)) == record["crc32"]
 

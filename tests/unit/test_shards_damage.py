@@ -49,26 +49,26 @@ both_formats = pytest.mark.parametrize("dataset", FORMATS, indirect=True)
 
 def regions(file: Path) -> dict[str, range]:
     """What the bytes of a shard are, beside voxels and records."""
-    found = {}
+    collected = {}
     if file.suffix == ".zip":
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             entry = archive.getinfo(names[1])
             directory = archive.start_dir
-        found["header of a member"] = range(entry.header_offset, entry.header_offset + 30 + len(names[1]))
-        found["directory"] = range(directory, file.stat().st_size - 22)
-        found["end of the directory"] = range(file.stat().st_size - 22, file.stat().st_size)
+        collected["header of a member"] = range(entry.header_offset, entry.header_offset + 30 + len(names[1]))
+        collected["directory"] = range(directory, file.stat().st_size - 22)
+        collected["end of the directory"] = range(file.stat().st_size - 22, file.stat().st_size)
     elif file.suffix == ".tar":
         with tarfile.open(file) as archive:
             member = archive.getmembers()[1]
         end = member.offset_data + member.size
-        found["header of a member"] = range(member.offset, member.offset_data)
-        found["padding of a member"] = range(end, -(-end // 512) * 512)
-        found["end of the archive"] = range(file.stat().st_size - 1024, file.stat().st_size)
+        collected["header of a member"] = range(member.offset, member.offset_data)
+        collected["padding of a member"] = range(end, -(-end // 512) * 512)
+        collected["end of the archive"] = range(file.stat().st_size - 1024, file.stat().st_size)
     else:
-        found["magic"] = range(4)
-        found["footer"] = range(file.stat().st_size - 200, file.stat().st_size)
-    return found
+        collected["magic"] = range(4)
+        collected["footer"] = range(file.stat().st_size - 200, file.stat().st_size)
+    return collected
 
 
 @both_formats
@@ -156,17 +156,17 @@ def test_a_box_finds_a_flipped_bit_in_its_chunks(dataset: Dataset) -> None:
     file = dataset.shard_file(i)
     whole = file.read_bytes()
     offset, length = dataset.index["offset"][i].as_py(), dataset.index["length"][i].as_py()
-    found = 0
+    collected = 0
     for place in rng.integers(length, size=60).tolist():
         flip(file, offset + place, int(rng.integers(8)))
         try:
             box = dataset.read_box(i, (20, 0, 0), (40, 37, 51))
         except FmctError:
-            found += 1
+            collected += 1
         else:
             np.testing.assert_array_equal(box, VOLUMES[make_key(1)][20:40])
         file.write_bytes(whole)
-    assert found > 30
+    assert collected > 30
 
 
 @pytest.mark.parametrize("dataset", ["webdataset"], indirect=True)
@@ -225,7 +225,7 @@ def test_chunks_with_forged_checksums_never_crash_the_kernel(tmp_path: Path, cod
     shape = (32, 32, 64)
     whole = zarr_shard.encode(noise(shape, 4), codec)
     places = np.frombuffer(whole[-36:-4], "<u8").reshape(2, 2).astype(int)
-    said = set()
+    messages = set()
     for number in range(400):
         data = bytearray(whole)
         for offset, length in places:
@@ -239,8 +239,8 @@ def test_chunks_with_forged_checksums_never_crash_the_kernel(tmp_path: Path, cod
                 box = zarr_shard.read_box(stream.fileno(), Extent(0, len(data)), shape, (0, 0, 0), shape)
                 assert box.shape == shape
             except DamagedError as error:
-                said.add(str(error))
-    assert said == {
+                messages.add(str(error))
+    assert messages == {
         "a chunk does not have the layout of docs/formats.md",
         "its codec cannot decode a chunk",
     }
@@ -290,9 +290,9 @@ def test_an_unreadable_file_hides_no_other_damage(dataset: Dataset, monkeypatch:
 
     monkeypatch.setattr(info, "sha256", failing)
     flip(dataset.shard_file(1), 100, 3)
-    found = {problem.file: problem.what for problem in verify(dataset.path)}
-    assert found[dataset.shard_file(0).name] == "unreadable: Input/output error"
-    assert found[dataset.shard_file(1).name] == "SHA-256 differs"
+    actual = {problem.file: problem.what for problem in verify(dataset.path)}
+    assert actual[dataset.shard_file(0).name] == "unreadable: Input/output error"
+    assert actual[dataset.shard_file(1).name] == "SHA-256 differs"
 
 
 def test_workers_end_with_a_killed_verification(tmp_path: Path) -> None:

@@ -327,9 +327,9 @@ def test_the_commands_report_their_output(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         return result.output
 
-    told = fmct("info", tmp_path / "one")
+    output = fmct("info", tmp_path / "one")
     for fact in ("5", "ratio", "1 × 1 × 1 mm", "5 soft", Dataset.open(tmp_path / "one").content_digest()):
-        assert fact in told
+        assert fact in output
     assert "all digests match" in fmct("verify", tmp_path / "one", "--workers", 2)
     assert "5 volumes in 2 webdataset" in fmct(
         "convert", tmp_path / "one", "--out", tmp_path / "tar", "--to", "webdataset"

@@ -75,9 +75,9 @@ def test_the_content_of_a_study_is_from_the_record_or_the_facts(tmp_path: Path) 
     dataset = Dataset.open(tmp_path)
     assert verify(tmp_path) == []
     assert [dataset.record(n).rank for n in range(6)] == [None] * 4 + [1, 0]
-    found = study_roles(dataset.index)
-    assert found.roles.tolist() == [
+    actual = study_roles(dataset.index)
+    assert actual.roles.tolist() == [
         *("bone_thin", "soft_thick", "soft_thick", "soft_thin"),
         *("soft_thin", "bone_thick"),
     ]
-    assert found.ranks.tolist() == [3, 1, 2, 0, 1, 0]
+    assert actual.ranks.tolist() == [3, 1, 2, 0, 1, 0]

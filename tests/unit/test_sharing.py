@@ -48,8 +48,8 @@ def modes(folder: Path) -> set[tuple[str, int]]:
 def test_outputs_have_the_configured_permissions(
     tmp_path: Path, umask: int, environment: dict[str, str], file: int, folder: int
 ) -> None:
-    done = convert(tmp_path, umask, **environment)
-    assert done.returncode == 0, done.stderr
+    result = convert(tmp_path, umask, **environment)
+    assert result.returncode == 0, result.stderr
     assert modes(tmp_path / "out") == {("file", file), ("folder", folder)}
 
 
@@ -62,16 +62,16 @@ def test_a_recipe_sets_permissions_for_its_command_and_child_processes(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"{{data: {{path: {tmp_path}/data}}, privacy: {{share: {given}}}}}")
     command = [sys.executable, "-P", "-m", "launch.cli", "train", "--dry-run", "--run", str(tmp_path / "run")]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, "--config", str(recipe)], umask=0o027, env=os.environ | {"FMCT_SHARE": "group"}
     )
-    assert done.returncode == 0
+    assert result.returncode == 0
     assert modes(tmp_path / "run") == {("file", file), ("folder", file | (file & 0o444) >> 2)}
 
 
 def test_an_unknown_sharing_value_is_refused(tmp_path: Path) -> None:
-    done = convert(tmp_path, 0o022, FMCT_SHARE="everybody")
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    result = convert(tmp_path, 0o022, FMCT_SHARE="everybody")
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
     assert not (tmp_path / "out").exists()
 
 

@@ -26,9 +26,9 @@ def table(tmp_path: Path) -> Path:
 
 
 def shown(*arguments: object) -> list[list[str]]:
-    done = CliRunner().invoke(app, ["show", *map(str, arguments)], catch_exceptions=False)
-    assert done.exit_code == 0
-    return [line.split("\t") for line in done.stdout.splitlines()]
+    result = CliRunner().invoke(app, ["show", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0
+    return [line.split("\t") for line in result.stdout.splitlines()]
 
 
 def test_rows_are_text_without_control_characters(table: Path) -> None:

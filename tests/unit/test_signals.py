@@ -30,8 +30,8 @@ with signals.stop_on_signal() as stop:
 
 def test_a_second_signal_aborts_but_the_same_one_passed_on_twice_does_not() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", TWICE], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "asked\n"), done.stderr
+    result = subprocess.run([sys.executable, "-c", TWICE], env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (-signal.SIGTERM, "asked\n"), result.stderr
 
 
 def test_the_earlier_of_job_end_and_configured_minutes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,14 +46,14 @@ def test_the_earlier_of_job_end_and_configured_minutes_counts(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [("1700000000", "minutes ago"), ("soon", "not a time"), ("nan", "not a time")]
+    ("given", "message"), [("1700000000", "minutes ago"), ("soon", "not a time"), ("nan", "not a time")]
 )
 def test_a_job_end_in_the_past_is_reported_and_ignored(
-    monkeypatch: pytest.MonkeyPatch, given: str, said: str
+    monkeypatch: pytest.MonkeyPatch, given: str, message: str
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_END_TIME", given)
-    told = stale_job_end()
-    assert told is not None
-    assert said in told
+    line = stale_job_end()
+    assert line is not None
+    assert message in line
     assert time_limit(None) == math.inf
     assert time_limit(5) < math.inf

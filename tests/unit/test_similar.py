@@ -35,14 +35,14 @@ def arguments(grid: SweepConfig, exam: Path) -> dict[str, Any]:
 
 def test_the_nearest_equal_an_independent_search(grid: SweepConfig, tmp_path: Path) -> None:
     sample(grid.data, tmp_path / "exam", 3, seed=1)
-    found = similar(**arguments(grid, tmp_path / "exam"), out=tmp_path / "page.html", count=7)
+    result = similar(**arguments(grid, tmp_path / "exam"), out=tmp_path / "page.html", count=7)
     store = FeatureStore.open(grid.features / "ours")
     x = store.vectors().astype(np.float64)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     place = {key: i for i, key in enumerate(store.keys.tolist())}
-    assert len(found) == 3
-    for key, nearest in found:
+    assert len(result) == 3
+    for key, nearest in result:
         cosines = x @ x[place[key]]
         assert [one.similarity for one in nearest] == pytest.approx(np.sort(cosines)[::-1][:7], abs=1e-5)
         assert nearest[0].key == key, "it is in the dataset itself"
@@ -59,8 +59,8 @@ def test_an_index_larger_than_memory_is_searched(grid: SweepConfig) -> None:
     assert lists_for(len(store)) < len(own)
     plain = neighbours(store, own, 4)
     kilobytes = SearchConfig(memory_gb=4 * store.vectors().size / 1e9 / 1.5, probes=1)
-    found = neighbours(store, own, 4, kilobytes)
-    for one, other in zip(plain, found, strict=True):
+    actual = neighbours(store, own, 4, kilobytes)
+    for one, other in zip(plain, actual, strict=True):
         assert [a.key for a in one] == [b.key for b in other]
         assert [a.similarity for a in one] == pytest.approx([b.similarity for b in other], abs=1e-6)
 
@@ -69,15 +69,15 @@ def test_labels_are_printed_under_the_volumes(grid: SweepConfig, tmp_path: Path)
     given = {f"--{name}": str(path) for name, path in arguments(grid, grid.data).items() if name != "exam"}
     words = [word for pair in given.items() for word in pair]
     page = tmp_path / "page.html"
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         app,
         ["similar", str(grid.data), *words, "--labels", str(grid.labels), "--out", str(page), "--count", "1"],
     )
-    assert done.exit_code == 0, done.output
+    assert result.exit_code == 0, result.output
     bright = sum(pq.read_table(grid.labels)["bright"].to_pylist())
-    said = page.read_text().split("<figcaption")
-    assert sum(": bright" in part.split("</figcaption>")[0] for part in said) == bright
-    assert sum(": no positive label" in part.split("</figcaption>")[0] for part in said) == 60 - bright
+    captions = page.read_text().split("<figcaption")
+    assert sum(": bright" in part.split("</figcaption>")[0] for part in captions) == bright
+    assert sum(": no positive label" in part.split("</figcaption>")[0] for part in captions) == 60 - bright
 
 
 def test_features_of_another_encoder_are_refused(grid: SweepConfig, tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def sketch_of(hu: np.ndarray, cut: int = 0) -> np.ndarray:
 
 
 def test_different_heads_are_not_similar() -> None:
-    found = np.stack([sketch_of(scanned(clean(number))) for number in range(HEADS)])
-    products = found @ found.T
+    actual = np.stack([sketch_of(scanned(clean(number))) for number in range(HEADS)])
+    products = actual @ actual.T
     assert products == pytest.approx(products.T, abs=1e-5)
     assert np.diag(products) == pytest.approx(1, abs=1e-5)
     assert (products - np.eye(HEADS)).max() < SIMILAR - 0.03
@@ -71,9 +71,9 @@ def test_one_head_stays_similar_after_any_change_of_its_pixels(number: int) -> N
         "a window": np.clip(hu, -1000, 300),
     }
     first = sketch_of(hu)
-    found = {name: float(first @ sketch_of(one)) for name, one in other.items()}
-    found["a crop"] = float(first @ sketch_of(hu, cut=4))
-    assert {name for name, correlation in found.items() if correlation < SIMILAR} == set()
+    actual = {name: float(first @ sketch_of(one)) for name, one in other.items()}
+    actual["a crop"] = float(first @ sketch_of(hu, cut=4))
+    assert {name for name, correlation in actual.items() if correlation < SIMILAR} == set()
 
 
 def test_pairs_have_different_patients_and_scans_in_every_block(tmp_path: Path) -> None:

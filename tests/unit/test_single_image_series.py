@@ -25,20 +25,20 @@ def outcomes(folder: Path, images: int, at_one_place: bool = False) -> list[Outc
 
 
 def test_images_in_separate_series_are_reported_as_such(tmp_path: Path) -> None:
-    found = outcomes(tmp_path / "e", 12)
-    assert len(found) == 13
-    details = [o.rejection.detail for o in found if o.rejection and len(o.series.instances) == 1]
-    assert {o.rejection.reason for o in found if o.rejection} == {Reason.TOO_FEW_SLICES}
+    results = outcomes(tmp_path / "e", 12)
+    assert len(results) == 13
+    details = [o.rejection.detail for o in results if o.rejection and len(o.series.instances) == 1]
+    assert {o.rejection.reason for o in results if o.rejection} == {Reason.TOO_FEW_SLICES}
     assert len(details) == 12
     assert all("12 series" in detail and "(0020,000E)" in detail for detail in details)
-    (pair,) = [o for o in found if len(o.series.instances) == 2]
+    (pair,) = [o for o in results if len(o.series.instances) == 2]
     assert pair.rejection is not None
     assert "0020,000E" not in pair.rejection.detail
 
 
 @pytest.mark.parametrize(("images", "at_one_place"), [(MIN_IMAGES - 1, False), (12, True)])
 def test_intended_single_images_are_not_reported(images: int, at_one_place: bool, tmp_path: Path) -> None:
-    found = outcomes(tmp_path / "e", images, at_one_place)
-    assert {o.rejection.reason for o in found if o.rejection} == {Reason.TOO_FEW_SLICES}
-    assert len(found) == images + 1
-    assert not any("0020,000E" in o.rejection.detail for o in found if o.rejection)
+    results = outcomes(tmp_path / "e", images, at_one_place)
+    assert {o.rejection.reason for o in results if o.rejection} == {Reason.TOO_FEW_SLICES}
+    assert len(results) == images + 1
+    assert not any("0020,000E" in o.rejection.detail for o in results if o.rejection)

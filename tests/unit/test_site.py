@@ -69,9 +69,9 @@ def test_every_key_of_a_site_reaches_the_script(tmp_path: Path) -> None:
         "kill-on-invalid-dep": "yes",
         "requeue": "",
     }
-    found = directives(text)
-    assert {name: found.get(name) for name in expected} == expected
-    assert "exclusive" not in found
+    actual = directives(text)
+    assert {name: actual.get(name) for name in expected} == expected
+    assert "exclusive" not in actual
     order = [
         "module load cuda/13.0",
         "GREETING='two words'",

@@ -237,8 +237,8 @@ def test_unreadable_archives_are_named_and_affect_no_others(tmp_path: Path) -> N
     for name, data in files.items():
         (export / name).write_bytes(data)
     summary = scan(export, tmp_path / "c")
-    found = reasons(tmp_path / "c")
-    assert found == {
+    by_name = reasons(tmp_path / "c")
+    assert by_name == {
         "secret": Reason.ENCRYPTED_ARCHIVE,
         "bomb": Reason.ARCHIVE_BOMB,
         "bomb.gz": Reason.ARCHIVE_BOMB,

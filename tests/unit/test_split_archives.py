@@ -132,14 +132,14 @@ def rejected(folder: Path) -> dict[str, tuple[str, str]]:
 def test_parts_are_read_as_one(kind: str, plain: Path, voxels: np.ndarray, tmp_path: Path) -> None:
     paths = split_as(tmp_path / "e", kind, plain)
     assert len(paths) > 3
-    (found,) = series(tmp_path / "e")
+    (actual,) = series(tmp_path / "e")
     assert rejected(tmp_path / "e") == {}
-    assert len(found.instances) == 60
-    assert np.array_equal(hu(found), voxels)
-    assert all(instance.source.is_unchanged() for instance in found.instances)
+    assert len(actual.instances) == 60
+    assert np.array_equal(hu(actual), voxels)
+    assert all(instance.source.is_unchanged() for instance in actual.instances)
     paths[1].write_bytes(paths[1].read_bytes())
     os.utime(paths[1], ns=(0, 2**60))
-    assert not found.instances[0].source.is_unchanged()
+    assert not actual.instances[0].source.is_unchanged()
 
 
 @pytest.mark.parametrize("kind", ["split", "x.zip.{0:03d}", "x.tar.gz.{0:03d}"])
@@ -147,10 +147,10 @@ def test_a_missing_part_is_named_and_read_once_it_is_there(kind: str, plain: Pat
     paths = split_as(tmp_path / "e", kind, plain)
     absent = paths[1].rename(tmp_path / "away")
     assert series(tmp_path / "e") == []
-    found = rejected(tmp_path / "e")
-    assert set(found) == {path.name for path in paths} - {paths[1].name}
-    assert {reason for reason, _ in found.values()} == {Reason.DAMAGED_ARCHIVE}
-    assert all(f"{paths[1].suffix} is missing" in detail for _, detail in found.values())
+    reasons = rejected(tmp_path / "e")
+    assert set(reasons) == {path.name for path in paths} - {paths[1].name}
+    assert {reason for reason, _ in reasons.values()} == {Reason.DAMAGED_ARCHIVE}
+    assert all(f"{paths[1].suffix} is missing" in detail for _, detail in reasons.values())
     absent.rename(paths[1])
     assert len(series(tmp_path / "e")[0].instances) == 60
     assert rejected(tmp_path / "e") == {}
@@ -161,9 +161,9 @@ def test_a_missing_last_part_is_named(plain: Path, tmp_path: Path) -> None:
         paths = split_as(tmp_path / f"e{number}", kind, plain)
         paths[-1].unlink()
         assert series(tmp_path / f"e{number}") == []
-        found = rejected(tmp_path / f"e{number}")
-        assert {reason for reason, _ in found.values()} == {Reason.DAMAGED_ARCHIVE}
-        assert all("missing" in detail for _, detail in found.values())
+        reasons = rejected(tmp_path / f"e{number}")
+        assert {reason for reason, _ in reasons.values()} == {Reason.DAMAGED_ARCHIVE}
+        assert all("missing" in detail for _, detail in reasons.values())
     paths = split_as(tmp_path / "x", "x.tar.gz.{0:03d}", plain)
     paths[-1].unlink()
     assert len(series(tmp_path / "x")[0].instances) > 20
@@ -177,10 +177,10 @@ def test_an_absurd_number_of_parts_costs_nothing(tmp_path: Path) -> None:
         end = struct.pack("<4sHHHHLLH", b"PK\5\6", 0xFFFF, 0xFFFF, 0, 0, 0, 0, 0)
         (tmp_path / "e" / name).write_bytes(bytes(2000) + locator + end)
     assert series(tmp_path / "e") == []
-    found = rejected(tmp_path / "e")
-    assert {reason for reason, _ in found.values()} == {Reason.DAMAGED_ARCHIVE}
-    assert "4294967295 parts" in found["wide.zip"][1]
-    assert len(found["many.zip"][1]) < 200
+    reasons = rejected(tmp_path / "e")
+    assert {reason for reason, _ in reasons.values()} == {Reason.DAMAGED_ARCHIVE}
+    assert "4294967295 parts" in reasons["wide.zip"][1]
+    assert len(reasons["many.zip"][1]) < 200
 
 
 def test_parts_of_unsupported_archives_have_a_remedy(tmp_path: Path) -> None:
@@ -193,13 +193,13 @@ def test_parts_of_unsupported_archives_have_a_remedy(tmp_path: Path) -> None:
     for name, start in (parts | {"x.7z.002": b"", "z.tar.gz.002": b"", "notes.z01": b""}).items():
         (tmp_path / "e" / name).write_bytes(start + random.Random(0).randbytes(1000))
     assert series(tmp_path / "e") == []
-    found = rejected(tmp_path / "e")
-    assert {name: reason for name, (reason, _) in found.items()} == {
+    reasons = rejected(tmp_path / "e")
+    assert {name: reason for name, (reason, _) in reasons.items()} == {
         **dict.fromkeys((*parts, "x.7z.002"), Reason.UNSUPPORTED_ARCHIVE),
         **dict.fromkeys(("z.tar.gz.002", "notes.z01"), Reason.DAMAGED_ARCHIVE),
     }
-    assert "unpack" in found["x.7z.002"][1]
-    assert ".001 is missing" in found["z.tar.gz.002"][1]
+    assert "unpack" in reasons["x.7z.002"][1]
+    assert ".001 is missing" in reasons["z.tar.gz.002"][1]
 
 
 @pytest.mark.skipif(not shutil.which("zip"), reason="needs Info-ZIP")
@@ -207,5 +207,5 @@ def test_splits_of_info_zip_are_read(plain: Path, voxels: np.ndarray, tmp_path: 
     (tmp_path / "e").mkdir()
     command = ["zip", "-q", "-r", "-s", "64k", str(tmp_path / "e" / "x.zip"), "."]
     subprocess.run(command, cwd=plain, check=True)
-    (found,) = series(tmp_path / "e")
-    assert np.array_equal(hu(found), voxels)
+    (actual,) = series(tmp_path / "e")
+    assert np.array_equal(hu(actual), voxels)

@@ -93,14 +93,14 @@ def test_a_pipeline_is_shown_by_stage_with_dependencies(tmp_path: Path) -> None:
         JobFacts("15", "fmct-probe-01234567", "PENDING", "DependencyNeverSatisfied", waits=("14", "9")),
         JobFacts("16", "fmct-report-01234567", "PENDING", "Priority"),
     ]
-    found = rows(
+    actual = rows(
         tmp_path,
         *array,
         JobFacts("12_[2-3]", "fmct-preprocess-01234567", "PENDING", "Resources"),
         *waiting,
         past={"11": "COMPLETED"},
     )
-    assert [tuple(row) for row in found] == [
+    assert [tuple(row) for row in actual] == [
         ("scan", "done", "", "", "", "10"),
         ("plan", "done", "", "", "", "11"),
         ("preprocess", "running", "4 of 6 tasks", "Resources", "6 min", "12, queued again 1x"),

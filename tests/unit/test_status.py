@@ -62,9 +62,9 @@ class Slurm:
     def job(self, state: str | None, restarts: int = 0, reason: str = "None") -> None:
         """What scontrol says of the only job; None: it has forgotten it."""
         script = "case $* in 'show job 12') cat <<'END'\n{}\nEND\n;; *) exit 1;; esac"
-        said = JOB.format(state=state, restarts=restarts, reason=reason)
+        text = JOB.format(state=state, restarts=restarts, reason=reason)
         forgotten = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
-        self.says("scontrol", script.format(said) if state else forgotten)
+        self.says("scontrol", script.format(text) if state else forgotten)
 
 
 @pytest.fixture
@@ -282,10 +282,10 @@ def test_a_job_is_not_cancelled_on_the_word_of_a_record(run: Path, slurm: Slurm,
     (run / "slurm/\u00b2_submission.sh").touch()
     for state in ("RUNNING", "PENDING"):
         slurm.job(state)
-        told = CliRunner().invoke(watch_app, ["cancel", str(run)])
-        assert told.exit_code == 0, told.output
-        assert "job 12: " in told.output
-        assert "not cancelled" in told.output
+        result = CliRunner().invoke(watch_app, ["cancel", str(run)])
+        assert result.exit_code == 0, result.output
+        assert "job 12: " in result.output
+        assert "not cancelled" in result.output
         assert not (tmp_path / "cancelled").exists()
     for old, new in (
         ("StdOut=/somewhere", f"StdOut={run}/slurm"),

@@ -102,15 +102,15 @@ def test_scores_are_those_of_the_sweep_with_the_roles_of_each_study(
     refused = [row for row in rows if row["reason"]]
     assert {row["study_key"] for row in refused} == {study_keys()[number] for number in TORN}
     assert all(row["reason"].startswith("several_patients") for row in refused)
-    told = [row for row in rows if not row["reason"]]
-    assert len(told) == STUDIES - len(TORN)
+    predicted = [row for row in rows if not row["reason"]]
+    assert len(predicted) == STUDIES - len(TORN)
     scored = pq.read_table(swept / "predictions.parquet").to_pylist()
     theirs = {
         row["key"]: row["score"] for row in scored if (row["method"], row["sample"]) == (method, sample)
     }
-    ours = {row["key"]: row["score"] for row in told}
+    ours = {row["key"]: row["score"] for row in predicted}
     assert {key: ours[key] for key in theirs} == pytest.approx(theirs, abs=1e-6)
-    by_study = {row["study_key"]: row for row in told}
+    by_study = {row["study_key"]: row for row in predicted}
     for number, key in enumerate(study_keys()):
         if number in TORN:
             continue
@@ -124,8 +124,8 @@ def test_scores_are_those_of_the_sweep_with_the_roles_of_each_study(
 
 def test_a_probe_reads_one_sample_kind(grid: SweepConfig, tmp_path: Path) -> None:
     config = ProbeConfig(data=grid.data, labels=grid.labels, sample="study", series_pool="max")
-    found = as_sweep(tmp_path, config, tmp_path)
-    assert (found.samples, found.series_pool) == (("study",), "max")
+    actual = as_sweep(tmp_path, config, tmp_path)
+    assert (actual.samples, actual.series_pool) == (("study",), "max")
 
 
 def test_fitting_from_two_sample_kinds_needs_a_choice(grid: SweepConfig) -> None:
@@ -225,14 +225,14 @@ def test_scans_without_a_study_are_separate_and_precede_a_refusal(grid: SweepCon
             yield Scan(f"{number}", dataset.read(number), affine)
         raise FmctError("the fourth one is no head")
 
-    found: list[tuple[str, tuple[str, ...] | None]] = []
+    collected: list[tuple[str, tuple[str, ...] | None]] = []
 
     def all_of_them() -> None:
-        found.extend((one.key, one.roles) for one in classifier.of_scans(scans(), batch=2))
+        collected.extend((one.key, one.roles) for one in classifier.of_scans(scans(), batch=2))
 
     with pytest.raises(FmctError, match="fourth"):
         all_of_them()
-    assert found == [(f"{number}", ("unknown_thick",)) for number in range(3)]
+    assert collected == [(f"{number}", ("unknown_thick",)) for number in range(3)]
 
 
 def test_the_report_distinguishes_samples(swept: Path) -> None:
@@ -241,4 +241,4 @@ def test_the_report_distinguishes_samples(swept: Path) -> None:
     cells = [{one.text for row in block.rows for one in row} for block in tables]
     assert {"last layer, best series of a study", "last layer, all series of a study"} <= cells[0]
     assert {"ours, best series of a study", "ours, all series of a study"} <= cells[1]
-    assert any("best series of a study vs ours, all series" in said for said in Probes(swept).limits())
+    assert any("best series of a study vs ours, all series" in line for line in Probes(swept).limits())

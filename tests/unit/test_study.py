@@ -55,11 +55,11 @@ def outcomes(
     rules = SelectConfig(**config)
     builder = StudyBuilder(select_study(study, rules), rules.keep, make)
     volumes = [candidate for candidate, made in builder if not made.rejection]
-    found = builder.outcomes()
-    assert {one.candidate.keys for one in found if one.candidate} == {one.keys for one in volumes}
-    assert [outcome.series for outcome in found] == list(study)
-    assert all((outcome.candidate is None) != (outcome.rejection is None) for outcome in found)
-    return {outcome.series.series_uid: outcome for outcome in found}
+    actual = builder.outcomes()
+    assert {one.candidate.keys for one in actual if one.candidate} == {one.keys for one in volumes}
+    assert [outcome.series for outcome in actual] == list(study)
+    assert all((outcome.candidate is None) != (outcome.rejection is None) for outcome in actual)
+    return {outcome.series.series_uid: outcome for outcome in actual}
 
 
 def result(outcome: Outcome) -> str:
@@ -92,8 +92,8 @@ SPARSE = named("sparse", stack([10.0 * k for k in range(15)], thickness=1.0))
     ],
 )
 def test_the_best_of_a_study_is_kept(members: tuple[Series, ...], best: str, config: dict[str, Any]) -> None:
-    found = outcomes(*members, join=False, **config)
-    for uid, outcome in found.items():
+    results = outcomes(*members, join=False, **config)
+    for uid, outcome in results.items():
         assert result(outcome) == ("volume" if uid == best else "not_best_of_study")
         if outcome.rejection:
             assert outcome.chosen
@@ -108,20 +108,20 @@ def test_candidates_are_ranked_without_being_built() -> None:
     """The value that a builder consumes: parts of a joined head last, each rejection with its reason."""
     base, vault = named("base", stack(BASE, thickness=2.5)), named("vault", stack(VAULT, thickness=7.0))
     members = (vault, base, BONE, across_of(THICK))
-    found = select_study(members, SelectConfig())
-    assert [one.series for one in found.series] == list(members)
-    assert [[key[2] for key in one.keys] for one in found.candidates] == [["base", "vault"], ["vault"]]
-    assert {one.series.series_uid: str(one.rejection.reason) for one in found.series if one.rejection} == {
+    actual = select_study(members, SelectConfig())
+    assert [one.series for one in actual.series] == list(members)
+    assert [[key[2] for key in one.keys] for one in actual.candidates] == [["base", "vault"], ["vault"]]
+    assert {one.series.series_uid: str(one.rejection.reason) for one in actual.series if one.rejection} == {
         "base": "coverage_too_small",  # by itself
         "bone": "bone_kernel",
         "coronal": "reformat",
     }
-    assert select_study(members, SelectConfig()).candidates == found.candidates
+    assert select_study(members, SelectConfig()).candidates == actual.candidates
 
 
 def test_the_next_best_replaces_a_series_that_cannot_be_built() -> None:
-    found = outcomes(THICK, WIDE, THIN, BONE, failing=("thin",))
-    assert {uid: (result(one), one.stage) for uid, one in found.items()} == {
+    results = outcomes(THICK, WIDE, THIN, BONE, failing=("thin",))
+    assert {uid: (result(one), one.stage) for uid, one in results.items()} == {
         "thin": ("truncated_pixel_data", "build"),
         "wide": ("volume", "select"),
         "thick": ("not_best_of_study", "select"),
@@ -150,24 +150,24 @@ def test_a_series_ending_far_below_the_highest_lacks_the_vertex() -> None:
 
 def test_the_next_best_replaces_a_series_that_shows_less_of_the_head() -> None:
     tried: list[str] = []
-    found = outcomes(THICK, LOWER, WIDE, partial=("lower",), tried=tried)
+    results = outcomes(THICK, LOWER, WIDE, partial=("lower",), tried=tried)
     assert tried == ["lower", "wide"]
-    assert {uid: (result(one), one.stage) for uid, one in found.items()} == {
+    assert {uid: (result(one), one.stage) for uid, one in results.items()} == {
         "lower": ("vertex_missing", "build"),
         "wide": ("volume", "select"),
         "thick": ("not_best_of_study", "select"),
     }
-    assert found["lower"].chosen is found["wide"].candidate
+    assert results["lower"].chosen is results["wide"].candidate
 
 
 def test_the_best_is_kept_if_none_shows_more() -> None:
     tried: list[str] = []
-    found = outcomes(THICK, LOWER, partial=("lower", "thick"), tried=tried)
+    results = outcomes(THICK, LOWER, partial=("lower", "thick"), tried=tried)
     assert tried == ["lower", "thick", "lower"]
-    assert [result(found[uid]) for uid in ("lower", "thick")] == ["volume", "vertex_missing"]
-    found = outcomes(THIN, SPARSE, partial=("thin", "sparse"), tried=tried)
+    assert [result(results[uid]) for uid in ("lower", "thick")] == ["volume", "vertex_missing"]
+    results = outcomes(THIN, SPARSE, partial=("thin", "sparse"), tried=tried)
     assert tried[3:] == ["thin"]  # a reconstruction of the same range
-    assert result(found["thin"]) == "volume"
+    assert result(results["thin"]) == "volume"
     assert result(outcomes(THICK, LOWER, partial=("lower",), failing=("thick",))["lower"]) == "volume"
     kept = outcomes(THICK, LOWER, partial=("lower", "thick"), keep="all")
     assert {result(one) for one in kept.values()} == {"volume"}
@@ -183,9 +183,9 @@ def test_a_series_of_two_kernels_is_ranked_and_joined_by_its_kept_kernel() -> No
 
     both = twofold("both", [5.0 * k for k in range(30)], 5.0)
     assert both.kernel == "H60s"
-    found = outcomes(both, THIN, UNKNOWN, keep="all")
-    assert {uid: result(one) for uid, one in found.items()} == dict.fromkeys(found, "volume")
-    assert str(found["both"].candidate) == "soft, 5 mm, covers 150 mm"
+    results = outcomes(both, THIN, UNKNOWN, keep="all")
+    assert {uid: result(one) for uid, one in results.items()} == dict.fromkeys(results, "volume")
+    assert str(results["both"].candidate) == "soft, 5 mm, covers 150 mm"
     assert result(outcomes(both, UNKNOWN)["both"]) == "volume"
     vault = named("vault", stack(VAULT, thickness=7.0))
     candidate = outcomes(twofold("base", BASE, 2.5), vault)["vault"].candidate
@@ -225,10 +225,10 @@ def across(instances: tuple[Instance, ...]) -> tuple[Instance, ...]:
 
 def test_base_and_vault_become_one_volume() -> None:
     base, vault = named("base", stack(BASE, thickness=2.5)), named("vault", stack(VAULT, thickness=7.0))
-    found = outcomes(vault, base)
-    candidate = found["base"].candidate
+    results = outcomes(vault, base)
+    candidate = results["base"].candidate
     assert candidate
-    assert candidate is found["vault"].candidate
+    assert candidate is results["vault"].candidate
     assert candidate.series.series_uid == "base"
     assert heights(candidate) == BASE + VAULT
     assert [(p.series.series_uid, p.slices, p.low_mm, p.high_mm) for p in candidate.parts] == [
@@ -288,13 +288,13 @@ def test_parts_of_different_heads_are_not_joined(change: dict[str, Any]) -> None
     nowhere = change if change == {"frame_of_reference_uid": ""} else {}
     base = named("base", stack(BASE, thickness=2.5, **nowhere))
     vault = named("vault", stack(change.pop("heights", VAULT), **({"thickness": 7.0} | change)))
-    found = outcomes(base, vault, kernels=("soft", "bone"), max_coverage_mm=400, keep="all")
-    assert not any(outcome.candidate and outcome.candidate.parts for outcome in found.values())
+    results = outcomes(base, vault, kernels=("soft", "bone"), max_coverage_mm=400, keep="all")
+    assert not any(outcome.candidate and outcome.candidate.parts for outcome in results.values())
 
 
 def test_a_whole_head_is_not_joined_with_its_other_reconstructions() -> None:
-    found = outcomes(THICK, THIN, WIDE, SPARSE, FOSSA, keep="all")
-    assert all(outcome.candidate and not outcome.candidate.parts for outcome in found.values())
+    results = outcomes(THICK, THIN, WIDE, SPARSE, FOSSA, keep="all")
+    assert all(outcome.candidate and not outcome.candidate.parts for outcome in results.values())
 
 
 def test_two_reconstructions_of_each_part_are_joined_in_pairs() -> None:
@@ -303,20 +303,20 @@ def test_two_reconstructions_of_each_part_are_joined_in_pairs() -> None:
         for part, z in (("base", BASE), ("vault", VAULT))
         for kernel in ("H30s", "H70h")
     ]
-    found = outcomes(*members, kernels=("soft", "bone"), keep="all")
-    joined = {tuple(s.series_uid for s in o.candidate.sources) for o in found.values() if o.candidate}
+    results = outcomes(*members, kernels=("soft", "bone"), keep="all")
+    joined = {tuple(s.series_uid for s in o.candidate.sources) for o in results.values() if o.candidate}
     assert joined == {("base H30s", "vault H30s"), ("base H70h", "vault H70h")}
-    found = outcomes(*members, kernels=("soft", "bone"))
-    assert [result(one) for one in found.values()] == ["volume", "not_best_of_study"] * 2
+    results = outcomes(*members, kernels=("soft", "bone"))
+    assert [result(one) for one in results.values()] == ["volume", "not_best_of_study"] * 2
 
 
 def test_parts_are_kept_separate_if_the_whole_cannot_be_built() -> None:
     base, vault = named("base", stack(BASE, thickness=2.5)), named("vault", stack(VAULT, thickness=7.0))
-    found = outcomes(base, vault, failing=("base+vault",))
-    assert (result(found["base"]), found["base"].stage) == ("truncated_pixel_data", "build")
-    assert result(found["vault"]) == "volume"
-    found = outcomes(base, vault, failing=("base+vault", "vault"))
-    assert [(result(one), one.stage) for one in found.values()] == [("truncated_pixel_data", "build")] * 2
+    results = outcomes(base, vault, failing=("base+vault",))
+    assert (result(results["base"]), results["base"].stage) == ("truncated_pixel_data", "build")
+    assert result(results["vault"]) == "volume"
+    results = outcomes(base, vault, failing=("base+vault", "vault"))
+    assert [(result(one), one.stage) for one in results.values()] == [("truncated_pixel_data", "build")] * 2
 
 
 @given(st.data())
@@ -329,8 +329,8 @@ def test_any_split_of_a_stack_is_joined_to_the_whole(data: st.DataObject) -> Non
     parts = [
         named(str(n), stack(z[a:b].tolist(), orientation=TILTED)) for n, (a, b) in enumerate(pairwise(bounds))
     ]
-    found = outcomes(*data.draw(st.permutations(parts)))
-    (candidate,) = {id(one.candidate): one.candidate for one in found.values()}.values()
+    results = outcomes(*data.draw(st.permutations(parts)))
+    (candidate,) = {id(one.candidate): one.candidate for one in results.values()}.values()
     assert candidate
     assert heights(candidate) == z.tolist()
     assert len(candidate.sources) == len(parts)
@@ -353,8 +353,8 @@ def test_a_defect_loses_one_series_and_a_machine_failure_none(
         return failing
 
     monkeypatch.setattr(study, "usable", broken(KeyError("name of the patient")))
-    found = outcomes(THIN, THICK)
-    assert [result(one) for one in found.values()] == ["internal_error", "volume"]
+    results = outcomes(THIN, THICK)
+    assert [result(one) for one in results.values()] == ["internal_error", "volume"]
     assert "KeyError in test_study.py:" in caplog.text
     assert "patient" not in caplog.text
     monkeypatch.setattr(study, "usable", broken(MemoryError()))
@@ -372,6 +372,6 @@ def test_a_damaged_position_is_a_geometry_error_and_a_defect_in_selection_loses_
         raise ValueError("a text of the file")
 
     monkeypatch.setattr(study, "ranked", defective)
-    found = outcomes(THICK, THIN)
-    assert {result(outcome) for outcome in found.values()} == {"internal_error"}
-    assert all("text" not in str(outcome.rejection) for outcome in found.values())
+    results = outcomes(THICK, THIN)
+    assert {result(outcome) for outcome in results.values()} == {"internal_error"}
+    assert all("text" not in str(outcome.rejection) for outcome in results.values())

@@ -79,8 +79,8 @@ def test_digests_of_volume_units_are_unchanged_by_samples() -> None:
     grid = {"data": "d", "labels": "l", "features": "f", "encoders": [{"name": "ours", "weights": "w"}]}
     config = SweepConfig.model_validate({**grid, "methods": ["logistic", "attentive"], "seeds": [0]})
     cohort: Any = SimpleNamespace(digest="0" * 64)
-    found = [unit.digest(config, cohort)[:16] for unit in units(config, ["bleed"])]
-    assert found == ["1fbe1b76dc958005", "661e30921862368a"]
+    actual = [unit.digest(config, cohort)[:16] for unit in units(config, ["bleed"])]
+    assert actual == ["1fbe1b76dc958005", "661e30921862368a"]
     mean, maximum = (
         [unit.digest(of_pool, cohort) for unit in units(of_pool, ["bleed"])]
         for of_pool in (

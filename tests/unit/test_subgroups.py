@@ -81,20 +81,20 @@ def test_figures_of_each_group_equal_scikit_learn(folder: Path) -> None:
         ("slice_thickness_mm", "1.5 to 3.5"): number % 4 == 2,
         ("slice_thickness_mm", "3.5 and more"): number % 4 == 3,
     }
-    found = {(row["by"], row["group"]): row for row in rows}
+    actual = {(row["by"], row["group"]): row for row in rows}
     for key, own in inside.items():
-        row = found[key]
+        row = actual[key]
         assert (row["n"], row["positives"]) == (own.sum(), truth[own].sum())
         assert row["auc"] == pytest.approx(roc_auc_score(truth[own], scores[own]))
         assert row["auprc"] == pytest.approx(average_precision_score(truth[own], scores[own]))
         assert row["brier"] == pytest.approx(brier_score_loss(truth[own], scores[own]))
         assert row["gap"] == pytest.approx(row["auc"] - roc_auc_score(truth[~own], scores[~own]))
         assert row["gap_low"] < row["gap"] < row["gap_high"]
-    assert found["manufacturer", "ge"]["gap_low"] > 0.1
-    assert found["manufacturer", "ge"]["patients"] == VOLUMES / 2
-    assert found["kvp", "110 to 130"]["gap"] is None, "all volumes are in it"
+    assert actual["manufacturer", "ge"]["gap_low"] > 0.1
+    assert actual["manufacturer", "ge"]["patients"] == VOLUMES / 2
+    assert actual["kvp", "110 to 130"]["gap"] is None, "all volumes are in it"
     # A group beside all others is their gap the other way round, to the very resamples.
-    ge, siemens = found["manufacturer", "ge"], found["manufacturer", "siemens"]
+    ge, siemens = actual["manufacturer", "ge"], actual["manufacturer", "siemens"]
     assert [ge["gap_low"], ge["gap_high"]] == pytest.approx([-siemens["gap_high"], -siemens["gap_low"]])
 
 
@@ -110,17 +110,17 @@ def test_groups_of_a_site_are_read_and_missing_ones_unknown(folder: Path) -> Non
         "--groups",
         str(folder / "groups.parquet"),
     ]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
     rows = pq.read_table(folder / "subgroups.parquet").to_pylist()
     counts = {r["group"]: r["n"] for r in rows if r["by"] == "age" and r["method"] == "logistic"}
     assert counts == {"60 and over": 100, "under 60": 200, "unknown": 100}
-    assert "manufacturer ge: AUC" in done.output
-    assert "linear" not in done.output, "scores that are all equal have no gap"
+    assert "manufacturer ge: AUC" in result.output
+    assert "linear" not in result.output, "scores that are all equal have no gap"
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"study_key": ["a"], "age": ["x"]}, "none of its studies is in the dataset"),
         ({"age": ["x"]}, "expected study_key and columns of groups"),
@@ -133,10 +133,10 @@ def test_groups_of_a_site_are_read_and_missing_ones_unknown(folder: Path) -> Non
     ],
 )
 def test_a_table_that_does_not_group_is_refused(
-    columns: dict[str, list[Any]], said: str, folder: Path, tmp_path: Path
+    columns: dict[str, list[Any]], message: str, folder: Path, tmp_path: Path
 ) -> None:
     pq.write_table(pa.table(columns), tmp_path / "groups.parquet")
-    with pytest.raises(FmctError, match=said):
+    with pytest.raises(FmctError, match=message):
         subgroups(folder, folder / "data", tmp_path / "groups.parquet")
 
 

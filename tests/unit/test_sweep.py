@@ -118,12 +118,12 @@ def swept(folder: Path) -> Path:
 
 
 def rows(out: Path, name: str = "results") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(out / f"{name}.parquet").to_pylist()
-    return found
+    actual: list[dict[str, Any]] = pq.read_table(out / f"{name}.parquet").to_pylist()
+    return actual
 
 
 def test_there_is_a_row_for_every_cell_of_the_grid(swept: Path) -> None:
-    found = [
+    actual = [
         (r["encoder"], r["method"], r["task"], r["fraction"], r["shots"], r["seed"], r["split"])
         for r in rows(swept)
         if not r["reason"]
@@ -137,8 +137,8 @@ def test_there_is_a_row_for_every_cell_of_the_grid(swept: Path) -> None:
         for budget in ((0.5, None, 0), (0.5, None, 1), (1.0, None, 0), (None, 4, 0), (None, 4, 1))
         for split in ("id", "ood")
     }
-    assert len(found) == len(set(found))
-    assert {row for row in found if row[2] != "rare"} == expected
+    assert len(actual) == len(set(actual))
+    assert {row for row in actual if row[2] != "rare"} == expected
 
 
 def test_cells_that_cannot_be_probed_have_a_reason_and_no_figures(swept: Path) -> None:
@@ -353,17 +353,17 @@ def test_an_invalid_grid_is_reported_in_one_line(folder: Path, values: dict[str,
 def test_every_method_learns_an_obvious_finding_from_our_encoder(tmp_path: Path) -> None:
     grid = bright_sweep(tmp_path)
     Sweep(grid, tmp_path / "out").run()
-    found = {row["method"]: row for row in rows(tmp_path / "out")}
-    assert set(found) == set(grid.methods)
-    assert {row["step"] for row in found.values()} == {7}
-    for method, row in found.items():
+    actual = {row["method"]: row for row in rows(tmp_path / "out")}
+    assert set(actual) == set(grid.methods)
+    assert {row["step"] for row in actual.values()} == {7}
+    for method, row in actual.items():
         assert row["auc"] > 0.95, method
         assert row["chosen"] != "[{}]"
 
 
 def test_retrieval_ranks_encoders_by_the_neighbours_of_volumes(folder: Path, tmp_path: Path) -> None:
-    asked = RetrievalConfig.model_validate(config(folder).model_dump())
-    table = retrieval(asked, tmp_path / "out").to_pylist()
+    retrieval_config = RetrievalConfig.model_validate(config(folder).model_dump())
+    table = retrieval(retrieval_config, tmp_path / "out").to_pylist()
     named = {(row["encoder"], row["task"], row["split"]): row for row in table}
     assert set(named) == set(product(("clear", "dim"), ("bleed", "mass", "rare"), ("id", "ood")))
     clear, dim = named["clear", "bleed", "id"], named["dim", "bleed", "id"]
@@ -373,15 +373,15 @@ def test_retrieval_ranks_encoders_by_the_neighbours_of_volumes(folder: Path, tmp
     splits = pq.read_table(folder / "split-labels.parquet")["split"].to_pylist()
     assert clear["n"] == splits.count("test")
     with pytest.raises(FmctError, match="holds results of"):
-        retrieval(asked.model_copy(update={"labels": folder / "labels.parquet"}), tmp_path / "out")
-    unsplit = asked.model_copy(update={"labels": folder / "labels.parquet", "folds": 3})
+        retrieval(retrieval_config.model_copy(update={"labels": folder / "labels.parquet"}), tmp_path / "out")
+    unsplit = retrieval_config.model_copy(update={"labels": folder / "labels.parquet", "folds": 3})
     everybody = retrieval(unsplit, tmp_path / "all")
     assert {row["n"] for row in everybody.to_pylist() if row["task"] == "bleed"} == {VOLUMES}
     width = FeatureStore.open(folder / "features" / "clear").vectors().shape[1]
     small = SearchConfig(memory_gb=2 * width * VOLUMES / 1e9)
     indexed = retrieval(unsplit.model_copy(update={"search": small}), tmp_path / "indexed")
-    said = {"search", "candidates", "search_recall"}
+    search_columns = {"search", "candidates", "search_recall"}
     assert set(everybody["search"].to_pylist()) == {"exact"}
     assert set(indexed["search"].to_pylist()) == {"ivf-sq8"}
     assert set(indexed["search_recall"].to_pylist()) == {1.0}
-    assert everybody.drop_columns([*said]).equals(indexed.drop_columns([*said]))
+    assert everybody.drop_columns([*search_columns]).equals(indexed.drop_columns([*search_columns]))

@@ -89,14 +89,14 @@ def test_other_weights_or_other_pretraining_patients_need_another_plan(folder: P
 
 def test_unknown_pretraining_patients_need_explicit_permission(folder: Path) -> None:
     """Refused before features are extracted; said by the encoder's `pretraining`, they are known."""
-    asked = sweep(folder)
-    strict = Sweep(asked.config.model_copy(update={"allow_unknown_pretraining": False}), folder / "out")
+    sweep_ = sweep(folder)
+    strict = Sweep(sweep_.config.model_copy(update={"allow_unknown_pretraining": False}), folder / "out")
     with pytest.raises(FmctError, match=r"encoder e: .*allow_unknown_pretraining=true"):
         strict.run()
     assert not (folder / "features").exists()
     pq.write_table(pa.table({"patient_key": ["f" * 32]}), folder / "seen.parquet")
-    said = sweep(folder, pretraining=folder / "seen.parquet").config
-    known = Sweep(said.model_copy(update={"allow_unknown_pretraining": False}), folder / "known")
+    with_pretraining = sweep(folder, pretraining=folder / "seen.parquet").config
+    known = Sweep(with_pretraining.model_copy(update={"allow_unknown_pretraining": False}), folder / "known")
     assert known.plan().leakage[0].pretrained == 0
 
 

@@ -52,9 +52,9 @@ def why(description: str, **config: object) -> str | None:
 
 
 def test_every_language_has_every_kind() -> None:
-    found = Counter((term.language, term.kind) for term in builtin_terms())
+    actual = Counter((term.language, term.kind) for term in builtin_terms())
     kinds = ("contrast", "negation", "agent", "body", "part", "kernel", "phantom")
-    assert [(language, kind) for language in LANGUAGES for kind in kinds if not found[language, kind]] == []
+    assert [(language, kind) for language in LANGUAGES for kind in kinds if not actual[language, kind]] == []
     assert all(term.source and term.language for term in builtin_terms())
     repeated = Counter((term.language, term.kind, term.term) for term in builtin_terms())
     assert max(repeated.values()) == 1
@@ -69,17 +69,17 @@ def test_every_term_is_found_as_it_is_written() -> None:
         if kind in ("body", "part"):
             kind, meaning = HEAD.reads(kind, term.term, meaning)
         for text in (bare, bare.upper(), *([] if bound else [f"5mm ({bare})", f"{bare}_5"])):
-            found = lexicon().meanings(text, kind)
-            if kind not in ("negation", "kernel") and meaning not in found:
-                lost.append((term.term, text, found))
+            actual = lexicon().meanings(text, kind)
+            if kind not in ("negation", "kernel") and meaning not in actual:
+                lost.append((term.term, text, actual))
     assert lost == []
 
 
 def test_head_outweighs_other_parts_in_each_language() -> None:
-    found = {text: lexicon().meanings(text, "body") for text in (*HEADS, *OTHERS, *NEITHER)}
-    assert {text for text in HEADS if "head" not in found[text]} == set()
-    assert {text for text in OTHERS if found[text] != {"other"}} == set()
-    assert {text for text in NEITHER if found[text]} == set()
+    actual = {text: lexicon().meanings(text, "body") for text in (*HEADS, *OTHERS, *NEITHER)}
+    assert {text for text in HEADS if "head" not in actual[text]} == set()
+    assert {text for text in OTHERS if actual[text] != {"other"}} == set()
+    assert {text for text in NEITHER if actual[text]} == set()
     assert (why("Thorax"), why(HEADS[0])) == ("series_description", None)
 
 

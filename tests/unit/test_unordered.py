@@ -27,8 +27,8 @@ def opened(notes: Path) -> Opened:
 
 def test_a_function_is_unpickled_once_in_each_worker(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
-    found = list(unordered(Opened(notes), range(12), 2))
-    assert sorted(square for square, _ in found) == [number**2 for number in range(12)]
+    actual = list(unordered(Opened(notes), range(12), 2))
+    assert sorted(square for square, _ in actual) == [number**2 for number in range(12)]
     processes = notes.read_text().split()
     assert len(processes) == len(set(processes)) <= 2
-    assert {str(process) for _, process in found} <= set(processes)
+    assert {str(process) for _, process in actual} <= set(processes)

@@ -29,8 +29,8 @@ def test_enhanced_heads_are_distinguished_from_plain_ones(number: int) -> None:
 def test_a_new_scan_has_the_flag() -> None:
     affine = np.eye(4)
     affine[:3, :3] = INDEX_STEPS.T * STEP
-    found = [read_array(scanned(0, agent), affine, None, None).flags for agent in (False, True)]
-    assert [Reason.VESSELS_ENHANCED in flags for flags in found] == [False, True]
+    actual = [read_array(scanned(0, agent), affine, None, None).flags for agent in (False, True)]
+    assert [Reason.VESSELS_ENHANCED in flags for flags in actual] == [False, True]
 
 
 def test_the_length_of_vessels_is_reported() -> None:

@@ -34,9 +34,9 @@ class Reader:
             monkeypatch.setattr(module, "walked", self._walked)
 
     def _walked(self, *given: Any) -> walk.Walked | None:
-        found = walk.walked(*given) if self.walks else None
-        self.taken += found is not None
-        return found
+        actual = walk.walked(*given) if self.walks else None
+        self.taken += actual is not None
+        return actual
 
     def rows(self, data: bytes, walks: bool = True) -> str:
         """What is read, in words that tell NaN, floats and integers apart."""

@@ -315,8 +315,8 @@ def test_a_head_is_often_examined_with_the_neck() -> None:
 
 @pytest.mark.parametrize("rule", CONTRAST)
 def test_descriptions_of_contrast(rule: str) -> None:
-    found = {text: has_contrast(Texts(series_description=text), lexicon()) for text in CONTRAST[rule]}
-    assert found == CONTRAST[rule]
+    actual = {text: has_contrast(Texts(series_description=text), lexicon()) for text in CONTRAST[rule]}
+    assert actual == CONTRAST[rule]
 
 
 def test_agent_fields_that_mean_no_contrast_or_nothing() -> None:
@@ -325,8 +325,8 @@ def test_agent_fields_that_mean_no_contrast_or_nothing() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_descriptions_of_images_other_than_slices(kind: str | None) -> None:
-    found = {text: described_kind(text, lexicon()) for text in KINDS[kind]}
-    assert found == dict.fromkeys(KINDS[kind], kind)
+    actual = {text: described_kind(text, lexicon()) for text in KINDS[kind]}
+    assert actual == dict.fromkeys(KINDS[kind], kind)
 
 
 def test_parts_of_the_head_count_as_neither_head_nor_other_body_part() -> None:

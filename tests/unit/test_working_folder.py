@@ -45,27 +45,27 @@ def run(folder: Path, *command: str | Path, **variables: str) -> subprocess.Comp
     """Run it there, without what an earlier test's `main` has put into the environment."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **variables}
     environment.pop("PYTHONSAFEPATH", None)
-    done = subprocess.run(
+    result = subprocess.run(
         [*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True, timeout=280
     )
     imported = folder.parent / "imported"
-    assert not imported.exists(), f"{imported.read_text()}was imported: {done.stderr}"
-    return done
+    assert not imported.exists(), f"{imported.read_text()}was imported: {result.stderr}"
+    return result
 
 
 def test_ranks_and_readers_ignore_the_working_folder(folder: Path, tmp_path: Path) -> None:
     config = small_config(write_dataset(tmp_path / "data"), data={"workers": 1}, run={"steps": 2})
     recipe = write_recipe(config, tmp_path / "recipe.yaml")
-    done = run(folder, PROGRAM, "train", "--config", recipe, "--run", tmp_path / "run", "--ranks", "2")
-    assert done.returncode == 0, done.stderr
+    result = run(folder, PROGRAM, "train", "--config", recipe, "--run", tmp_path / "run", "--ranks", "2")
+    assert result.returncode == 0, result.stderr
     [attempt] = attempts(tmp_path / "run")
     assert attempt.cause == "done"
 
 
 def test_python_without_docstrings_is_refused_in_a_line(tmp_path: Path) -> None:
-    done = run(tmp_path, PROGRAM, "doctor", PYTHONOPTIMIZE="2")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "PYTHONOPTIMIZE" in done.stderr
+    result = run(tmp_path, PROGRAM, "doctor", PYTHONOPTIMIZE="2")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert "PYTHONOPTIMIZE" in result.stderr
 
 
 def test_worker_processes_ignore_the_working_folder(folder: Path, tmp_path: Path) -> None:
@@ -98,8 +98,10 @@ def test_a_slurm_job_and_its_hooks_ignore_the_working_folder(
         **{"SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
         **{"SLURM_NODEID": "0"},
     }
-    done = run(folder, "bash", slurm / "12_submission.sh", **here)
-    assert done.returncode == 2, done.stdout + done.stderr  # the command's own: there is no such catalog
+    result = run(folder, "bash", slurm / "12_submission.sh", **here)
+    assert result.returncode == 2, (
+        result.stdout + result.stderr
+    )  # the command's own: there is no such catalog
     endings = read(slurm, "12")  # put down by the hooks, before and after it
     assert [(ending.start, ending.code) for ending in endings] == [(0, None), (1, 2)]
 

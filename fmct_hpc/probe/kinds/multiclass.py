@@ -109,11 +109,11 @@ class _Measure:
         sums = self._sums(counts)
         there, right = sums[:, : self._count], sums[:, self._count : -2]
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = right / there
+            recalls = right / there
         errors = self._errors(counts)
         means = sums[:, -2:] / there.sum(axis=1, keepdims=True)
         calibration = [errors[:, 0], errors[:, 1:].mean(axis=1)]
-        return np.stack([_mean(areas), _mean(found), *means.T, *calibration], axis=1)
+        return np.stack([_mean(areas), _mean(recalls), *means.T, *calibration], axis=1)
 
 
 def _mean(columns: FloatArray) -> FloatArray:

@@ -77,11 +77,11 @@ def fit_path(kind: "Kind", x: FloatArray, targets: NDArray[Any], strengths: Sequ
             return value, np.concatenate([slope.ravel(), last])
 
         options = {"maxiter": MAX_ITERATIONS, "ftol": 1e-13, "gtol": 1e-7, "maxcor": 20}
-        found = minimize(objective, parameters, jac=True, method="L-BFGS-B", options=options).x
-        w = found[: rank * directions].reshape(rank, directions) * scale
+        solution = minimize(objective, parameters, jac=True, method="L-BFGS-B", options=options).x
+        w = solution[: rank * directions].reshape(rank, directions) * scale
         weights[strength] = axes.vectors @ w
-        biases[strength] = kind.biases(torch.from_numpy(found[rank * directions :].copy())).numpy()
-        parameters = found
+        biases[strength] = kind.biases(torch.from_numpy(solution[rank * directions :].copy())).numpy()
+        parameters = solution
         # Convert the parameters to the scale of the next strength; the model is unchanged.
         stronger = [other for other in sorted(strengths) if other > strength]
         if stronger:

@@ -113,5 +113,5 @@ class _Measure:
             spread = own2 - own**2
             slope = np.where(spread > 1e-12 * own2, (both - own * mean) / spread, np.nan)
         intercept = self._means[0] + mean - slope * (self._means[1] + own)
-        found = [error, np.sqrt(error2), explained, self._spearman(counts), slope, intercept]
-        return np.stack(found, axis=1)
+        figures = [error, np.sqrt(error2), explained, self._spearman(counts), slope, intercept]
+        return np.stack(figures, axis=1)

@@ -116,9 +116,9 @@ def _finetuned(given: "Given", problem: "Problem") -> "tuple[Fitted, Tunable]":
     rows, members = given.source.volumes_of(used)
     which = Rows(train, validation, np.concatenate([validation, scored]))
     title = f"{given.source.spec.name}: fine-tuning"
-    found = finetune(given.source.tunable, given.source.views(rows), goal, which, config, members, title)
-    scores = goal.predictions(found.scores)
-    chosen = {"step": float(found.step)}
-    head = found.model.as_head(goal)
+    finetuned = finetune(given.source.tunable, given.source.views(rows), goal, which, config, members, title)
+    scores = goal.predictions(finetuned.scores)
+    chosen = {"step": float(finetuned.step)}
+    head = finetuned.model.as_head(goal)
     fitted = Fitted(scores[: len(validation)], scores[len(validation) :], chosen, head)
-    return fitted, found.model.encoder
+    return fitted, finetuned.model.encoder

@@ -47,7 +47,7 @@ def _concordances(
     levels: int,
 ) -> FloatArray:
     """In descending order of time; a Fenwick tree (Fenwick 1994) counts the risks of the risk set."""
-    found = np.empty(len(counts))
+    concordances = np.empty(len(counts))
     tree = np.empty(levels + 1)
     exact = np.empty(levels)
     for row in range(len(counts)):
@@ -85,8 +85,8 @@ def _concordances(
                             tree[place] += weight
                             place += place & -place
                 start = i + 1
-        found[row] = right / pairs
-    return found
+        concordances[row] = right / pairs
+    return concordances
 
 
 class DynamicArea:
@@ -127,7 +127,7 @@ def _dynamic(
     ties_end: NDArray[np.bool_],
     fold_ends: NDArray[np.bool_],
 ) -> FloatArray:
-    found = np.empty(len(counts))
+    areas = np.empty(len(counts))
     for row in range(len(counts)):
         right, pairs = 0.0, 0.0
         above, others, tied, tied_others = 0.0, 0.0, 0.0, 0.0
@@ -144,8 +144,8 @@ def _dynamic(
                 if fold_ends[i]:
                     pairs += above * others
                     above, others = 0.0, 0.0
-        found[row] = right / pairs
-    return found
+        areas[row] = right / pairs
+    return areas
 
 
 def uncensored(times: FloatArray, events: BoolArray, at: FloatArray) -> FloatArray:

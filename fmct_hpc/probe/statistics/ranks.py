@@ -35,7 +35,7 @@ def _correlations(
     orders: NDArray[np.int64],
     ends: NDArray[np.bool_],
 ) -> FloatArray:
-    found = np.empty(len(counts))
+    correlations = np.empty(len(counts))
     size = len(patients)
     ranks = np.empty((2, size))
     for row in range(len(counts)):
@@ -59,5 +59,5 @@ def _correlations(
             both += weight * a * b
             one += weight * a * a
             other += weight * b * b
-        found[row] = both / np.sqrt(one * other) if one > 0 and other > 0 else np.nan
-    return found
+        correlations[row] = both / np.sqrt(one * other) if one > 0 and other > 0 else np.nan
+    return correlations

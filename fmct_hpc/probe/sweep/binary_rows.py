@@ -27,8 +27,8 @@ def _thresholds(test: Test, config: SweepConfig) -> NDArray[np.float64]:
     """Thresholds (3, N) of each volume's fold, in the order of `operating_thresholds`."""
     minimum = config.min_specificity, config.min_sensitivity
     chosen = [
-        operating_thresholds(found.validation, test.cell.labels[parts.validation], *minimum)
-        for parts, found in zip(test.cell.folds, test.fitted, strict=True)
+        operating_thresholds(fitted.validation, test.cell.labels[parts.validation], *minimum)
+        for parts, fitted in zip(test.cell.folds, test.fitted, strict=True)
     ]
     return np.array(chosen)[test.folds].T
 
@@ -38,14 +38,14 @@ def _areas(tests: Sequence[Test], scored: Sequence[Scored], config: SweepConfig)
     same: dict[bytes, list[int]] = {}
     for number, test in enumerate(tests):
         same.setdefault(test.rows.tobytes(), []).append(number)
-    found: list[tuple[Draws, Draws] | None] = [None] * len(tests)
+    draws: list[tuple[Draws, Draws] | None] = [None] * len(tests)
     for numbers in same.values():
         rankings = [Ranking(scored[number]) for number in numbers]
         patients = int(tests[numbers[0]].patients.max()) + 1
         both = bootstrap(rankings, patients, config.bootstrap, seed=0)
         for number, roc, precision in zip(numbers, *both, strict=True):
-            found[number] = roc, precision
-    return [pair for pair in found if pair is not None]
+            draws[number] = roc, precision
+    return [pair for pair in draws if pair is not None]
 
 
 def _row(test: Test, scored: Scored, roc: Draws, precision: Draws, config: SweepConfig) -> Row:

@@ -60,5 +60,5 @@ class Test:
             "n_validation": round(float(np.mean([len(parts.validation) for parts in folds]))),
             "n": len(self.rows),
             "patients": int(self.patients.max()) + 1,
-            "chosen": json.dumps([found.chosen for found in self.fitted]),
+            "chosen": json.dumps([fitted.chosen for fitted in self.fitted]),
         }

@@ -128,14 +128,14 @@ def _comparisons(
         for (first, ours), (second, theirs) in combinations(tests, 2):
             for test in ours.keys() & theirs.keys():
                 task, seed, split = json.loads(test)
-                found = _compared(ours[test], theirs[test], cohort.kind(task), config)
-                if found is not None:
+                comparison = _compared(ours[test], theirs[test], cohort.kind(task), config)
+                if comparison is not None:
                     of_pair = {
                         **{"encoder": first.encoder, "versus": second.encoder},
                         **{"sample": first.sample, "versus_sample": second.sample},
                         **{"task": task, "seed": seed, "split": split},
                     }
-                    rows.append({**shared, **of_pair, **found})
+                    rows.append({**shared, **of_pair, **comparison})
     families: dict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         families[json.dumps([row[name] for name in _FAMILY])].append(place)
@@ -171,10 +171,19 @@ def _compared(
     first, second = (drawn[0] for drawn in resampled(measures, patients, config.bootstrap, seed=0))
     if np.isnan(first.value):
         return None
-    found = paired(first, second, config.confidence)
+    difference = paired(first, second, config.confidence)
     return {
-        **{"n": len(ours.targets), "value": found.value, "value_versus": found.other, "p": found.p},
-        **{"difference": found.difference, "difference_low": found.low, "difference_high": found.high},
+        **{
+            "n": len(ours.targets),
+            "value": difference.value,
+            "value_versus": difference.other,
+            "p": difference.p,
+        },
+        **{
+            "difference": difference.difference,
+            "difference_low": difference.low,
+            "difference_high": difference.high,
+        },
         **{"kind": kind.name, "figure": kind.figures[0], "test": "bootstrap"},
     }
 

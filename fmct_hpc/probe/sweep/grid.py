@@ -75,7 +75,7 @@ def units(config: SweepConfig, tasks: Sequence[str]) -> list[Unit]:
     """All units of the grid, in order; expensive methods have one unit per seed and task."""
     budgets = [Budget(fraction, None) for fraction in config.fractions]
     budgets += [Budget(None, shots) for shots in config.shots]
-    found = []
+    units_ = []
     for spec, sample, method in product(config.encoders, config.samples, config.methods):
         reads = METHODS[method].reads
         layers: tuple[int | None, ...] = (None,) if reads == "volumes" else config.layers
@@ -90,7 +90,7 @@ def units(config: SweepConfig, tasks: Sequence[str]) -> list[Unit]:
                 else [(seeds, tuple(tasks))]
             )
             for own_seeds, own_tasks in parts:
-                found.append(
+                units_.append(
                     Unit(
                         encoder=spec.name,
                         method=method,
@@ -103,7 +103,7 @@ def units(config: SweepConfig, tasks: Sequence[str]) -> list[Unit]:
                         sample=sample,
                     )
                 )
-    return found
+    return units_
 
 
 def balanced_tasks(costs: Sequence[float], task_cost: float) -> list[list[int]]:

@@ -31,8 +31,8 @@ def kind_rows(tests: Sequence[Test], config: SweepConfig) -> list[Row]:
             measures[number] += [curve.observed for curve in curves[number]]
         patients = int(tests[numbers[0]].patients.max()) + 1
         every = [measure for own in measures.values() for measure in own]
-        found = iter(resampled(every, patients, config.bootstrap, seed=0))
-        drawn |= {number: list(islice(found, len(own))) for number, own in measures.items()}
+        draws = iter(resampled(every, patients, config.bootstrap, seed=0))
+        drawn |= {number: list(islice(draws, len(own))) for number, own in measures.items()}
     rows = []
     for number, test in enumerate(tests):
         figures, *observed = drawn[number]
@@ -60,8 +60,8 @@ def _curve(curve: Curve, observed: Sequence[Draws], confidence: float) -> Row:
 
 def _scored(test: Test) -> ScoredPredictions:
     validation = [
-        (found.validation, test.cell.labels[parts.validation])
-        for parts, found in zip(test.cell.folds, test.fitted, strict=True)
+        (fitted.validation, test.cell.labels[parts.validation])
+        for parts, fitted in zip(test.cell.folds, test.fitted, strict=True)
     ]
     return ScoredPredictions(test.predictions, test.targets, test.patients, test.folds, validation)
 

@@ -72,9 +72,9 @@ def problem_of(cell: Cell, parts: Parts, cohort: Cohort) -> Problem:
 
 def _test(cell: Cell, split: str, fitted: Sequence[Fitted], cohort: Cohort) -> Test:
     rows, predictions, folds = [], [], []
-    for number, (parts, found) in enumerate(zip(cell.folds, fitted, strict=True)):
+    for number, (parts, solution) in enumerate(zip(cell.folds, fitted, strict=True)):
         ends = np.cumsum([len(r) for r in parts.tests.values()])
-        own = dict(zip(parts.tests, np.split(found.scores, ends[:-1]), strict=True))[split]
+        own = dict(zip(parts.tests, np.split(solution.scores, ends[:-1]), strict=True))[split]
         rows.append(parts.tests[split])
         predictions.append(own)
         folds.append(np.full(len(own), number))
