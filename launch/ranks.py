@@ -32,7 +32,7 @@ class Ended(NamedTuple):
     rank: int
     """The rank with that code."""
 
-    def what(self) -> str:
+    def describe(self) -> str:
         """The outcome as text."""
         how = f"exit code {self.code}"
         if self.code > 128:
@@ -96,15 +96,15 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> Ended:
     first: Ended | None = None
     deadline = float("inf")
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        failed = [ended for ended in _ended(processes) if ended.code != EXIT_SAVED]
+        failed = [ended for ended in _ended_ranks(processes) if ended.code != EXIT_SAVED]
         if failed and not first:
             first = failed[0]
             deadline = time.monotonic() + FAILED_RANK_GRACE_SECONDS
         time.sleep(0.05)
-    return first or next(iter(_ended(processes)), Ended(0, 0))
+    return first or next(iter(_ended_ranks(processes)), Ended(0, 0))
 
 
-def _ended(processes: list[subprocess.Popen[bytes]]) -> list[Ended]:
+def _ended_ranks(processes: list[subprocess.Popen[bytes]]) -> list[Ended]:
     """The ranks that have ended with a nonzero code."""
     codes = [process.poll() or 0 for process in processes]
     return [Ended(code if code > 0 else 128 - code, rank) for rank, code in enumerate(codes) if code]

@@ -138,7 +138,7 @@ class Queued:
 
 
 @dataclass(frozen=True)
-class Accounted:
+class JobStart:
     """One start of a job, as accounting has it."""
 
     job: str
@@ -231,7 +231,7 @@ class Scheduler(ABC):
                 jobs[job.array] = Queued(*facts)
         return list(jobs.values())
 
-    def accounted(self, numbers: list[str]) -> list[Accounted] | None:
+    def job_starts(self, numbers: list[str]) -> list[JobStart] | None:
         """Every start of these jobs, oldest first; None if there is no accounting."""
         return None if numbers else []
 

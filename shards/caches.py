@@ -43,7 +43,7 @@ TRIED_BYTES = 4096
 def place() -> Path | None:
     """The first usable folder of `candidates`, created if missing; None if there is none."""
     for number, path in enumerate(candidates()):
-        why = trouble(path)
+        why = why_unusable(path)
         if why is None:
             return path
         if number == 0 and os.environ.get(VARIABLE) and _is_main_process():
@@ -68,7 +68,7 @@ def candidates() -> list[Path]:
     return [Path(path) for path in named if path and path.startswith("/")]
 
 
-def trouble(path: Path) -> str | None:
+def why_unusable(path: Path) -> str | None:
     """Why a folder, created if missing, cannot be used; None if it can.
 
     It must be a folder, not a link, that belongs to this user; no other user may be able to write to it or
@@ -119,7 +119,7 @@ def set_for_inductor() -> None:
     under a name that any user can create first.
     """
     if not os.environ.get(_INDUCTOR):
-        local = next((path for path in reversed(candidates()) if trouble(path) is None), None)
+        local = next((path for path in reversed(candidates()) if why_unusable(path) is None), None)
         if folder := local or _passing():
             os.environ[_INDUCTOR] = str(folder / "inductor")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from shards.errors import FmctError
 
 PREFIX = "FMCT_JOB_"
-"""Of the variables of schedulers without a reader."""
+"""Prefix of the variables of schedulers without a reader."""
 
 
 @dataclass(frozen=True)

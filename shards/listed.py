@@ -22,7 +22,7 @@ class Listed(Closed):
     """The content of the list."""
 
     files: tuple[Annotated[str, Field(pattern=r"^units/[0-9a-f]{1,64}\.[a-z]{1,20}$")], ...]
-    """Of each unit, in the plan's order: the file that is written last, relative to the output folder."""
+    """The file that each unit writes last, relative to the output folder, in the plan's order."""
 
 
 def register_files(out: Path, files: Sequence[Path], share: Share = WHOLE) -> None:

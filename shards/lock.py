@@ -105,7 +105,7 @@ def _acquire(file: Path, shared: bool, deadline: float) -> int:
             continue
         try:
             if _lock(descriptor, file.parent, shared):
-                if _is(descriptor, file):
+                if _names(descriptor, file):
                     return descriptor
                 os.close(descriptor)  # its last holder just removed it
                 continue
@@ -148,7 +148,7 @@ def _lock(descriptor: int, folder: Path, shared: bool) -> bool:
     return True
 
 
-def _is(descriptor: int, file: Path) -> bool:
+def _names(descriptor: int, file: Path) -> bool:
     """Whether `file` still names the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), file.stat(follow_symlinks=False))

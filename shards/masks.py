@@ -20,7 +20,7 @@ from shards.names import Component, Sha256
 from shards.newer_version import read_error
 
 SECTION = "masks"
-"""Of preprocessing.json."""
+"""Key in preprocessing.json."""
 MAX_CLASSES = 15
 """Bits of int16 below the sign."""
 _PLACE = ("shape", "affine", "source_digest")

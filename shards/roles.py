@@ -20,7 +20,7 @@ class StudyRoles(NamedTuple):
     """Role and rank of each volume of a dataset, (N,)."""
 
     roles: NDArray[np.str_]
-    """Of `shards.schema.Role`."""
+    """Values of `shards.schema.Role`."""
     ranks: NDArray[np.int64]
     """0 for the best volume of its study and patient, then 1 and so on."""
 

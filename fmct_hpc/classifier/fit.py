@@ -17,7 +17,7 @@ from fmct_hpc.probe.methods.registry import METHODS
 from fmct_hpc.probe.problem import Fitted, Problem
 from fmct_hpc.probe.samples import StudyCohort
 from fmct_hpc.probe.series import ROLES
-from fmct_hpc.probe.source import Given, Source
+from fmct_hpc.probe.source import FitInput, Source
 from fmct_hpc.probe.statistics.operating_point import operating_thresholds
 from fmct_hpc.probe.sweep.cell import Cell
 from fmct_hpc.probe.sweep.grid import Unit, units
@@ -112,8 +112,8 @@ def fit(
         raise FmctError("\n".join(refused))
     sweep.extract(progress=progress)
     problems = [problem_of(cell, cell.folds[0], cohort) for cell in chosen]
-    given = Given(source, unit.layer, unit.pool)
-    fitted, module = METHODS[unit.method].fit_to_keep(given, problems)
+    inputs = FitInput(source, unit.layer, unit.pool)
+    fitted, module = METHODS[unit.method].fit_to_keep(inputs, problems)
     if module is not None:
         assert isinstance(module, Backbone)
         opened = OurEncoder(module.cpu(), opened.info)

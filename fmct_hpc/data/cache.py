@@ -77,7 +77,7 @@ class ShardCache:
             return
         with _locked(temporary) as descriptor:
             # Another writer may have finished and renamed the file after this one opened it.
-            if descriptor is None or not _is(descriptor, temporary):
+            if descriptor is None or not _names(descriptor, temporary):
                 return
             try:
                 if target.exists():
@@ -90,7 +90,7 @@ class ShardCache:
                 elif digest:
                     raise FmctError(f"{source}: its SHA-256 does not match dataset.json")
             finally:
-                if _is(descriptor, temporary):
+                if _names(descriptor, temporary):
                     temporary.unlink()
 
     def _require_own(self) -> None:
@@ -208,7 +208,7 @@ def _locked(path: Path, wait: bool = False) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def _is(descriptor: int, path: Path) -> bool:
+def _names(descriptor: int, path: Path) -> bool:
     """Whether `path` still names the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())

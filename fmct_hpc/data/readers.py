@@ -119,7 +119,7 @@ class Readers:
         for process in processes:
             process.join(END_SECONDS)  # the exit code is available slightly after the end
         codes = [process.exitcode for process in processes if process.exitcode is not None]
-        return LostProcessError(f"a reader process {_how(min(codes))}") if codes else None
+        return LostProcessError(f"a reader process {_describe_exit(min(codes))}") if codes else None
 
 
 def _kill(readers: list[Reader]) -> None:
@@ -131,7 +131,7 @@ def _kill(readers: list[Reader]) -> None:
         reader.process.join(max(0.0, deadline - time.monotonic()))
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}: see its lines above"
     signal_ = signal.Signals(-code)

@@ -40,13 +40,13 @@ class Extraction:
     part_volumes: int = PART_VOLUMES
 
     @property
-    def wanted(self) -> "Wanted":
+    def wanted(self) -> "FeatureSet":
         """The requested features; FmctError for a layer that the encoder does not have."""
         rows, depth = self.rows, self.encoder.depth
         for layer in self.layers:
             if not -depth <= layer < depth:
                 raise FmctError(f"layer {layer}: encoder {self.name} has layers 0 to {depth - 1}")
-        return Wanted(
+        return FeatureSet(
             np.arange(len(self.dataset), dtype=np.int64) if rows is None else rows,
             tuple(sorted({layer % depth for layer in self.layers})),
             self.tokens,
@@ -54,7 +54,7 @@ class Extraction:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FeatureSet:
     """A set of requested or stored features."""
 
     rows: NDArray[np.int64]
@@ -65,21 +65,21 @@ class Wanted:
     """Patch tokens too."""
 
     @classmethod
-    def of(cls, held: FeatureStore, dataset: Dataset) -> "Wanted":
+    def of(cls, held: FeatureStore, dataset: Dataset) -> "FeatureSet":
         """The features in a store of the dataset's volumes."""
         place = {key: row for row, key in enumerate(dataset.index["key"].to_pylist())}
         rows = np.array([place[key] for key in held.keys.tolist()], dtype=np.int64)
         return cls(rows, held.info.layers, held.info.request.tokens)
 
-    def is_part_of(self, other: "Wanted") -> bool:
+    def is_part_of(self, other: "FeatureSet") -> bool:
         """Whether `other` contains all of these features."""
         less = set(self.layers) <= set(other.layers) and self.tokens <= other.tokens
         return less and bool(np.isin(self.rows, other.rows).all())
 
-    def joined_with(self, other: "Wanted") -> "Wanted":
+    def joined_with(self, other: "FeatureSet") -> "FeatureSet":
         """The union of both."""
         layers = tuple(sorted({*self.layers, *other.layers}))
-        return Wanted(np.union1d(self.rows, other.rows), layers, self.tokens or other.tokens)
+        return FeatureSet(np.union1d(self.rows, other.rows), layers, self.tokens or other.tokens)
 
     def recorded(self, encoder: Encoder, dataset: Dataset) -> FeatureRequest:
         """The request as recorded in a store of the encoder's features."""

@@ -10,7 +10,7 @@ import torch
 
 from fmct_hpc.model.execution import usable_device
 from fmct_hpc.probe import store
-from fmct_hpc.probe.extraction import PART_VOLUMES, Extraction, Wanted
+from fmct_hpc.probe.extraction import PART_VOLUMES, Extraction, FeatureSet
 from fmct_hpc.probe.forward import Arrays, arrays_of, inputs_of
 from fmct_hpc.probe.store import FeatureRequest, FeatureStore
 from fmct_hpc.train.export import require_same_preprocessing
@@ -74,7 +74,7 @@ def progress(out: Path, share: Share = WHOLE) -> Progress:
     return Progress(joined + kept, unit="volume")
 
 
-def _wanted(request: Extraction, out: Path) -> tuple[Wanted, FeatureStore | None]:
+def _wanted(request: Extraction, out: Path) -> tuple[FeatureSet, FeatureStore | None]:
     """What the store has to hold, and the store in `out` if it already holds all of it."""
     encoder, dataset = request.encoder, request.dataset
     if not (len(dataset) if request.rows is None else len(request.rows)):
@@ -86,7 +86,7 @@ def _wanted(request: Extraction, out: Path) -> tuple[Wanted, FeatureStore | None
     held = store.held(out, encoder.digest, dataset.info.digest, encoder.poolings)
     if held is None:
         return wanted, None
-    there = Wanted.of(held, dataset)
+    there = FeatureSet.of(held, dataset)
     return (there, held) if wanted.is_part_of(there) else (wanted.joined_with(there), None)
 
 
@@ -95,7 +95,7 @@ class _Parts:
     """The parts of a store, each with the features of some volumes, and their ledger."""
 
     request: Extraction
-    wanted: Wanted
+    wanted: FeatureSet
     out: Path
     device: torch.device
 
@@ -115,7 +115,7 @@ class _Parts:
 
     @property
     def ledger(self) -> Ledger[int, bool]:
-        """Of part numbers."""
+        """The ledger of part numbers."""
         return Ledger(range(len(self.paths)), lambda n: store.part_is_done(self.paths[n], self.recorded))
 
     def make(self, share: Share, report: Report) -> None:

@@ -87,7 +87,7 @@ class Source:
         self, method: MethodName, layer: int | None, pool: Pool | None, problems: Sequence[Problem]
     ) -> list[Fitted]:
         """Fit problems given by rows of the cohort; raises FmctError if the encoder lacks an input."""
-        return METHODS[method].fit(Given(self, layer, pool), problems)
+        return METHODS[method].fit(FitInput(self, layer, pool), problems)
 
     def vectors(self, layer: int, pool: Pool) -> NDArray[np.float32]:
         """Features of the cohort's volumes, or pooled over the series of its studies, (N, width)."""
@@ -143,7 +143,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Given:
+class FitInput:
     """Input of a method for a unit: a source, and the unit's layer and pool."""
 
     source: Source

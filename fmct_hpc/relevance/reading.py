@@ -139,8 +139,8 @@ def _together(
     if record.of_studies is None or record.of_studies.sample != "study":
         return None
     if isinstance(head, StudyLinearHead):
-        looks = tensor(head.attention).reshape(len(record.pools), -1)
-        return SeriesCombination("attention", looks, tensor(head.roles))
+        attention = tensor(head.attention).reshape(len(record.pools), -1)
+        return SeriesCombination("attention", attention, tensor(head.roles))
     if isinstance(head, StudyAttentiveHead):
         return SeriesCombination("patches", embedding=tensor(head.roles))
     pool = record.of_studies.series_pool

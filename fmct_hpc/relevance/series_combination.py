@@ -19,7 +19,7 @@ class SeriesCombination:
     """
 
     pool: Literal["mean", "max", "attention", "patches"]
-    looks: Tensor | None = None
+    attention: Tensor | None = None
     """(rows, width), for attention."""
     embedding: Tensor | None = None
     """(roles,) for attention, (roles, width) for patches."""
@@ -53,8 +53,8 @@ class SeriesCombination:
             weights = torch.zeros_like(studies)
             return weights.scatter_(1, studies.argmax(dim=1, keepdim=True), 1.0).flatten(0, 1)
         if self.pool == "attention":
-            assert self.looks is not None
+            assert self.attention is not None
             assert self.embedding is not None
-            scores = (studies * self.looks).sum(dim=(2, 3)) + self.embedding[self.roles]
+            scores = (studies * self.attention).sum(dim=(2, 3)) + self.embedding[self.roles]
             return scores.softmax(dim=1).flatten()[:, None, None]
         return torch.full_like(vectors[:, :1, :1], 1 / self.series)

@@ -67,7 +67,7 @@ class Index:
         self._index.nprobe = number
 
     def nearest(self, queries: NDArray[np.float32], count: int) -> tuple[IntArray, NDArray[np.float32]]:
-        """For each query in asked (B, width), of length 1, up to `count` volumes, the nearest first.
+        """For each of `queries` (B, width), of length 1, up to `count` volumes, the nearest first.
 
         Returns numbers (B, count), -1 if the searched lists have fewer, and exact cosines, -inf there.
         """
@@ -100,10 +100,10 @@ def _drawn(volumes: int, count: int) -> IntArray:
     return np.sort(generator.choice(volumes, count, replace=False)).astype(np.int64)
 
 
-def recall_of(index: Index, stored: StoredFeatures, candidates: int, questions: int = 64) -> float:
+def recall_of(index: Index, stored: StoredFeatures, candidates: int, queries: int = 64) -> float:
     """Mean share of the `NEAREST` true nearest neighbours among the index's first, for sampled queries."""
-    queries = stored.unit(_drawn(len(stored), questions))
-    approximate = index.nearest(queries, candidates)[0][:, :NEAREST]
-    nearest, _ = nearest_of(stored.batches(), queries, NEAREST)
+    sampled = stored.unit(_drawn(len(stored), queries))
+    approximate = index.nearest(sampled, candidates)[0][:, :NEAREST]
+    nearest, _ = nearest_of(stored.batches(), sampled, NEAREST)
     shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(approximate, nearest, strict=True)]
     return float(np.mean(shares))

@@ -19,14 +19,14 @@ KS = (1, 5, 10)
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryResults:
     """Queries for one label: a row per volume with the label for which other such volumes exist."""
 
     patients: IntArray
     """(Q,)"""
     precision: FloatArray
     """(Q,): average precision of each ranking, or of its first part if an index returned no more."""
-    found: NDArray[np.bool_]
+    hits: NDArray[np.bool_]
     """(Q, len(KS)): whether one of the first k has the label."""
     by_chance: FloatArray
     """(Q, 1 + len(KS)): expected precision and recalls of a random ranking."""
@@ -50,22 +50,22 @@ def evaluate_queries(
     patients: IntArray,
     labels: NDArray[np.floating],
     classes: Sequence[int] = (),
-) -> list[Asked]:
+) -> list[QueryResults]:
     """Evaluate retrieval for each label, with all its volumes as queries.
 
     patients: (N,); labels: (N, T), 0, 1, or NaN where unknown; classes: the columns whose values are classes;
     the relevant volumes of a query then have its class.
     """
-    parts: list[list[Asked]] = [[] for _ in range(labels.shape[1])]
-    asks = labels == 1
-    asks[:, list(classes)] = ~np.isnan(labels[:, list(classes)])
-    asking = np.flatnonzero(asks.any(axis=1))
+    parts: list[list[QueryResults]] = [[] for _ in range(labels.shape[1])]
+    is_query = labels == 1
+    is_query[:, list(classes)] = ~np.isnan(labels[:, list(classes)])
+    queries = np.flatnonzero(is_query.any(axis=1))
     others = [_Others(own, patients) for own in labels.T]
-    for rows in np.split(asking, range(0, len(asking), ranks.at_once))[1:]:
+    for rows in np.split(queries, range(0, len(queries), ranks.at_once))[1:]:
         order = ranks.ranked(rows)
         of_others = (order >= 0) & (patients[order] != patients[rows, None])
         for task, own in enumerate(labels.T):
-            of_task = asks[rows, task]
+            of_task = is_query[rows, task]
             ranked, mine = own[order[of_task]], rows[of_task]
             known = of_others[of_task] & ~np.isnan(ranked)
             right = known & (ranked == own[mine, None])
@@ -98,7 +98,7 @@ def _of_rankings(
     right: NDArray[np.bool_],
     volumes: IntArray,
     relevant: IntArray,
-) -> Asked:
+) -> QueryResults:
     """known, right: (Q, depth) in the order of each ranking; volumes, relevant: (Q,), at any rank.
 
     The average precision of a ranking with only n ranks is the sum over relevant volumes divided by the
@@ -114,7 +114,7 @@ def _of_rankings(
     hit = np.stack([(right & (place <= k)).any(axis=1) for k in KS], axis=1)
     chance = [_expected_precision(volumes, relevant, depth)]
     chance += [_expected_recall(volumes, relevant, k) for k in KS]
-    return Asked(patients, precision, hit, np.stack(chance, axis=1))
+    return QueryResults(patients, precision, hit, np.stack(chance, axis=1))
 
 
 def _expected_precision(volumes: IntArray, relevant: IntArray, depth: IntArray) -> FloatArray:
@@ -140,27 +140,27 @@ def _expected_recall(volumes: IntArray, relevant: IntArray, k: int) -> FloatArra
     return np.asarray(np.where(few, 1.0, 1 - misses))
 
 
-def _joined(parts: Sequence[Asked]) -> Asked:
+def _joined(parts: Sequence[QueryResults]) -> QueryResults:
     if not parts:
         empty = np.zeros((0, 1 + len(KS)))
-        return Asked(np.zeros(0, np.int64), empty[:, 0], empty[:, 1:] > 0, empty)
-    return Asked(
+        return QueryResults(np.zeros(0, np.int64), empty[:, 0], empty[:, 1:] > 0, empty)
+    return QueryResults(
         *(np.concatenate(columns) for columns in zip(*(_columns(part) for part in parts), strict=True))
     )
 
 
-def _columns(evaluated: Asked) -> tuple[NDArray[np.generic], ...]:
-    return evaluated.patients, evaluated.precision, evaluated.found, evaluated.by_chance
+def _columns(evaluated: QueryResults) -> tuple[NDArray[np.generic], ...]:
+    return evaluated.patients, evaluated.precision, evaluated.hits, evaluated.by_chance
 
 
-def drawn(evaluated: Asked, resamples: int) -> Iterator[Draws]:
-    """Mean average precision and recall at each of `KS`, on all asking patients and on resamples of them.
+def drawn(evaluated: QueryResults, resamples: int) -> Iterator[Draws]:
+    """Mean average precision and recall at each of `KS`, on all patients with queries and on resamples.
 
-    The volumes among which they look stay the same; all of a patient's questions are drawn together.
+    The ranked volumes stay the same; all queries of a patient are drawn together.
     """
     numbered = np.unique(evaluated.patients, return_inverse=True)[1]
     count = int(numbered.max(initial=-1)) + 1
-    columns = np.column_stack([evaluated.precision, evaluated.found])
+    columns = np.column_stack([evaluated.precision, evaluated.hits])
     sums = np.stack([np.bincount(numbered, column, count) for column in columns.T], axis=1)
     asking = np.bincount(numbered, minlength=count)
     blocks = [

@@ -46,7 +46,7 @@ SCHEMA = pa.schema(
     ]
 )
 """`search` is exact, or an index of faiss (`fmct_hpc.retrieval.index.CODES`), of which `candidates` are
-ranked for each question, and `search_recall` is the share of the 10 truly nearest volumes among its first 10.
+ranked for each query, and `search_recall` is the share of the 10 truly nearest volumes among its first 10.
 Tables of earlier versions lack these three, and were exact."""
 
 

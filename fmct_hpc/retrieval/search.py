@@ -54,7 +54,7 @@ class Search:
             self._whole = self._stored.whole()
 
     def nearest(self, queries: NDArray[np.float32]) -> tuple[IntArray, NDArray[np.float32]]:
-        """For each query in asked (B, width), of length 1, up to `depth` volumes, the nearest first.
+        """For each of `queries` (B, width), of length 1, up to `depth` volumes, the nearest first.
 
         Returns numbers (B, depth), -1 if an index finds fewer, and exact cosines, -inf there.
         """

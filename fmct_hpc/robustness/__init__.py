@@ -1,1 +1,1 @@
-"""How figures change when the tested volumes are made worse: thicker slices, other kernels, noise."""
+"""Figures of classifiers on degraded test volumes: thicker slices, other kernels, noise."""

@@ -116,7 +116,7 @@ class AbortFlag:
             if self._left.wait(POLL_SECONDS):
                 return
         began = time.monotonic()
-        while not self._ended() and time.monotonic() < began + self._patience():
+        while not self._failed_rank_ended() and time.monotonic() < began + self._patience():
             if self._left.wait(POLL_SECONDS):
                 return
         if not self._left.wait(FOLLOW_SECONDS):
@@ -132,7 +132,7 @@ class AbortFlag:
                 self._send("heard")
         return self._failed is not None
 
-    def _ended(self) -> bool:
+    def _failed_rank_ended(self) -> bool:
         """Whether the failed rank has finished, except for its process; the store is not used after that."""
         try:
             ended = bool(self._store and self._store.check([f"{self._key}/ended"]))

@@ -88,7 +88,7 @@ class RecordedJob(Closed):
     """The job's log, if its batch script sets FMCT_LOG."""
 
     @classmethod
-    def here(cls) -> "RecordedJob | None":
+    def current(cls) -> "RecordedJob | None":
         """The job of this process; None outside a job. Invalid UTF-8 becomes replacement characters."""
         job, log = RunningJob.current(), os.environ.get("FMCT_LOG")
         if job.number is None or job.rank is None:  # processes of a job have both
@@ -220,11 +220,11 @@ def begin(
         process=os.getpid(),
         world_size=len(hosts),
         device=device,
-        slurm=RecordedJob.here(),
+        slurm=RecordedJob.current(),
         configuration=config.model_dump(mode="json"),
         data=data,
         start_digest=start_digest or (earlier.start_digest if earlier else None),
-        software=Software.here(),
+        software=Software.current(),
         first_step=step + 1,
     )
     _write(run, attempt)
@@ -235,7 +235,7 @@ def end(run: Path, attempt: Attempt, done: int, stopped_by: str | None, save_sec
     """Record a normal end after `done` steps; stopped_by: a signal's name or "time limit"; None: all done."""
     cause = "done" if stopped_by is None else _SIGNALS.get(stopped_by, "stopped")
     facts = {"cause": cause, "detail": stopped_by or "", "save_seconds": save_seconds}
-    _write(run, _ended(run, attempt, done, ended=_now(), **facts))
+    _write(run, _with_end(run, attempt, done, ended=_now(), **facts))
 
 
 def note_failure(run: Path, number: int, rank: int, error: BaseException) -> None:
@@ -286,7 +286,7 @@ def conclude(
             cause, detail = "hang", f"rank {hang_rank} wrote hangs/rank-{hang_rank:05d}.txt"
         done, when = _last_step(run, attempt)
         facts = {"cause": cause, "detail": detail, "failed_rank": failed_rank, "exit_code": exit_code}
-        attempt = _ended(run, attempt, done, ended=when, **facts)
+        attempt = _with_end(run, attempt, done, ended=when, **facts)
     _write(run, attempt)
     return attempt
 
@@ -310,7 +310,7 @@ def _write(run: Path, attempt: Attempt) -> None:
     write_text(run / "attempts" / f"{attempt.number:04d}.json", attempt.model_dump_json(indent=1) + "\n")
 
 
-def _ended(run: Path, attempt: Attempt, done: int, **facts: Any) -> Attempt:
+def _with_end(run: Path, attempt: Attempt, done: int, **facts: Any) -> Attempt:
     return attempt.model_copy(update={"last_step": done, "saved_step": newest_step(run), **facts})
 
 

@@ -17,7 +17,7 @@ from fmct_hpc.train.averaged import AveragedEncoder
 from fmct_hpc.train.evaluations import evaluates
 from fmct_hpc.train.export import EncoderInfo
 from fmct_hpc.train.loop import Training
-from fmct_hpc.train.process_group import fail_together, on_first_rank, together
+from fmct_hpc.train.process_group import fail_together, on_every_rank, on_first_rank
 from shards import Dataset
 from shards.errors import FmctError
 
@@ -44,7 +44,7 @@ class OnlineProbe:
         self._cohort: OnlineCohort | None = None
         self._views: Tensor | None = None
         try:
-            together(lambda: self._read(dataset))
+            on_every_rank(lambda: self._read(dataset))
         except FmctError as error:
             fail_together(error)
 

@@ -116,7 +116,7 @@ def _initialise(device: Literal["cpu", "gpu"], timeout: timedelta) -> None:
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
 
 
-def together(function: Callable[[], Result], group: dist.ProcessGroup | None = None) -> list[Result]:
+def on_every_rank(function: Callable[[], Result], group: dist.ProcessGroup | None = None) -> list[Result]:
     """Call `function` on every rank of `group` (None: all); returns all results, by rank.
 
     If any rank raises FmctError, every rank raises that of the lowest rank.
@@ -140,7 +140,7 @@ def on_first_rank(function: Callable[[], Result]) -> Result:
     An FmctError ends every rank with its exit code; only rank 0 reports it.
     """
     try:
-        return together(lambda: function() if dist.get_rank() == 0 else None)[0]  # type: ignore[return-value]
+        return on_every_rank(lambda: function() if dist.get_rank() == 0 else None)[0]  # type: ignore[return-value]
     except FmctError as error:
         fail_together(error)
 

@@ -148,7 +148,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
     """
     end = time_limit(config.run.minutes)
     config = config.with_absolute_paths()
-    from fmct_hpc.train.process_group import join, on_first_rank, rank_and_size, together
+    from fmct_hpc.train.process_group import join, on_every_rank, on_first_rank, rank_and_size
 
     rank, world_size = rank_and_size()
     if rank == 0 and (stale := stale_job_end()):
@@ -170,7 +170,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
         if checkpoint:
             on_first_rank(lambda: set_damaged_aside(run, checkpoint[1].step))
         on_first_rank(lambda: _write_configuration(config, run))
-        facts, hosts = DataFacts.of(dataset), together(socket.gethostname)
+        facts, hosts = DataFacts.of(dataset), on_every_rank(socket.gethostname)
         step, device = checkpoint[1].step if checkpoint else 0, rank_info.device_name()
         digest = beginning.digest if beginning else None
         attempt = on_first_rank(lambda: attempts.begin(run, config, facts, hosts, step, device, digest))
@@ -213,7 +213,7 @@ def train(config: TrainConfig, run: Path, until: int | None = None, profile: boo
                 steps = range(step, last)
                 done, stopped = run_steps(training, loader, observers.step, saver, steps, stop)
                 opened.close()
-                reasons = [reason for reason in together(lambda: stop.reason) if reason]
+                reasons = [reason for reason in on_every_rank(lambda: stop.reason) if reason]
                 stopped_by = reasons[0] if stopped else None
                 on_first_rank(lambda: _export(run, done))
                 on_first_rank(lambda: attempts.end(run, attempt, done, stopped_by, saver.seconds))

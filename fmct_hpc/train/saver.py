@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from fmct_hpc.train.checkpoint import (
 )
 from fmct_hpc.train.disk_space import reserve_space
 from fmct_hpc.train.pieces import Piece, file_bytes, write_pieces
-from fmct_hpc.train.process_group import collective_timeout, fail_together, together
+from fmct_hpc.train.process_group import collective_timeout, fail_together, on_every_rank
 from fmct_hpc.train.state import State
 from shards.atomic import sync
 from shards.errors import FmctError, refusal_kind
@@ -94,8 +95,8 @@ class Saver:
         held = [piece for piece in shares if len(piece.values)]
         temporary = _temporary(checkpoint_path(self._run, step))
         try:
-            together(lambda: _make_empty(temporary) if rank == 0 else None, self._group)
-            reserved = all(together(lambda: _reserve(temporary, file_bytes(held)), self._group))
+            on_every_rank(lambda: _make_empty(temporary) if rank == 0 else None, self._group)
+            reserved = all(on_every_rank(lambda: _reserve(temporary, file_bytes(held)), self._group))
         except FmctError as error:
             _discard(temporary)
             fail_together(error)
@@ -141,7 +142,7 @@ class Saver:
         temporary = _temporary(path)
         first = dist.get_rank() == 0
         try:
-            files = dict(together(lambda: _write_part(temporary, pieces), self._group))
+            files = dict(on_every_rank(lambda: _write_part(temporary, pieces), self._group))
             manifest = Manifest(
                 step=step,
                 updates=updates,
@@ -153,7 +154,8 @@ class Saver:
                 files=files,
                 beginning=self._beginning,
             )
-            together(lambda: self._publish(path, temporary, manifest, score) if first else None, self._group)
+            publish = partial(self._publish, path, temporary, manifest, score)
+            on_every_rank(lambda: publish() if first else None, self._group)
         except Exception as error:  # raised in the training thread, by `finish`
             self._failure = error
             _discard(temporary)

@@ -30,7 +30,7 @@ class Software(Closed):
 
     @classmethod
     @cache
-    def here(cls) -> "Software":
+    def current(cls) -> "Software":
         """Code and environment of this process."""
         commit, modified = _checkout(Path(__file__).resolve().parents[1])
         return cls(

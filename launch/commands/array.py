@@ -13,7 +13,7 @@ class Divided(NamedTuple):
     """A command with --share."""
 
     module: str
-    """In `launch.commands`."""
+    """Its module in `launch.commands`."""
     config: str | None = None
     """The model of its YAML configuration; None if it has none, and its paths are tested instead."""
     last: tuple[str, ...] = ()

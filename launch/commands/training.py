@@ -77,7 +77,7 @@ def train(
     before = len(attempts(run))
     ended = run_ranks([*command, *(overrides or [])], ranks or 1)
     if ended.code and len(attempts(run)) > before:
-        conclude(run, "crash", ended.what(), ended.rank, ended.code)
+        conclude(run, "crash", ended.describe(), ended.rank, ended.code)
     raise typer.Exit(ended.code)
 
 

@@ -40,7 +40,7 @@ def home() -> str | Problem:
 
 def cached() -> str | Problem:
     """Check the cache of compiled code, which nobody else may be able to write to."""
-    candidates = [(path, caches.trouble(path)) for path in caches.candidates()]
+    candidates = [(path, caches.why_unusable(path)) for path in caches.candidates()]
     refused = "; ".join(why for _, why in candidates if why)
     path = next((path for path, why in candidates if why is None), None)
     if path is None:

@@ -34,14 +34,14 @@ _LOGGED = (FmctError.exit_code, DiskFullError.exit_code, LostProcessError.exit_c
 def by_code(code: int, log: str, scheduler: Scheduler) -> Explained:
     """Explain a start whose batch script has seen its command's exit code; `log` is the start's log."""
     if code in _BY_CODE:
-        message = own_words(log) if code in _LOGGED else ""
-        return Explained(_BY_CODE[code], message or _how(code), None, code)
-    return scheduler.failure(log, code) or Explained("crash", _how(code), None, code)
+        message = error_line(log) if code in _LOGGED else ""
+        return Explained(_BY_CODE[code], message or _describe_exit(code), None, code)
+    return scheduler.failure(log, code) or Explained("crash", _describe_exit(code), None, code)
 
 
 def by_scheduler(job: str, nodes: list[str], log: str, start: int, scheduler: Scheduler) -> Explained:
     """Explain start number `start` (0 is the first), which was ended together with its batch script."""
-    past = scheduler.accounted([job])
+    past = scheduler.job_starts([job])
     state = past[start].state if past is not None and len(past) > start else ""
     if state != "REQUEUED" and (cause := by_state(state, scheduler)):  # also a preempted job's, queued again
         return cause
@@ -84,13 +84,13 @@ def is_log(path: Path, job: str) -> bool:
         return False
 
 
-def own_words(log: str) -> str:
+def error_line(log: str) -> str:
     """The error line that `fmct` ends with for an error that the user can fix (launch/cli.py)."""
     lines = [line[6:] for line in log.splitlines() if line.startswith("fmct: ") and line[6:10] != "job "]
     return lines[-1] if lines else ""
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code in (0, EXIT_SAVED):
         return ""
     if 128 < code < 128 + signal.NSIG:

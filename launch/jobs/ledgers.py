@@ -18,7 +18,7 @@ class Kind(NamedTuple):
     module: str
     """Its function `progress(place, share)` counts; imported only if such a ledger is counted."""
     sign: str = ""
-    """A file that the output folders of the stage have, and no others; empty if there is none."""
+    """A file that only output folders of this stage contain; empty if there is none."""
     stages: tuple[str, ...] = ()
     """Stages (names of jobs without fmct-) that are counted by the ledger of their output folder."""
     markers: str = ""

@@ -63,7 +63,7 @@ class Ending(Closed):
     progress: int | None = None
     """How much work was done, if known."""
     unit: Annotated[str, StringConstraints(pattern="^[a-z]{1,40}$")] = "step"
-    """Of the progress."""
+    """The unit of `progress`."""
 
     @property
     def place(self) -> str:
@@ -169,7 +169,7 @@ def read(folder: Path, job: str) -> list[Ending]:
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     endings = []
     for line in lines:
-        with suppress(ValidationError):  # half a line, or damage
+        with suppress(ValidationError):  # a partial line, or damage
             endings.append(Ending.model_validate_json(line))
     return endings
 
@@ -190,7 +190,7 @@ def _later(backoff: float, failures: int) -> Verdict:
 
 
 def _here() -> tuple[str, int]:
-    here = RecordedJob.here()
+    here = RecordedJob.current()
     if here is None:
         raise FmctError("not in a job of the scheduler: this command is for batch scripts")
     return here.job, here.restarts

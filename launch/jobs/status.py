@@ -37,7 +37,7 @@ def _show_overview(overview: Overview) -> None:
         columns = ["attempt", "job", "started", "duration", "nodes", "ranks", "steps", "lost", "state"]
         _show(columns, rows)
     jobs = [
-        (job.job, job.name, job.state, str(job.restarts), job.nodes, _why(job.reason, job.start))
+        (job.job, job.name, job.state, str(job.restarts), job.nodes, _pending_reason(job.reason, job.start))
         for job in overview.alive
     ]
     if jobs:
@@ -72,7 +72,7 @@ def _head(overview: Overview) -> Iterable[str]:
 def _training(overview: Overview) -> str:
     newest, figures = overview.attempts[-1], last_figures(overview.folder)
     steps = newest.configuration["run"]["steps"]
-    state = state_of(newest, overview) if newest.ended is None else _ended(newest)
+    state = state_of(newest, overview) if newest.ended is None else _end_text(newest)
     if newest.ended and newest.cause != "done" and any(job.state == "PENDING" for job in overview.alive):
         state = f"waiting to restart after: {state}"
     silent = time.time() - (overview.folder / "metrics.jsonl").stat().st_mtime if figures else 0.0
@@ -97,11 +97,11 @@ def _attempt_row(attempt: Attempt, overview: Overview) -> tuple[str, ...]:
         str(attempt.world_size),
         f"{attempt.first_step}-{last}" if did else "none",
         "" if lost is None else str(lost),
-        _ended(attempt) if attempt.ended else state_of(attempt, overview),
+        _end_text(attempt) if attempt.ended else state_of(attempt, overview),
     )
 
 
-def _ended(attempt: Attempt) -> str:
+def _end_text(attempt: Attempt) -> str:
     rank = f" of rank {attempt.failed_rank}" if attempt.failed_rank is not None else ""
     return f"{attempt.cause}{rank}" + (f": {attempt.detail}" if attempt.detail else "")
 
@@ -110,7 +110,7 @@ def _reason(ending: Ending) -> str:
     return f"{ending.cause}: {ending.detail}" if ending.detail else ending.cause
 
 
-def _why(reason: str, start: datetime | None) -> str:
+def _pending_reason(reason: str, start: datetime | None) -> str:
     return f"{reason}, not before {start:%H:%M:%S}" if reason == "BeginTime" and start else reason
 
 

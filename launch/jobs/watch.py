@@ -10,7 +10,7 @@ from pathlib import Path
 from fmct_hpc.train.attempts import Attempt, attempts, conclude
 from launch.jobs.causes import by_scheduler, by_state, is_log, log_of_start
 from launch.jobs.requeue import Ending, decide, read
-from launch.scheduler import ALIVE, Accounted, Explained, JobFacts, Queued, Scheduler
+from launch.scheduler import ALIVE, Explained, JobFacts, JobStart, Queued, Scheduler
 from shards.errors import FmctError
 
 NEWEST_JOBS = 8
@@ -32,7 +32,7 @@ class Overview:
     folder: Path
     jobs: list[JobFacts] = field(default_factory=list)
     """Jobs known to the scheduler; array tasks one by one, pending ones possibly several in one record."""
-    past: list[Accounted] = field(default_factory=list)
+    past: list[JobStart] = field(default_factory=list)
     """From accounting: jobs that the scheduler no longer knows."""
     attempts: list[Attempt] = field(default_factory=list)
     endings: dict[str, list[Ending]] = field(default_factory=dict)
@@ -215,7 +215,7 @@ def _ask_scheduler(overview: Overview, scheduler: Scheduler, queue: list[Queued]
             break
         overview.jobs += jobs
         forgotten += [] if jobs else [number]
-    past = scheduler.accounted(forgotten)
+    past = scheduler.job_starts(forgotten)
     if past is None:
         which = f"job {forgotten[0]}" if len(forgotten) == 1 else f"jobs {', '.join(forgotten)}"
         overview.unknown.append(

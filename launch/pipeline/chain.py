@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from launch.jobs.causes import own_words
+from launch.jobs.causes import error_line
 from launch.pipeline.steps import DONE, Step
 from launch.scheduler import Job, Queued, Scheduler
 from launch.site import Site
@@ -31,7 +31,7 @@ class Submitted(Closed):
     number: Annotated[str, StringConstraints(pattern="^[0-9]+$")]
     at: datetime
     folder: Path
-    """Of its log."""
+    """The folder of its log."""
 
 
 class Record(Closed, frozen=False):
@@ -116,7 +116,7 @@ class Chain:
 
     def _ending(self, stage: str, before: Submitted) -> str:
         """How the last job of a step ended, from the scheduler and its log."""
-        facts = self.scheduler.accounted([before.number]) or self.scheduler.jobs_known(before.number) or []
+        facts = self.scheduler.job_starts([before.number]) or self.scheduler.jobs_known(before.number) or []
         last = {
             fact.job: fact.state.lower() for fact in facts
         }  # of a task that was queued again, its last start
@@ -126,7 +126,7 @@ class Chain:
         )
         message = ""
         for log in sorted(before.folder.glob(f"{before.number}_*log.out")):
-            words = own_words(log.read_text(errors="replace"))
+            words = error_line(log.read_text(errors="replace"))
             message = f": {words}" if words else message
         return f"{stage}: job {before.number} ended ({how}){message}"
 

@@ -1,4 +1,4 @@
-"""The figures of results in words, as report pages say them; tables on disk have their keys."""
+"""Display names of figures on report pages; tables on disk have the keys."""
 
 FIGURES = {
     "auc": "AUC",
@@ -21,14 +21,14 @@ FIGURES = {
     "ibs": "integrated Brier score",
     "ibs_skill": "integrated Brier skill",
 }
-"""By key (docs/probes.md, "Kinds of label"); a key that is not here stands for itself."""
+"""By key (docs/probes.md, "Kinds of label"); other keys are displayed unchanged."""
 
 
 def figure_name(key: str, at: float | None = None) -> str:
-    """A figure in words; at: the time that it is taken at."""
+    """The display name of a figure; at: the time of evaluation, if it has one."""
     return FIGURES.get(key, key) + time(at)
 
 
 def time(at: float | None) -> str:
-    """What follows a figure that is taken at a time."""
+    """The suffix of a figure that is evaluated at a time."""
     return "" if at is None else f" (t = {at:g})"

@@ -120,7 +120,7 @@ class KindResult(Averaged):
     figure: str
     """Its key."""
     at: float | None
-    """The time at which it is taken, the mean over seeds; None for a figure without one."""
+    """The time of evaluation, mean over seeds; None for a figure without one."""
     value: tuple[float, float, float]
 
     @property

@@ -123,11 +123,11 @@ def _gain(trained: Row, untrained: Row) -> str:
         for name, (value, low, high) in (("pretrained", trained.auc), ("untrained", untrained.auc))
     )
     gain, low, high = trained.gain
-    word = _apart(trained, untrained)
+    word = _disjoint(trained, untrained)
     return f"{', '.join(areas)}, gain {gain:+.3f} [{low:+.3f}, {high:+.3f}]{f': {word}' if word else ''}"
 
 
-def _apart(trained: Row, untrained: Row) -> str:
+def _disjoint(trained: Row, untrained: Row) -> str:
     """Whether the trained encoder's interval lies entirely above or below the other."""
     if trained.auc[1] > untrained.auc[2]:
         return "above"
@@ -137,7 +137,7 @@ def _apart(trained: Row, untrained: Row) -> str:
 def verdict(result: ProbeResult) -> str:
     """The findings for which the intervals of pretrained and untrained features do not overlap."""
     pairs = _pairs(result.rows)
-    words = {task: _apart(*pair) for task, pair in pairs.items()}
+    words = {task: _disjoint(*pair) for task, pair in pairs.items()}
     above, below = ([task for task, word in words.items() if word == wanted] for wanted in ("above", "below"))
     level = f"{result.confidence:.0%} intervals"
     seen = {

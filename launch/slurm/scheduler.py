@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmct_hpc.train.signals import EXIT_SAVED
-from launch.scheduler import Accounted, Explained, Job, JobFacts, Queued, Scheduler
+from launch.scheduler import Explained, Job, JobFacts, JobStart, Queued, Scheduler
 from shards.errors import FmctError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Slurm(Scheduler):
                 jobs[number] = Queued(number, _shown(name), state, reason, folder, command)
         return list(jobs.values())
 
-    def accounted(self, numbers: list[str]) -> list[Accounted] | None:
+    def job_starts(self, numbers: list[str]) -> list[JobStart] | None:
         """Every start of these jobs, oldest first; None if there is no accounting, or it does not answer."""
         if not numbers:
             return []
@@ -104,7 +104,7 @@ class Slurm(Scheduler):
             return None
         rows = [line.split("|") for line in answer.splitlines() if line.count("|") == 5]
         return [
-            Accounted(job, state.split()[0], code, _time(start), _time(end), nodes)
+            JobStart(job, state.split()[0], code, _time(start), _time(end), nodes)
             for job, state, code, start, end, nodes in rows
             if state.strip()
         ]
@@ -219,7 +219,7 @@ def _job(record: str) -> JobFacts:
 
 
 def dependencies(text: str) -> tuple[str, ...]:
-    """Of `afterok:11(unfulfilled),afterany:12_*(unfulfilled)`: 11, 12."""
+    """The job numbers of a dependency: 11, 12 for `afterok:11(unfulfilled),afterany:12_*(unfulfilled)`."""
     matches = (re.match("[0-9]+", word) for word in re.split("[,:?]", text))
     return tuple(dict.fromkeys(number[0] for number in matches if number))
 

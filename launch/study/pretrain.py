@@ -32,5 +32,5 @@ def pretrain(recipe: TrainConfig, run: Path) -> Path:
     command = [*FMCT, "train", "--run", str(run), "--config", str(file)]
     ended = run_ranks(command, 1)
     if ended.code or not encoder.exists():
-        raise FmctError(f"{run}: pretraining ended, {ended.what()}; run the same command again to resume")
+        raise FmctError(f"{run}: pretraining ended, {ended.describe()}; run the same command again to resume")
     return encoder

@@ -120,7 +120,7 @@ def _reading() -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in (None, errno.EINVAL):  # a damaged offset outside a file
-            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, _what(error)) from None
+            raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, _describe(error)) from None
         # No path: it may contain a name, and this message is logged.
         why = os.strerror(error.errno)
         raise FmctError(
@@ -128,7 +128,7 @@ def _reading() -> Iterator[None]:
         ) from None
     except Exception as error:
         # Parsers and decoders raise many types for damaged bytes; each means that this image is lost.
-        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, _what(error)) from None
+        raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, _describe(error)) from None
 
 
 _DAMAGE: dict[type[Exception], str] = {
@@ -141,7 +141,7 @@ _DAMAGE: dict[type[Exception], str] = {
 }
 
 
-def _what(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     """A description by the error's type only: its text may quote a header."""
     causes = (what for kind, what in _DAMAGE.items() if isinstance(error, kind))
     return next(causes, f"the object cannot be parsed ({type(error).__name__})")

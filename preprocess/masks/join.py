@@ -25,7 +25,7 @@ class Joined:
         self._studies = dataset.index["study_key"].to_pylist()
         for number, study in enumerate(self._studies):
             self._by_study[study].append(number)
-        repeated = Counter(_what(row) for row in rows)
+        repeated = Counter(_identity(row) for row in rows)
         self.rows: dict[int, list[Row]] = defaultdict(list)
         """Rows by the number of the volume."""
         self.objections: dict[int, Rejection] = {}
@@ -35,7 +35,7 @@ class Joined:
                 self.rows[self._volume(row)].append(row)
                 if row.objection:
                     raise Rejection(Reason.INVALID_VALUE, row.objection)
-                if repeated[_what(row)] > 1:
+                if repeated[_identity(row)] > 1:
                     raise Rejection(Reason.DUPLICATE_ROW, "another row names the same file, class and volume")
             except Rejection as rejection:
                 self.objections[row.number] = rejection
@@ -90,6 +90,6 @@ class Joined:
         return self._names
 
 
-def _what(row: Row) -> tuple[str, ...]:
+def _identity(row: Row) -> tuple[str, ...]:
     given = (row.cells.get(name, "") for name in (PATH, CLASS, KEY, STUDY_KEY))
     return (*given, *(row.of(columns) for columns in (STUDY, SERIES, PATIENT)))

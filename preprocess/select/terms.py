@@ -27,13 +27,14 @@ MEANINGS = {
 }
 """The kinds of terms, and what a term of each can mean.
 
-contrast: a plain image; one with an agent in the vessels, which a negation turns into the meaning of that
-column; or an examination of vessels, which a word for plain outweighs. negation: governs what follows, what
-stands before it, stands alone too ("without"), lifts one ("after"), or does so and stands at a text's end too
-("with"). agent: what Contrast/Bolus Agent, Route and the like say in place of an agent's name, or it. body:
-which part (preprocess.anatomy), another one, or the neck, which is examined with the head so often that only
-a series can be named for it. part: of the head. kernel: how sharp. image: what is no acquired slice (see
-image_kind.py). neutral: says nothing; of an object ("tilt") nothing either after a negation.
+contrast: a plain image; an image with an agent in the vessels, to which a negation gives the meaning of
+column `negation`; or an examination of vessels, which a word for plain overrides. negation: applies to what
+follows; to what precedes; also without an object ("without"); ends a negation ("after"); or ends one and
+means enhanced at the end of a text ("with"). agent: an entry of Contrast/Bolus Agent, Route and the like in
+place of an agent's name, or the name. body: the body part (preprocess.anatomy), another one, or the neck,
+which is examined with the head so often that only series texts count. part: a part of the head. kernel: the
+sharpness. image: an image that is no acquired slice (image_kind.py). neutral: no information; for an object
+("tilt"), also after a negation.
 """
 
 

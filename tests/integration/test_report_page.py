@@ -79,7 +79,7 @@ def appear(
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-def complaints(browser: webdriver.Chrome, page: Path) -> list[str]:
+def problems(browser: webdriver.Chrome, page: Path) -> list[str]:
     """What the console says, and what a freshly opened page asks for beside itself."""
     for log in ("browser", "performance"):
         browser.get_log(log)
@@ -105,13 +105,13 @@ def table_of(browser: webdriver.Chrome, caption: str) -> WebElement:
 def test_the_page_makes_no_request_and_logs_nothing_to_the_console(
     browser: webdriver.Chrome, page: Path, tmp_path: Path
 ) -> None:
-    assert complaints(browser, page) == []
+    assert problems(browser, page) == []
     assert page.stat().st_size < 5 * MEGABYTE
     # What it would look like if it did: the page's own policy forbids it, aloud.
     changed = tmp_path / "changed.html"
     picture = '<img src="http://127.0.0.1:9/picture.png">'
     changed.write_text(page.read_text().replace("<main>", f"<main>{picture}<script>undefined.x</script>"))
-    text = " ".join(complaints(browser, changed))
+    text = " ".join(problems(browser, changed))
     assert "Content Security Policy" in text
     assert "TypeError" in text
 

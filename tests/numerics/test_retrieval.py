@@ -69,7 +69,7 @@ def test_each_query_has_the_precision_and_recall_of_scikit_learn(
                 who.append(patients[row])
         assert evaluated.patients.tolist() == who
         assert evaluated.precision == pytest.approx(np.array(expected), abs=1e-6)
-        assert evaluated.found.tolist() == recalls
+        assert evaluated.hits.tolist() == recalls
     assert len(actual[0].patients) > 10
     assert not len(actual[2].patients), "a patient does not find itself"
 

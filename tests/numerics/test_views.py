@@ -150,7 +150,7 @@ def one_volume(volume: np.ndarray, spacing: tuple[float, float, float]) -> Datas
     return cast(Dataset, OneVolume(volume, spacing))
 
 
-class Given(ViewSource):
+class FixedSource(ViewSource):
     """Feeds the graph one volume with the given parameters of views."""
 
     def __init__(self, volume: np.ndarray, data: DataConfig, drawn: list[ViewParameters]):
@@ -164,7 +164,7 @@ class Given(ViewSource):
 def views_of(volume: np.ndarray, drawn: list[ViewParameters], **changes: Any) -> list[np.ndarray]:
     """What the whole graph makes of a volume."""
     data = DataConfig(path=Path("unused"), local_views=len(drawn) - 2, workers=0, **(SMALL | changes))
-    source = Given(volume, data, drawn)
+    source = FixedSource(volume, data, drawn)
     placed: list[list[np.ndarray]] = []
 
     def places(iteration: int) -> np.ndarray:

@@ -85,7 +85,7 @@ def test_code_outside_a_checkout_has_no_commit(tmp_path: Path) -> None:
     package.mkdir(parents=True)
     source = Path(attempts.__file__).with_name("software.py")
     (package / "software.py").write_text(source.read_text())
-    code = "import sys; sys.path[0] = '.'; from software import Software; print(Software.here().commit)"
+    code = "import sys; sys.path[0] = '.'; from software import Software; print(Software.current().commit)"
     result = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, text=True)
     assert result.stdout == "None\n"
 

@@ -91,8 +91,8 @@ def test_a_folder_that_others_can_write_to_is_not_used(alone: Path, taken: Calla
         pytest.skip("only root can give a folder away")
     path = alone / "tmp" / "place"
     taken(path)
-    assert caches.trouble(path)
-    assert caches.trouble(alone / "tmp" / "other") is None or taken is _below_a_groups_folder
+    assert caches.why_unusable(path)
+    assert caches.why_unusable(alone / "tmp" / "other") is None or taken is _below_a_groups_folder
 
 
 def test_a_users_unusable_choice_is_reported(

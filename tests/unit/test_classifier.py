@@ -139,7 +139,7 @@ def test_a_refused_path_is_retried(
 ) -> None:
     """A mount that went away for a while: stands for an exam in DICOM."""
 
-    def gone(*given: object) -> Iterator[Scan]:
+    def failing(*given: object) -> Iterator[Scan]:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
         yield
 
@@ -147,7 +147,7 @@ def test_a_refused_path_is_retried(
         yield from read_scans(grid.data, info)
 
     predictions = Predictions([tmp_path / "exam"], logistic, tmp_path / "out")
-    monkeypatch.setattr("fmct_hpc.classifier.table.read_scans", gone)
+    monkeypatch.setattr("fmct_hpc.classifier.table.read_scans", failing)
     predictions.run()
     assert predictions.collect()[:3] == (0, 1, 1)
     monkeypatch.setattr("fmct_hpc.classifier.table.read_scans", back)

@@ -92,25 +92,27 @@ AGENTS = (
 )
 
 
-def said(description: str, agent: str = "", **more: Any) -> bool | None:
+def contrast_of(description: str, agent: str = "", **more: Any) -> bool | None:
     texts = Texts(series_description=description, contrast=agent, **more)
     return has_contrast(texts, lexicon())
 
 
 @pytest.mark.parametrize("language", PLAIN)
 def test_contrast_is_recognised_in_the_hospitals_language(language: str) -> None:
-    actual = {text: said(text) for text in (*PLAIN[language], *ENHANCED[language])}
+    actual = {text: contrast_of(text) for text in (*PLAIN[language], *ENHANCED[language])}
     assert actual == {text: False for text in PLAIN[language]} | {text: True for text in ENHANCED[language]}
 
 
 @pytest.mark.parametrize("description", SILENT)
 def test_descriptions_without_contrast_terms_are_unknown(description: str) -> None:
-    assert said(description) is None
+    assert contrast_of(description) is None
 
 
 def test_an_agents_field_means_no_contrast_unknown_or_contrast() -> None:
     for agents, expected in ((NO_AGENT, False), (NOTHING, None), (AGENTS, True)):
-        assert {agent: said("HEAD 5.0 J40s", agent) for agent in agents} == dict.fromkeys(agents, expected)
+        assert {agent: contrast_of("HEAD 5.0 J40s", agent) for agent in agents} == dict.fromkeys(
+            agents, expected
+        )
 
 
 @pytest.mark.parametrize(
@@ -130,16 +132,16 @@ def test_an_agents_field_means_no_contrast_unknown_or_contrast() -> None:
     ],
 )
 def test_ingredient_volume_and_route_are_read(more: dict[str, Any], expected: bool | None) -> None:
-    assert said("Head 5.0", **more) is expected
+    assert contrast_of("Head 5.0", **more) is expected
 
 
 def test_the_description_overrides_an_agent_listed_in_every_series() -> None:
     plain = ("HEAD W/O CONTRAST", "head_wo", "NON-CONTRAST HEAD", "C- 5.0", "PRE CONTRAST", "HEAD PLAIN")
     for text in (*plain, "Schädel nativ", "ohne KM", "vor KM", "Kopf oKM", "NCE", "CRANE SANS INJECTION"):
-        assert said(text, "Visipaque") is False, text
-    assert said("HEAD W/O CONTRAST", "NONE") is False
-    assert said("HEAD W CONTRAST", "NONE") is True
-    assert said("CRANE SANS INJECTION", "AUCUN") is False
+        assert contrast_of(text, "Visipaque") is False, text
+    assert contrast_of("HEAD W/O CONTRAST", "NONE") is False
+    assert contrast_of("HEAD W CONTRAST", "NONE") is True
+    assert contrast_of("CRANE SANS INJECTION", "AUCUN") is False
 
 
 def test_an_agent_in_some_images_counts_for_the_series() -> None:

@@ -81,7 +81,7 @@ def test_offload_and_the_heads_are_in_the_memory_that_is_reported(tmp_path: Path
     """ViT-B with 65,536 prototypes, 8 volumes of one rank: by hand, and as measured at 16,384."""
     dataset, given = Dataset.open(write_dataset(tmp_path / "data")), {"path": str(tmp_path / "data")}
 
-    def told(**sections: object) -> str:
+    def report(**sections: object) -> str:
         values = {"data": given, "run": {"batch": 8}} | sections
         return outlook(TrainConfig.model_validate(values), dataset, 1, 0)
 
@@ -89,13 +89,13 @@ def test_offload_and_the_heads_are_in_the_memory_that_is_reported(tmp_path: Path
     student = parameter_counts(TrainConfig.model_validate({"data": given}))
     taught = sum(student[part] for part in ("encoder", "head"))
     host = 4 * (4 * sum(student.values()) + taught)
-    assert f"{host / 1e9:.2f} GB of these in host memory" in told(engine=stored)
-    assert "host memory" not in told()
+    assert f"{host / 1e9:.2f} GB of these in host memory" in report(engine=stored)
+    assert "host memory" not in report()
     # Two views' targets twice, four views' outputs three times.
-    assert f"about {4 * 65536 * 8 * (2 * 2 + 3 * 4) / 1e9:.2f} GB head outputs" in told()
+    assert f"about {4 * 65536 * 8 * (2 * 2 + 3 * 4) / 1e9:.2f} GB head outputs" in report()
     rows = 2 + 2 * 0.5 * 0.3 * 512
     ibot = {"ibot_weight": 1, "centring": "sinkhorn"}
-    assert f"about {4 * 65536 * 8 * (4 * rows + 3 * (rows + 2)) / 1e9:.2f} GB head outputs" in told(
+    assert f"about {4 * 65536 * 8 * (4 * rows + 3 * (rows + 2)) / 1e9:.2f} GB head outputs" in report(
         objective=ibot
     )
 
@@ -116,17 +116,17 @@ def test_epochs_round_up_to_steps_and_conflicting_values_are_refused(tmp_path: P
     data = write_dataset(tmp_path / "data")  # of 6 volumes
     command = ["train", "--run", str(tmp_path / "run"), "--dry-run", f"data.path={data}", "engine.device=cpu"]
 
-    def told(*overrides: str) -> str:
+    def report(*overrides: str) -> str:
         result = CliRunner().invoke(app, [*command, "run.batch=4", *overrides])
         return result.stdout if result.exception is None else str(result.exception)
 
     for epochs, steps in ((10, 15), (1, 2), (0.1, 1)):
-        assert f"{steps} steps are" in told(f"run.epochs={epochs}")
-    assert "15 steps are" in told("run.epochs=10", "run.steps=null")
-    assert "run.steps=16 and run.epochs=10 are both given" in told("run.epochs=10", "run.steps=16")
-    assert "WARNING" not in told("run.epochs=2000")
-    assert "WARNING: 2,001 epochs of 6 volumes" in told("run.epochs=2001")
-    assert "WARNING" in told(), "the default of 100,000 steps"
+        assert f"{steps} steps are" in report(f"run.epochs={epochs}")
+    assert "15 steps are" in report("run.epochs=10", "run.steps=null")
+    assert "run.steps=16 and run.epochs=10 are both given" in report("run.epochs=10", "run.steps=16")
+    assert "WARNING" not in report("run.epochs=2000")
+    assert "WARNING: 2,001 epochs of 6 volumes" in report("run.epochs=2001")
+    assert "WARNING" in report(), "the default of 100,000 steps"
 
 
 def test_a_run_of_epochs_records_both_and_is_reproduced_from_the_record(tmp_path: Path) -> None:

@@ -20,20 +20,20 @@ def test_shares_give_the_files_of_one_process_and_a_killed_one_resumes(
     encoder = small_encoder(data, tmp_path / "encoder")
     words = ["features", str(tmp_path / "Doe John"), str(data), "--encoder", str(encoder), "--out"]
 
-    def said(*more: str, code: int = 0) -> str:
+    def output(*more: str, code: int = 0) -> str:
         result = CliRunner().invoke(app, [*words, *more])
         assert (result.exit_code, isinstance(result.exception, FmctError)) == (code, code == 1)
         return result.output
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    said(str(whole), code=1)  # a path has no scan
+    output(str(whole), code=1)  # a path has no scan
     for share, so_far in (
         ("2/3", "1 scans of 1 paths (1 of 4 parts)"),
         ("0/3", "(3 of 4 parts)"),
         ("1/3", ""),
     ):
-        said(str(parts), "--share", share)
-        assert so_far in said(str(parts), "--collect")
+        output(str(parts), "--share", share)
+        assert so_far in output(str(parts), "--collect")
     made = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     assert made == {path.relative_to(parts): path.read_bytes() for path in parts.rglob("*") if path.is_file()}
     rows = pq.read_table(parts / "features.parquet").to_pylist()
@@ -41,9 +41,9 @@ def test_shares_give_the_files_of_one_process_and_a_killed_one_resumes(
     assert list(rows[0]) == ["path", "key", "cls", "mean", "flags", "study_key", "patient_key"]
     # The refused path, and the part whose file is lost, are tried again; the others are kept.
     (parts / f"{rows[0]['key']}.safetensors").unlink()
-    assert "2 parts" in said(str(parts), "--share", "0/1")
-    said(str(parts), "--collect")
+    assert "2 parts" in output(str(parts), "--share", "0/1")
+    output(str(parts), "--collect")
     assert {path: (parts / path).read_bytes() for path in made} == made
     for way in (["--share", "0/2"], ["--collect"]):
-        said(str(parts), *way, "--private-map", str(tmp_path / "map.parquet"), code=1)
+        output(str(parts), *way, "--private-map", str(tmp_path / "map.parquet"), code=1)
         assert not (tmp_path / "map.parquet").exists()

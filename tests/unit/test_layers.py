@@ -186,7 +186,7 @@ def test_the_core_alone_reads_shards_infers_and_names_missing_layers(tmp_path: P
 
 
 def test_a_module_of_several_layers_is_attributed_to_the_importer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked_by(module: str, wanted: str) -> str:
+    def missing_in(module: str, wanted: str) -> str:
         names = {"__name__": module, "__builtins__": __builtins__}
         try:
             exec(f"raise ModuleNotFoundError('', name={wanted!r})", names)
@@ -194,11 +194,11 @@ def test_a_module_of_several_layers_is_attributed_to_the_importer(monkeypatch: p
             return str(missing_layer(error))
         raise AssertionError
 
-    assert "[report]" in asked_by("launch.report.figures", "matplotlib")
-    assert "[train]" in asked_by("fmct_hpc.train.dry_run", "matplotlib.figure")
-    assert "[preprocess]" in asked_by("preprocess.qc.montage", "PIL")
-    assert "[gpu]" in asked_by("fmct_hpc.data.graph", "nvidia.dali")
-    assert asked_by("preprocess.x", "nobody_knows") == "None"
+    assert "[report]" in missing_in("launch.report.figures", "matplotlib")
+    assert "[train]" in missing_in("fmct_hpc.train.dry_run", "matplotlib.figure")
+    assert "[preprocess]" in missing_in("preprocess.qc.montage", "PIL")
+    assert "[gpu]" in missing_in("fmct_hpc.data.graph", "nvidia.dali")
+    assert missing_in("preprocess.x", "nobody_knows") == "None"
 
 
 def test_an_import_error_in_python_names_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:

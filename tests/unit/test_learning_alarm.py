@@ -50,7 +50,7 @@ def rows(*figures: dict[str, float]) -> list[dict[str, float]]:
     return first + [{"step": EVERY * (n + 1.0), **row} for n, row in enumerate(figures)]
 
 
-def whats(config: TrainConfig, *figures: dict[str, float]) -> set[str]:
+def alarms(config: TrainConfig, *figures: dict[str, float]) -> set[str]:
     return {alarm.sign.what for alarm in LearningAlarm(config).lasted(rows(*figures))}
 
 
@@ -60,8 +60,8 @@ def test_each_sign_alone_raises_its_alarm_after_the_patience_with_a_remedy(
 ) -> None:
     sick = SOUND | SICK[sign.what]
     before = [SOUND] * WINDOW
-    assert whats(make(), *before, *[sick] * WINDOW) == {sign.what}
-    assert whats(make(), *before, *[SOUND] * 20) == set()
+    assert alarms(make(), *before, *[sick] * WINDOW) == {sign.what}
+    assert alarms(make(), *before, *[SOUND] * 20) == set()
     alarm = LearningAlarm(make())
     with caplog.at_level(logging.WARNING):
         for row in rows(*before, *[sick] * (3 * WINDOW)):
@@ -107,12 +107,12 @@ def test_remedies_suggest_no_setting_already_in_use(
 
 
 def test_one_bad_evaluation_raises_no_alarm() -> None:
-    assert whats(make(), *[SOUND, SOUND, SOUND, SOUND | {"retrieval": 0.1}] * 5) == set()
+    assert alarms(make(), *[SOUND, SOUND, SOUND, SOUND | {"retrieval": 0.1}] * 5) == set()
 
 
 def test_an_incomplete_window_raises_no_alarm() -> None:
     sick = SOUND | {"cls_rank": 1.0}
-    assert whats(make(), *[sick] * (WINDOW - 1)) == set()
+    assert alarms(make(), *[sick] * (WINDOW - 1)) == set()
     actual = LearningAlarm(make()).lasted(rows(*[sick] * (WINDOW + 2)))
     assert [(sign.first, sign.last) for sign in actual] == [(EVERY, EVERY * (WINDOW + 2))]
 
@@ -126,8 +126,8 @@ def test_high_retrieval_from_the_start_raises_no_alarm() -> None:
 def test_views_are_judged_only_where_an_objective_compares_them() -> None:
     sick = SOUND | {"retrieval": 0.1, "cls_rank": 1.5}
     alone = {"dino_weight": 0, "ibot_weight": 0, "mae_weight": 1}
-    assert len(whats(make(), *[sick] * 8)) == 2
-    assert whats(make(objective=alone), *[sick] * 8) == set()
+    assert len(alarms(make(), *[sick] * 8)) == 2
+    assert alarms(make(objective=alone), *[sick] * 8) == set()
 
 
 def test_a_resumed_run_raises_the_alarms_of_an_uninterrupted_one(caplog: pytest.LogCaptureFixture) -> None:
@@ -184,7 +184,7 @@ def test_view_retrieval_is_judged_only_if_a_part_relates_views(
 ) -> None:
     sick = SOUND | SICK["two views of a volume are not recognised"]
     config = make(objective={"ibot_weight": 0, **objective})
-    actual = whats(config, *[SOUND] * WINDOW, *[sick] * 2 * WINDOW)
+    actual = alarms(config, *[SOUND] * WINDOW, *[sick] * 2 * WINDOW)
     assert actual == ({"two views of a volume are not recognised"} if judged_by_views else set())
 
 

@@ -24,13 +24,13 @@ def sweep_file(folder: Path, name: str = "grid.yaml") -> Path:
     return path
 
 
-def said(*arguments: object) -> tuple[int, str]:
+def output(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return exit_code(result.exception) if result.exception else 0, f"{result.output}{result.exception}"
 
 
 def is_refused(path: Path, *more: str) -> bool:
-    code, words = said("sweep", path, "--out", "out", "--plan", *more)
+    code, words = output("sweep", path, "--out", "out", "--plan", *more)
     assert code == 2, "there is no dataset either"
     assert ("names code to run (os:mkdir)" in words) == ("--allow-code" in words)
     assert not Path(RAN).exists()
@@ -116,8 +116,8 @@ def test_the_launchers_check_before_anything_is_submitted(project: Path) -> None
     (download / "dataset.json").write_text("")
     (project / "site.yaml").write_text("{}")
     launch = ("launch", "sweep", path, "--site", "site.yaml", "--out", "out", "--dry-run")
-    assert "names code to run" in said(*launch)[1]
-    assert "names code to run" not in said(*launch, "--allow-code")[1]
+    assert "names code to run" in output(*launch)[1]
+    assert "names code to run" not in output(*launch, "--allow-code")[1]
     encoders = yaml.safe_load(path.read_text())["encoders"]
     places = {"export": "export", "key_file": "hmac.key", "labels": "labels.csv", "out": "out"}
     (project / "export").mkdir()
@@ -126,8 +126,8 @@ def test_the_launchers_check_before_anything_is_submitted(project: Path) -> None
     whole = download / "pipeline.yaml"
     whole.write_text(yaml.safe_dump({**places, "sweep": {"encoders": encoders}}))
     pipeline = ("launch", "pipeline", whole, "--site", "site.yaml", "--dry-run")
-    assert "names code to run" in said(*pipeline)[1]
-    assert "names code to run" in said(*pipeline, "sweep.tasks=2")[1]
-    allowed = said(*pipeline, "--allow-code")[1]
+    assert "names code to run" in output(*pipeline)[1]
+    assert "names code to run" in output(*pipeline, "sweep.tasks=2")[1]
+    allowed = output(*pipeline, "--allow-code")[1]
     assert "names code to run" not in allowed
     assert not Path(RAN).exists()

@@ -261,8 +261,8 @@ def test_the_configuration_of_a_peer_is_validated_on_load() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             EncoderSpec(name="x", **wrong)
-    [message] = blocks(REPOSITORY / "docs/probes.md", "yaml", "Encoders of others")
-    named = [EncoderSpec.model_validate(encoder) for encoder in yaml.safe_load(message)["encoders"]]
+    [block] = blocks(REPOSITORY / "docs/probes.md", "yaml", "Encoders of others")
+    named = [EncoderSpec.model_validate(encoder) for encoder in yaml.safe_load(block)["encoders"]]
     assert {spec.peer for spec in named} == set(PEERS) == set(get_args(PeerName))
     untrained = EncoderSpec(name="x", peer="resnet50", untrained=3)
     assert untrained.pretraining_patients == frozenset()

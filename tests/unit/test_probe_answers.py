@@ -38,13 +38,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def asked(folder: Path, **values: object) -> ProbeConfig:
+def probe_config(folder: Path, **values: object) -> ProbeConfig:
     given = {"data": folder / "data", "labels": folder / "labels.parquet", "bootstrap": 20}
     return ProbeConfig.model_validate(given | values)
 
 
 def probed(folder: Path, out: Path, run: str = "run", **values: object) -> dict[str, Any]:
-    probe(folder / run, asked(folder, **values), out, lambda done, total: None)
+    probe(folder / run, probe_config(folder, **values), out, lambda done, total: None)
     actual: dict[str, Any] = json.loads((out / "results.json").read_text())
     return actual
 

@@ -73,7 +73,7 @@ def model(request: pytest.FixtureRequest) -> VisionTransformer:
     return made.double()
 
 
-def asked(model: VisionTransformer, rows: list[str], layer: int = DEPTH - 1) -> MethodInput:
+def method_input(model: VisionTransformer, rows: list[str], layer: int = DEPTH - 1) -> MethodInput:
     generator = torch.Generator().manual_seed(1)
 
     def drawn(*shape: int) -> torch.Tensor:
@@ -117,7 +117,7 @@ def plain_attention(model: VisionTransformer, inputs: MethodInput) -> tuple[list
 
 
 def test_attention_weights_times_values_equal_the_output_of_blocks(model: VisionTransformer) -> None:
-    inputs = asked(model, ["cls"])
+    inputs = method_input(model, ["cls"])
     plain, tokens = plain_attention(model, inputs)
     with torch.no_grad(), explicit_attention(model.blocks) as seen:
         again = inputs.tokens(inputs.view)
@@ -138,7 +138,7 @@ def test_attention_weights_times_values_equal_the_output_of_blocks(model: Vision
 
 @pytest.mark.parametrize("layer", [0, DEPTH - 1])
 def test_rollout_equals_a_plain_loop(model: VisionTransformer, layer: int) -> None:
-    inputs = asked(model, ["cls", "mean"], layer)
+    inputs = method_input(model, ["cls", "mean"], layer)
     plain, _ = plain_attention(model, inputs)
     product = np.eye(plain[0].shape[1])
     for weights in plain:
@@ -158,7 +158,7 @@ ROWS = [["cls"], ["cls", "mean"], ["mean", "max"], ["query", "query"]]
 @pytest.mark.parametrize("rows", ROWS, ids=str)
 def test_gradient_times_input_equals_differences(model: VisionTransformer, rows: list[str]) -> None:
     """The derivative along a patch's own voxels, by central differences."""
-    inputs = asked(model, rows)
+    inputs = method_input(model, rows)
     actual = gradient_input(inputs)[0].numpy()
     number = range(27) if inputs.kept is None else inputs.kept[0].tolist()
     for place in range(0, len(actual), 5):
@@ -171,7 +171,7 @@ def test_gradient_times_input_equals_differences(model: VisionTransformer, rows:
 
 
 def test_integrated_gradients_sum_to_the_difference_from_air(model: VisionTransformer) -> None:
-    inputs = asked(model, ["cls", "mean"])
+    inputs = method_input(model, ["cls", "mean"])
     with torch.no_grad():
         both = inputs.logits(torch.cat([inputs.view, torch.zeros_like(inputs.view)]))
     difference = (both[0] - both[1]).item()
@@ -186,7 +186,7 @@ def test_integrated_gradients_sum_to_the_difference_from_air(model: VisionTransf
 def test_attention_gradients_equal_differences_and_a_plain_loop(
     model: VisionTransformer, rows: list[str]
 ) -> None:
-    inputs = asked(model, rows)
+    inputs = method_input(model, rows)
     plain, tokens = plain_attention(model, inputs)
     gradients = [differences(model, inputs, number, weights) for number, weights in enumerate(plain)]
     product = np.eye(len(tokens))
@@ -623,17 +623,17 @@ def test_shares_give_the_bytes_of_one_process_and_a_killed_one_resumes(
     words = ["relevance", str(exam), "--classifier", str(kept["logistic"]), "--masks", str(masks)]
     words += ["--method", "gradient-input", "--method", "rollout", "--out"]
 
-    def said(*more: str) -> str:
+    def output(*more: str) -> str:
         result = CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    said(str(whole))
+    output(str(whole))
     assert (whole / "relevance.html").read_text().count("<img src=") == 2 * 2
     for share, so_far in (("2/3", " (1 of 3 parts)"), ("0/3", " (2 of 3 parts)"), ("1/3", " scans;")):
-        said(str(parts), "--share", share)
-        assert so_far in said(str(parts), "--collect")
+        output(str(parts), "--share", share)
+        assert so_far in output(str(parts), "--collect")
     made = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     assert made == {path.relative_to(parts): path.read_bytes() for path in parts.rglob("*") if path.is_file()}
     # Killed before a marker, or with a lost map, only that unit is computed again.
@@ -643,13 +643,13 @@ def test_shares_give_the_bytes_of_one_process_and_a_killed_one_resumes(
     units[0].unlink()
     (parts / lost).unlink()
     times = units[2].stat().st_mtime_ns
-    assert "2 parts mapped" in said(str(parts), "--share", "0/1")
+    assert "2 parts mapped" in output(str(parts), "--share", "0/1")
     assert units[2].stat().st_mtime_ns == times
-    said(str(parts), "--collect")
+    output(str(parts), "--collect")
     assert all((parts / name).read_bytes() == made[Path(name)] for name in (*files, lost))
     # Other masks are measured anew.
     masks.write_text(masks.read_text().rsplit("\n", 2)[0] + "\n")
-    assert "3 parts mapped" in said(str(parts), "--share", "0/1")
+    assert "3 parts mapped" in output(str(parts), "--share", "0/1")
 
 
 def test_the_documents_commands_run(

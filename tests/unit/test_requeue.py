@@ -15,7 +15,7 @@ from launch.jobs import requeue
 from launch.jobs.causes import by_code, by_scheduler, log_of_start
 from launch.jobs.progress import progress_of_job
 from launch.jobs.requeue import FAILURES, MAX_FAILURES, MAX_IDLE, MAX_TIME_LIMITS, Ending, decide
-from launch.scheduler import Accounted
+from launch.scheduler import JobStart
 from launch.slurm.scheduler import Slurm
 from preprocess.scan.work_folder import WorkFolder
 from shards.listed import register_files
@@ -301,7 +301,7 @@ def test_exit_codes_have_their_causes(code: int, cause: Cause) -> None:
 
 
 def test_without_accounting_the_log_and_the_nodes_explain_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Slurm, "accounted", lambda self, jobs: None)
+    monkeypatch.setattr(Slurm, "job_starts", lambda self, jobs: None)
     monkeypatch.setattr(Slurm, "nodes_down", lambda self, nodes: [])
     assert by_scheduler("12", [], LOG, 2, Slurm())[:2] == (
         "preempted",
@@ -314,6 +314,6 @@ def test_without_accounting_the_log_and_the_nodes_explain_an_end(monkeypatch: py
 
 def test_accounting_explains_each_start(monkeypatch: pytest.MonkeyPatch) -> None:
     states = ["PREEMPTED", "NODE_FAIL", "RUNNING"]
-    starts = [Accounted("12", state, "0:0", None, None, "n1") for state in states]
-    monkeypatch.setattr(Slurm, "accounted", lambda self, jobs: starts)
+    starts = [JobStart("12", state, "0:0", None, None, "n1") for state in states]
+    monkeypatch.setattr(Slurm, "job_starts", lambda self, jobs: starts)
     assert [by_scheduler("12", [], "", n, Slurm()).cause for n in range(2)] == ["preempted", "node failure"]

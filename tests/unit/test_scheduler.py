@@ -62,7 +62,7 @@ def test_every_output_of_the_scheduler_is_parsed(requeue_marker: Path) -> None:
         "Sch\ufffddel",
         b"/Sch\xe4del",
     )
-    [start] = scheduler.accounted(["12"]) or []
+    [start] = scheduler.job_starts(["12"]) or []
     assert start.state == "CANCELLED"
     assert scheduler.cancel("12") == "error: Sch\ufffddel"
 
@@ -79,7 +79,7 @@ def test_a_preempted_job_of_any_name_is_requeued(requeue_marker: Path, tmp_path:
 
 
 def test_the_record_of_a_job_is_serialised(requeue_marker: Path) -> None:
-    job = RecordedJob.here()
+    job = RecordedJob.current()
     assert job is not None
     assert RecordedJob.model_validate_json(job.model_dump_json()).log == "/Sch\ufffddel/12.out"
 

@@ -16,7 +16,7 @@ from launch.commands.cluster import Stage
 from launch.jobs.requeue import Ending
 from launch.jobs.stage_table import ORDER, Row, stage_rows
 from launch.jobs.watch import overviews_of
-from launch.scheduler import Accounted, Job, JobFacts, Scheduler
+from launch.scheduler import Job, JobFacts, JobStart, Scheduler
 from launch.slurm.scheduler import dependencies
 from preprocess.tasks.plan import Plan, Task
 from shards.listed import register_files
@@ -41,8 +41,8 @@ class Known(Scheduler):
     def jobs_known(self, number: str | None = None) -> list[JobFacts]:
         return [job for job in self.jobs if number in (None, job.array)]
 
-    def accounted(self, numbers: list[str]) -> list[Accounted]:
-        return [Accounted(n, self.past[n], "0:0", None, None, "") for n in numbers if n in self.past]
+    def job_starts(self, numbers: list[str]) -> list[JobStart]:
+        return [JobStart(n, self.past[n], "0:0", None, None, "") for n in numbers if n in self.past]
 
     def cancel(self, number: str) -> None:
         raise NotImplementedError

@@ -51,10 +51,10 @@ class Slurm:
         self.folder = folder
         folder.mkdir()
         self.job(None)
-        self.says("squeue", "")
-        self.says("sacct", NO_ACCOUNTING)
+        self.set_output("squeue", "")
+        self.set_output("sacct", NO_ACCOUNTING)
 
-    def says(self, command: str, script: str) -> None:
+    def set_output(self, command: str, script: str) -> None:
         path = self.folder / command
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(0o755)
@@ -64,7 +64,7 @@ class Slurm:
         script = "case $* in 'show job 12') cat <<'END'\n{}\nEND\n;; *) exit 1;; esac"
         text = JOB.format(state=state, restarts=restarts, reason=reason)
         forgotten = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
-        self.says("scontrol", script.format(text) if state else forgotten)
+        self.set_output("scontrol", script.format(text) if state else forgotten)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run
 
 
-def said(folder: Path) -> list[str]:
+def status_lines(folder: Path) -> list[str]:
     """What follows the table of stages (test_stage_table.py)."""
     with redirect_stdout(StringIO()) as shown:
         status(folder, Answering())
@@ -95,7 +95,7 @@ def said(folder: Path) -> list[str]:
 
 def test_a_running_job_shows_node_step_loss_and_checkpoint(run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
-    head, attempt, job = said(run)
+    head, attempt, job = status_lines(run)
     assert head == f"{run}: running, step 9 of 20, loss 1.25, newest checkpoint at step 6"
     assert attempt.startswith("attempt 1, job 12.0, started ")
     assert attempt.endswith("nodes n[1-2], ranks 2, steps 1-9, state running")
@@ -106,13 +106,13 @@ def test_a_running_job_shows_node_step_loss_and_checkpoint(run: Path, slurm: Slu
 def test_a_stalled_run_is_reported(run: Path, slurm: Slurm) -> None:
     slurm.job("RUNNING")
     os.utime(run / "metrics.jsonl", (time.time() - 400,) * 2)
-    assert "running, step 9 of 20 (6 min ago), loss" in said(run)[0]
+    assert "running, step 9 of 20 (6 min ago), loss" in status_lines(run)[0]
 
 
 def test_a_requeued_job_shows_the_cause_and_the_lost_steps(run: Path, slurm: Slurm) -> None:
     slurm.job("PENDING", restarts=1, reason="BeginTime")
-    slurm.says("sacct", 'echo "12|NODE_FAIL|0:0|2026-11-24T23:40:38|2026-11-24T23:40:39|n1"')
-    head, attempt, job = said(run)
+    slurm.set_output("sacct", 'echo "12|NODE_FAIL|0:0|2026-11-24T23:40:38|2026-11-24T23:40:39|n1"')
+    head, attempt, job = status_lines(run)
     assert "restart after: node failure: Slurm: NODE_FAIL, step 9 of 20" in head
     assert attempt.endswith("steps 1-9, lost 3, state node failure: Slurm: NODE_FAIL")
     assert job.endswith("reason BeginTime, not before 23:41:04")
@@ -120,9 +120,9 @@ def test_a_requeued_job_shows_the_cause_and_the_lost_steps(run: Path, slurm: Slu
 
 
 def test_without_slurmctld_the_records_of_the_run_are_shown(run: Path, slurm: Slurm) -> None:
-    slurm.says("scontrol", SILENT)
-    slurm.says("squeue", SILENT)
-    head, _, unknown = said(run)
+    slurm.set_output("scontrol", SILENT)
+    slurm.set_output("squeue", SILENT)
+    head, _, unknown = status_lines(run)
     assert head == f"{run}: unknown, step 9 of 20, loss 1.25, newest checkpoint at step 6"
     assert unknown.startswith("unknown: ")
     assert "Slurm does not answer" in unknown
@@ -130,7 +130,7 @@ def test_without_slurmctld_the_records_of_the_run_are_shown(run: Path, slurm: Sl
 
 
 def test_without_accounting_an_unknown_job_is_shown_as_killed(run: Path, slurm: Slurm) -> None:
-    head, _, unknown = said(run)
+    head, _, unknown = status_lines(run)
     assert head.startswith(f"{run}: killed: ")
     assert unknown.startswith("unknown: ")
     assert "job 12 " in unknown
@@ -143,21 +143,23 @@ def test_a_cancelled_job_is_reported_with_and_without_accounting(
 ) -> None:
     attempts.end(run, attempts.attempts(run)[0], 9, "SIGTERM")
     if accounting:
-        slurm.says("sacct", 'echo "12|CANCELLED by 0|0:0|2026-11-24T23:40:38|2026-11-24T23:40:39|n1"')
+        slurm.set_output("sacct", 'echo "12|CANCELLED by 0|0:0|2026-11-24T23:40:38|2026-11-24T23:40:39|n1"')
     else:
         slurm.job("CANCELLED")
-    assert " cancelled: SIGTERM, step 9 of 20" in said(run)[0]
+    assert " cancelled: SIGTERM, step 9 of 20" in status_lines(run)[0]
 
 
 def test_a_pending_job_of_an_sbatch_file_is_found_by_its_command(tmp_path: Path, slurm: Slurm) -> None:
     (tmp_path / "first").mkdir()
-    assert said(tmp_path / "first") == [f"{tmp_path / 'first'}: no recorded attempts and no known jobs"]
-    slurm.says(
+    assert status_lines(tmp_path / "first") == [
+        f"{tmp_path / 'first'}: no recorded attempts and no known jobs"
+    ]
+    slurm.set_output(
         "squeue",
         f'echo "12|PENDING|Priority|fmct-train|{tmp_path}|/some/train.sbatch --run first run.steps=40"',
     )
     slurm.job("PENDING", reason="Priority")
-    assert said(tmp_path / "first")[-1].endswith(
+    assert status_lines(tmp_path / "first")[-1].endswith(
         "state PENDING, restarts 0, nodes n[1-2], pending reason Priority"
     )
 
@@ -182,7 +184,7 @@ def test_only_jobs_that_write_a_folder_belong_to_it(
     tmp_path: Path, slurm: Slurm, name: str, command: str, ours: bool
 ) -> None:
     (tmp_path / "first").mkdir()
-    slurm.says("squeue", f'echo "12|RUNNING|None|{name}|{tmp_path}|{command}"')
+    slurm.set_output("squeue", f'echo "12|RUNNING|None|{name}|{tmp_path}|{command}"')
     slurm.job("RUNNING")
     alive = [job.job for overview in overviews_of(tmp_path / "first", Answering()) for job in overview.alive]
     assert alive == (["12"] if ours else [])
@@ -192,7 +194,7 @@ def test_a_pipelines_folder_shows_its_stages(tmp_path: Path, run: Path, slurm: S
     slurm.job("RUNNING")
     (run / "slurm").mkdir()
     (tmp_path / "probe/slurm").mkdir(parents=True)
-    head, *_ = said(tmp_path)
+    head, *_ = status_lines(tmp_path)
     assert head == f"{run}: running, step 9 of 20, loss 1.25, newest checkpoint at step 6"
 
 
@@ -221,10 +223,10 @@ def test_an_attempt_outside_slurm_is_judged_by_its_process(tmp_path: Path) -> No
     )
     assert process.stdout
     process.stdout.readline()
-    assert said(run)[0].startswith(f"{run}: running, step 0 of 20")
+    assert status_lines(run)[0].startswith(f"{run}: running, step 0 of 20")
     process.kill()
     process.communicate()
-    assert said(run)[0].startswith(f"{run}: killed, step 0 of 20")
+    assert status_lines(run)[0].startswith(f"{run}: killed, step 0 of 20")
 
 
 def test_the_log_of_the_failed_rank_comes_first(run: Path, slurm: Slurm) -> None:
@@ -258,14 +260,14 @@ def test_a_resubmitted_job_is_not_shown_as_given_up_once_slurm_forgets_it(
     stage = tmp_path / "data"
     stage.mkdir()
     give_up(stage, "7", old)
-    assert said(stage)[0] == f"{stage}: job 7 does not run again: crash"
+    assert status_lines(stage)[0] == f"{stage}: job 7 does not run again: crash"
     assert [path.name for path in newest_log(stage, Answering())] == ["7_0_log.out"]
     (stage / "slurm/12_submission.sh").write_text(f"#!/bin/bash\n#SBATCH --job-name={new}\n")
     (stage / "slurm/12_0_log.out").write_text("working")
-    assert not any("does not run again" in line for line in said(stage))
+    assert not any("does not run again" in line for line in status_lines(stage))
     assert [path.name for path in newest_log(stage, Answering())] == ["12_0_log.out"]
     give_up(stage, "5", "fmct-y")
-    assert said(stage)[0] == f"{stage}: job 5 does not run again: crash", "another stage's"
+    assert status_lines(stage)[0] == f"{stage}: job 5 does not run again: crash", "another stage's"
 
 
 def test_a_resubmitted_sbatch_training_is_not_shown_as_given_up(run: Path, slurm: Slurm) -> None:
@@ -273,11 +275,11 @@ def test_a_resubmitted_sbatch_training_is_not_shown_as_given_up(run: Path, slurm
     path = run / "attempts/0001.json"
     (run / "attempts/0002.json").write_text(path.read_text().replace('"number": 1', '"number": 2'))
     path.write_text(path.read_text().replace('"job": "12"', '"job": "7"'))
-    assert not any("does not run again" in line for line in said(run))
+    assert not any("does not run again" in line for line in status_lines(run))
 
 
 def test_a_job_is_not_cancelled_on_the_word_of_a_record(run: Path, slurm: Slurm, tmp_path: Path) -> None:
-    slurm.says("scancel", f"echo $* >> {tmp_path / 'cancelled'}")
+    slurm.set_output("scancel", f"echo $* >> {tmp_path / 'cancelled'}")
     (run / "slurm").mkdir()
     (run / "slurm/\u00b2_submission.sh").touch()
     for state in ("RUNNING", "PENDING"):
@@ -322,15 +324,15 @@ def test_damaged_records_of_a_run_are_skipped(run: Path, slurm: Slurm) -> None:
         stream.write(HOSTILE_LINES)
     (run / "slurm").mkdir()
     (run / "slurm/12.endings.jsonl").write_text('{"job": "x"}\n')
-    assert "step 9 of 20" in said(run)[0]
+    assert "step 9 of 20" in status_lines(run)[0]
     assert [figures["step"] for figures in recorded(run)] == [*range(1, 10)]
     record = run / "attempts/0001.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"configuration": {}}))
-    assert "no recorded attempts" in said(run)[0]
+    assert "no recorded attempts" in status_lines(run)[0]
     record.write_text("[" * 100_000)
-    assert "no recorded attempts" in said(run)[0]
+    assert "no recorded attempts" in status_lines(run)[0]
 
 
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(FmctError, match="no such folder"):
-        said(tmp_path / "none")
+        status_lines(tmp_path / "none")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fmct_hpc.probe.config import ComparisonConfig
     from fmct_hpc.probe.heads import Head
     from fmct_hpc.probe.problem import Fitted, Problem
-    from fmct_hpc.probe.source import Given
+    from fmct_hpc.probe.source import FitInput
 
 
 class AttentiveConfig(Section):
@@ -57,11 +57,11 @@ class Attentive(Method):
 
         return StudyAttentiveHead
 
-    def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
+    def fit(self, inputs: "FitInput", problems: "Sequence[Problem]") -> "list[Fitted]":
         """Fit the problems one by one, on memory-mapped tokens."""
         from fmct_hpc.probe.attentive import StudyTokens, attentive
 
-        tokens, source, config = given.tokens, given.source, given.config.attentive
+        tokens, source, config = inputs.tokens, inputs.source, inputs.config.attentive
         if source.studies is not None:
             return attentive(StudyTokens(tokens, source.places, source.studies[1]), problems, config)
         return attentive(tokens, [source.in_store(problem) for problem in problems], config)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fmct_hpc.probe.heads import Head
     from fmct_hpc.probe.methods.finetune import FinetunePool
     from fmct_hpc.probe.problem import Fitted, Problem
-    from fmct_hpc.probe.source import Given
+    from fmct_hpc.probe.source import FitInput
 
 Reads = Literal["vectors", "tokens", "volumes"]
 
@@ -58,7 +58,7 @@ class Method:
             return ()
         return ("cls", "mean") if pool == "both" else (pool,)
 
-    def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
+    def fit(self, inputs: "FitInput", problems: "Sequence[Problem]") -> "list[Fitted]":
         """Fit each problem, given by rows of the cohort; hyperparameters are chosen on validation rows.
 
         Raises FmctError if the encoder lacks the required outputs.
@@ -66,10 +66,10 @@ class Method:
         raise NotImplementedError
 
     def fit_to_keep(
-        self, given: "Given", problems: "Sequence[Problem]"
+        self, inputs: "FitInput", problems: "Sequence[Problem]"
     ) -> "tuple[list[Fitted], Tunable | None]":
-        """`fit`, and the encoder of the heads if the method trains it; None: the encoder of `given`.
+        """`fit`, and the encoder of the heads if the method trains it; None: the encoder of `inputs`.
 
         A method that trains the encoder accepts only one problem here.
         """
-        return self.fit(given, problems), None
+        return self.fit(inputs, problems), None

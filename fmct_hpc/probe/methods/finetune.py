@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fmct_hpc.probe.config import ComparisonConfig, Pool
     from fmct_hpc.probe.heads import Head
     from fmct_hpc.probe.problem import Fitted, Problem
-    from fmct_hpc.probe.source import Given
+    from fmct_hpc.probe.source import FitInput
 
 FinetunePool = Literal["cls", "mean", "max"]
 
@@ -88,20 +88,20 @@ class Finetune(Method):
         """`finetune.pool` of the configuration."""
         return config.finetune.pool
 
-    def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
+    def fit(self, inputs: "FitInput", problems: "Sequence[Problem]") -> "list[Fitted]":
         """Fine-tune for the problems one by one."""
-        return [_finetuned(given, problem)[0] for problem in problems]
+        return [_finetuned(inputs, problem)[0] for problem in problems]
 
     def fit_to_keep(
-        self, given: "Given", problems: "Sequence[Problem]"
+        self, inputs: "FitInput", problems: "Sequence[Problem]"
     ) -> "tuple[list[Fitted], Tunable | None]":
         """`fit` for one problem, with the fine-tuned encoder."""
         (problem,) = problems
-        fitted, encoder = _finetuned(given, problem)
+        fitted, encoder = _finetuned(inputs, problem)
         return [fitted], encoder
 
 
-def _finetuned(given: "Given", problem: "Problem") -> "tuple[Fitted, Tunable]":
+def _finetuned(inputs: "FitInput", problem: "Problem") -> "tuple[Fitted, Tunable]":
     """Fine-tune for one problem."""
     from fmct_hpc.probe.finetune import Rows, finetune
     from fmct_hpc.probe.goal import goal_of
@@ -111,12 +111,13 @@ def _finetuned(given: "Given", problem: "Problem") -> "tuple[Fitted, Tunable]":
         np.concatenate([problem.train, problem.validation, problem.scored]), return_inverse=True
     )
     train, validation, scored = np.split(places, np.cumsum([len(problem.train), len(problem.validation)]))
-    config = given.config.finetune.model_copy(update={"seed": problem.seed})
+    config = inputs.config.finetune.model_copy(update={"seed": problem.seed})
     goal = goal_of(problem.kind, problem.labels[used], train, config)
-    rows, members = given.source.volumes_of(used)
-    which = Rows(train, validation, np.concatenate([validation, scored]))
-    title = f"{given.source.spec.name}: fine-tuning"
-    finetuned = finetune(given.source.tunable, given.source.views(rows), goal, which, config, members, title)
+    rows, members = inputs.source.volumes_of(used)
+    parts = Rows(train, validation, np.concatenate([validation, scored]))
+    title = f"{inputs.source.spec.name}: fine-tuning"
+    views = inputs.source.views(rows)
+    finetuned = finetune(inputs.source.tunable, views, goal, parts, config, members, title)
     scores = goal.predictions(finetuned.scores)
     chosen = {"step": float(finetuned.step)}
     head = finetuned.model.as_head(goal)

@@ -10,7 +10,7 @@ from shards.section import Section
 if TYPE_CHECKING:
     from fmct_hpc.probe.config import ComparisonConfig
     from fmct_hpc.probe.problem import Fitted, Problem
-    from fmct_hpc.probe.source import Given
+    from fmct_hpc.probe.source import FitInput
 
 
 class LinearConfig(Section):
@@ -45,8 +45,8 @@ class Linear(Method):
         """Relative to 1,000 steps."""
         return config.linear.steps / 1000
 
-    def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
+    def fit(self, inputs: "FitInput", problems: "Sequence[Problem]") -> "list[Fitted]":
         """Fit problems with the same training volumes together."""
         from fmct_hpc.probe.linear import linear
 
-        return linear(given.vectors, problems, given.config.linear)
+        return linear(inputs.vectors, problems, inputs.config.linear)

@@ -9,7 +9,7 @@ from shards.section import Section
 
 if TYPE_CHECKING:
     from fmct_hpc.probe.problem import Fitted, Problem
-    from fmct_hpc.probe.source import Given
+    from fmct_hpc.probe.source import FitInput
 
 
 class LogisticConfig(Section):
@@ -33,20 +33,20 @@ class Logistic(Method):
     draws = False
     seconds = 1.3
 
-    def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
+    def fit(self, inputs: "FitInput", problems: "Sequence[Problem]") -> "list[Fitted]":
         """Fit the binary problems in one solve, and the others one by one."""
         from fmct_hpc.probe.logistic import logistic
         from fmct_hpc.probe.penalised import penalised
 
-        features, config = given.vectors, given.config.logistic
-        return _apart(
+        features, config = inputs.vectors, inputs.config.logistic
+        return _fit_by_kind(
             problems,
             lambda part: logistic(features, part, config),
             lambda part: penalised(features, part, config),
         )
 
 
-def _apart(
+def _fit_by_kind(
     problems: "Sequence[Problem]",
     binary: "Callable[[list[Problem]], list[Fitted]]",
     others: "Callable[[list[Problem]], list[Fitted]]",

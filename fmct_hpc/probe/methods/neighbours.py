@@ -10,7 +10,7 @@ from shards.section import Section
 if TYPE_CHECKING:
     from fmct_hpc.probe.heads import Head
     from fmct_hpc.probe.problem import Fitted, Problem
-    from fmct_hpc.probe.source import Given
+    from fmct_hpc.probe.source import FitInput
 
 
 class NeighboursConfig(Section):
@@ -42,8 +42,8 @@ class Neighbours(Method):
 
         return VotesHead
 
-    def fit(self, given: "Given", problems: "Sequence[Problem]") -> "list[Fitted]":
+    def fit(self, inputs: "FitInput", problems: "Sequence[Problem]") -> "list[Fitted]":
         """Fit with every number of neighbours."""
         from fmct_hpc.probe.neighbours import neighbours
 
-        return neighbours(given.vectors, problems, given.config.neighbours)
+        return neighbours(inputs.vectors, problems, inputs.config.neighbours)

@@ -1,1 +1,1 @@
-"""What a classifier's scores are worth: areas, intervals, paired tests, calibration, operating points."""
+"""Statistics of a classifier's scores: areas, intervals, paired tests, calibration, operating points."""

@@ -241,7 +241,7 @@ class Sweep:
         return plan
 
     def is_done(self, plan: Plan, number: int) -> bool:
-        """Whether the unit's results are there and of the present inputs."""
+        """Whether the unit's results exist and are of the current inputs."""
         try:
             source = self._source_digest(plan.units[number])
         except FmctError:  # no features yet
