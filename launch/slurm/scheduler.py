@@ -58,8 +58,7 @@ class Slurm(Scheduler):
         """Submit `job` through submitit (launch/slurm/submit.py)."""
         from launch.slurm.submit import submit  # needs the layer [slurm]
 
-        [number] = submit([job], folder, self._site, numbers)
-        return number
+        return submit(job, folder, self._site, numbers)
 
     def script(self, job: Job, folder: Path, numbers: dict[str, str]) -> str:
         """The batch script that sbatch would get, and the command of each task."""

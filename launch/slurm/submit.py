@@ -21,7 +21,6 @@ from launch.slurm.plain import require_plain, texts
 from launch.slurm.site import Resources, Site
 from launch.task import become
 from shards.errors import FmctError
-from shards.private import own_folder
 from shards.sharing import VARIABLE
 
 JOB_SCRIPT = Path(__file__).parents[1] / "job.sh"
@@ -37,32 +36,28 @@ STRAGGLER_SECONDS = 120
 """Ranks end together; when one has ended, srun kills the remaining ones after this long."""
 
 
-def submit(jobs: list[Job], folder: Path, site: Site, numbers: Mapping[str, str] | None = None) -> list[str]:
-    """Submit `jobs` to Slurm; logs and submitit's files go to `folder`. Returns Slurm's job numbers.
+def submit(job: Job, folder: Path, site: Site, numbers: Mapping[str, str]) -> str:
+    """Submit `job` to Slurm; logs and submitit's files go to `folder`. Returns Slurm's job number.
 
-    numbers: by name, those of jobs that are not in `jobs` but that some depend on.
-    Raises FmctError with Slurm's message if it rejects a job.
+    numbers: by name, those of the jobs that it depends on.
+    Raises FmctError with Slurm's message if it rejects the job.
     """
     require_visible(site, folder, Path.cwd())
-    own_folder(folder)  # jobs read from there what they run
-    known = dict(numbers or {})
-    for job in jobs:
-        try:
-            executor = submitit.SlurmExecutor(folder, python=_python(site))
-        except RuntimeError:
-            raise FmctError("srun is not on the PATH: run this where jobs are submitted from") from None
-        executor.update_parameters(**_parameters(job, folder, site, known))
-        try:
-            # Several submissions in one batch become one array, one becomes a plain job.
-            with executor.batch():
-                submitted = [executor.submit(become, command) for command in command_lines(job, site)]
-        except UncompletedJobError as error:
-            message = " ".join(str(error).split())
-            raise FmctError(
-                f"Slurm rejected {job.name} ({message}); check the site file, and that sbatch works here"
-            ) from None
-        known[job.name] = str(submitted[0].job_id).split("_")[0]
-    return [known[job.name] for job in jobs]
+    try:
+        executor = submitit.SlurmExecutor(folder, python=_python(site))
+    except RuntimeError:
+        raise FmctError("srun is not on the PATH: run this where jobs are submitted from") from None
+    executor.update_parameters(**_parameters(job, folder, site, numbers))
+    try:
+        # Several submissions in one batch become one array, one becomes a plain job.
+        with executor.batch():
+            submitted = [executor.submit(become, command) for command in command_lines(job, site)]
+    except UncompletedJobError as error:
+        message = " ".join(str(error).split())
+        raise FmctError(
+            f"Slurm rejected {job.name} ({message}); check the site file, and that sbatch works here"
+        ) from None
+    return str(submitted[0].job_id).split("_")[0]
 
 
 def script(job: Job, folder: Path, site: Site, numbers: Mapping[str, str] | None = None) -> str:

@@ -12,8 +12,8 @@ from fmct_hpc.train.attempts import attempts
 from launch.jobs.requeue import read
 from launch.pipeline.stages import fmct
 from launch.scheduler import Job
+from launch.slurm.scheduler import Slurm
 from launch.slurm.site import Site
-from launch.slurm.submit import submit
 from shards.errors import FmctError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ def test_a_slurm_job_and_its_hooks_ignore_the_working_folder(
     monkeypatch.chdir(folder)
     site = Site(setup=("export PYTHONPATH=$PYTHONPATH:",))  # with an empty entry, as profiles leave it
     job = Job("fmct-preprocess", (fmct(site, "preprocess", "none", "--out", "none"),), site.light)
-    assert submit([job], slurm, site) == ["12"]
+    assert Slurm(site).submit([job], slurm) == ["12"]
     here = {
         **{"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n", "SLURM_RESTART_COUNT": "1"},
         **{"SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
@@ -112,12 +112,12 @@ def test_a_job_runs_from_no_folder_that_others_can_write_to(programs: Path, tmp_
     ours, linked = tmp_path / "ours", tmp_path / "linked"
     ours.mkdir()
     ours.chmod(0o777)
-    submit([job], ours, site)
+    Slurm(site).submit([job], ours)
     assert ours.stat().st_mode & 0o777 == 0o755
     linked.symlink_to(ours)
     with pytest.raises(FmctError, match=r"linked: is a link"):
-        submit([job], linked, site)
+        Slurm(site).submit([job], linked)
     if os.getuid() == 0:
         os.chown(ours, 65534, -1)
         with pytest.raises(FmctError, match=r"ours: belongs to another user"):
-            submit([job], ours, site)
+            Slurm(site).submit([job], ours)
