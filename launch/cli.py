@@ -15,9 +15,8 @@ from launch.program import (
     keep_working_folder_off_path,
     require_docstrings,
 )
-from launch.screen import echo
+from launch.screen import echo, user_errors
 from shards import caches
-from shards.errors import FmctError, refusal
 from shards.layers import named_layers
 from shards.sharing import share
 
@@ -128,17 +127,11 @@ def main() -> None:
 
 def _run() -> None:
     set_up_logging()
-    try:
+    with user_errors():
         share(None)
         require_docstrings()
         with named_layers():
             built(sys.argv[1:])()
-    except (FmctError, OSError, MemoryError) as error:
-        message = error if isinstance(error, FmctError) else refusal(error)
-        if message is None:
-            raise
-        echo(f"fmct: {message}", err=True)
-        sys.exit(message.exit_code)
 
 
 if __name__ == "__main__":

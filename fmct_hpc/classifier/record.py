@@ -20,7 +20,6 @@ from shards.section import Section
 FILE_NAME = "classifier.json"
 HEADS = "heads.safetensors"
 ENCODER = "encoder.safetensors"
-ENCODER_INFO = "encoder.json"
 FORMAT_VERSION = 1
 Count = Annotated[int, Field(ge=0)]
 

@@ -98,8 +98,8 @@ class Predictions:
         """Number of parts; does not load the classifier's weights."""
         return len(self._parts)
 
-    def run(self, share: tuple[int, int] = (0, 1), progress: Progress = lambda done, total: None) -> None:
-        """Compute missing parts; share (i, n): only the i-th of n shares.
+    def run(self, share: Share = WHOLE, progress: Progress = lambda done, total: None) -> int:
+        """Compute missing parts, all or those of a share; returns their number.
 
         A part is reused for the same classifier, paths, datasets and key, and recomputed if a path in it was
         rejected. Exams that changed in place are not read again, except into another `out`. progress: called
@@ -111,9 +111,9 @@ class Predictions:
         about = Subject(command="predict", sources={"classifier": Origin.of(None, self._classified_by)})
         claim(self.out, about, [TABLE])
         with writing(self.out, "fmct predict", shared=True):
-            own, of_all = self._ledger.share(Share(*share)), len(self._parts)
-            progresses.register("predict", self.out, Share(*share), total=len(own.units), of_all=of_all)
-            own.make(self._make, progress)
+            own, of_all = self._ledger.share(share), len(self._parts)
+            progresses.register("predict", self.out, share, total=len(own.units), of_all=of_all)
+            return own.make(self._make, progress)
 
     @property
     def _ledger(self) -> Ledger[int, bool]:

@@ -1,7 +1,8 @@
 """The commands that apply a model to new scans: features, predictions, relevance maps, similar volumes."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 
@@ -23,6 +24,7 @@ from launch.screen import echo
 from shards.errors import FmctError
 from shards.share import WHOLE, Share
 
+Progress = Callable[[int, int], None]
 REFUSALS_SHOWN = 20
 """Maximum number of rejected paths that are printed; the table has all."""
 
@@ -52,22 +54,17 @@ def features(
 
     _require_key(key_file)
     table = FeatureTable(paths, encoder, out, batch, device, key_file, private_map)
-    if not collect:
-        with progress("parts") as update:
-            made = table.run(Share.parse(share) if share else WHOLE, update)
+    made = _run(table.run, share, collect)
     if share is not None:
         echo(f"share {share}: {made} parts; when all shares are done, run the same command with --collect")
         return
     written = table.collect()
-    partial = "" if written.done == written.parts else f" ({written.done} of {written.parts} parts)"
-    echo(f"{out}: features of {written.scans} scans of {written.paths} paths{partial}")
+    echo(f"{out}: features of {written.scans} scans of {written.paths} paths{_partial(written)}")
     if written.flags:
         flags = ", ".join(f"{count} {flag}" for flag, count in written.flags.most_common())
         echo(f"flagged scans: {flags}")
     if written.refused:
-        if not collect:
-            raise FmctError("\n".join(written.refused))
-        echo("\n".join(written.refused[:REFUSALS_SHOWN]), err=True)
+        _report("\n".join(written.refused[: REFUSALS_SHOWN if collect else None]), collect)
 
 
 def export_classifier(
@@ -119,19 +116,15 @@ def predict(
 
     _require_key(key_file)
     predictions = Table(paths, classifier, out, batch, device, key_file)
-    if not collect:
-        with progress("parts") as update:
-            predictions.run((0, 1) if share is None else Share.parse(share), update)
-    if share is None:
-        summary = predictions.collect()
-        partial = "" if summary.done == summary.parts else f" ({summary.done} of {summary.parts} parts)"
-        echo(f"{out}: predictions for {summary.scans} {summary.what}{partial}")
-        if summary.refused:
-            first = "\n".join(summary.refused[:REFUSALS_SHOWN])
-            refused = f"{len(summary.refused)} paths have no prediction; reasons are in the table:\n{first}"
-            if not collect:
-                raise FmctError(refused)
-            echo(refused, err=True)
+    _run(predictions.run, share, collect)
+    if share is not None:
+        return
+    summary = predictions.collect()
+    echo(f"{out}: predictions for {summary.scans} {summary.what}{_partial(summary)}")
+    if summary.refused:
+        first = "\n".join(summary.refused[:REFUSALS_SHOWN])
+        count = len(summary.refused)
+        _report(f"{count} paths have no prediction; reasons are in the table:\n{first}", collect)
 
 
 def similar(
@@ -205,22 +198,46 @@ def relevance(
     tasks, methods = list(explainer.readings), explainer.methods
     other = open_explainer(beside, None, methods, tasks, device) if beside else None
     maps = Relevance(paths, explainer, out, evaluation, other, key_file)
-    if not collect:
-        with progress("parts") as update:
-            made = maps.run(Share.parse(share) if share else WHOLE, update)
+    made = _run(maps.run, share, collect)
     if share is not None:
         echo(f"share {share}: {made} parts mapped; when all shares are, run the same command with --collect")
         return
     written = maps.collect()
-    partial = "" if written.done == written.parts else f" ({written.done} of {written.parts} parts)"
+    partial = _partial(written)
     echo(f"{out}: {written.maps} maps of {written.scans} scans{partial}; {out}/relevance.html shows them")
     if written.measures is not None:
         echo(printed(written.measures))
     if written.refused:
-        first = "\n".join(written.refused[:REFUSALS_SHOWN])
-        if not collect:
-            raise FmctError(first)
-        echo(first, err=True)
+        _report("\n".join(written.refused[:REFUSALS_SHOWN]), collect)
+
+
+class _Parts(Protocol):
+    """The finished parts of a table, and all."""
+
+    @property
+    def done(self) -> int: ...
+
+    @property
+    def parts(self) -> int: ...
+
+
+def _run(run: Callable[[Share, Progress], int], share: str | None, collect: bool) -> int:
+    """Compute missing parts, all or those of a share, and return their number; none with --collect."""
+    if collect:
+        return 0
+    with progress("parts") as update:
+        return run(Share.parse(share) if share else WHOLE, update)
+
+
+def _partial(summary: _Parts) -> str:
+    return "" if summary.done == summary.parts else f" ({summary.done} of {summary.parts} parts)"
+
+
+def _report(refused: str, collect: bool) -> None:
+    """Raise FmctError for paths that were rejected; with --collect only print them."""
+    if not collect:
+        raise FmctError(refused)
+    echo(refused, err=True)
 
 
 def _require_key(key_file: Path | None) -> None:

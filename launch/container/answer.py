@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from launch.program import keep_working_folder_off_path
-from launch.screen import echo
+from launch.screen import echo, user_errors
 from shards import caches
 from shards.atomic import write_text
-from shards.errors import FmctError, refusal
+from shards.errors import FmctError
 from shards.layers import named_layers
 from shards.sharing import share
 
@@ -96,17 +96,11 @@ def main() -> None:
     """Run it; exit code 2 with one line per exam without a result, or for a missing input."""
     keep_working_folder_off_path()
     given, out, model, device = (os.environ.get(name) or default for name, default in PLACES.items())
-    try:
+    with user_errors():
         share(None)
         caches.set_for_libraries()
         with named_layers():
             nothing = answer(Path(given), Path(out), Path(model), device)
-    except (FmctError, OSError, MemoryError) as error:
-        message = error if isinstance(error, FmctError) else refusal(error)
-        if message is None:
-            raise
-        echo(f"fmct: {message}", err=True)
-        sys.exit(message.exit_code)
     for name in nothing:
         echo(f"{name}: no result; the reason is in {RESULTS}", err=True)
     sys.exit(2 if nothing else 0)

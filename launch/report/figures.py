@@ -29,7 +29,7 @@ _VARIABLES = {
 }
 """Placeholder colours for Matplotlib, which are replaced by the page's CSS variables."""
 
-INK, DIM, LINE, PAPER = (_VARIABLES[name] for name in ("ink", "dim", "line", "paper"))
+INK, DIM, LINE = (_VARIABLES[name] for name in ("ink", "dim", "line"))
 COLOURS = tuple(_VARIABLES[f"c{i}"] for i in range(SERIES))
 
 

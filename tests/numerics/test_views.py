@@ -53,10 +53,22 @@ def windows_then_area(
 
 
 def crop_with_air(volume: np.ndarray, start: tuple[int, ...], edge: tuple[int, ...]) -> np.ndarray:
-    """[start, start + edge) of a volume that goes on as air."""
+    """[start, start + edge) of a volume that is surrounded by air."""
     pad = max(edge) + max(abs(s) for s in start)
     padded = np.pad(volume, pad, constant_values=-1000)
     return padded[tuple(slice(pad + s, pad + s + e) for s, e in zip(start, edge, strict=True))]
+
+
+def padded_field(volume: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+    """The cube of 64 mm about the middle: MONAI's ResizeWithPadOrCrop.
+
+    Of f voxels for n it pads (f - n) // 2 before, or crops from n // 2 - f // 2 on.
+    """
+    edge = tuple(round(64 / s) for s in spacing)
+    pairs = zip(edge, volume.shape, strict=True)
+    return crop_with_air(
+        volume, tuple(-((f - n) // 2) if n <= f else n // 2 - f // 2 for f, n in pairs), edge
+    )
 
 
 def head(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
@@ -124,10 +136,7 @@ def test_center_view_is_the_padded_or_cropped_field(
         local_crop_mm=(16, 32),
     )
     volume = head(shape)
-    edge = tuple(round(64 / s) for s in spacing)
-    # MONAI's ResizeWithPadOrCrop: pad (f - n) // 2 voxels before, or crop from n // 2 - f // 2 on.
-    start = tuple(-((f - n) // 2) if n <= f else n // 2 - f // 2 for f, n in zip(edge, shape, strict=True))
-    expected = windows_then_area(crop_with_air(volume, start, edge), WINDOWS, size)
+    expected = windows_then_area(padded_field(volume, spacing), WINDOWS, size)
     np.testing.assert_allclose(center_view(volume, spacing, data), expected, rtol=0, atol=1e-6)
 
 
@@ -320,9 +329,7 @@ def test_one_read_serves_every_view_as_if_cut_from_the_padded_field(
     )
     volume = head(shape)
     source = ViewSource(one_volume(volume, spacing), data, Share(Order(0, (1,), 1), 0, 1, 1), 0)
-    whole = tuple(round(64 / s) for s in spacing)
-    start = [-((f - n) // 2) if n <= f else n // 2 - f // 2 for f, n in zip(whole, shape, strict=True)]
-    field = crop_with_air(volume, tuple(start), whole)
+    field = padded_field(volume, spacing)
     for epoch in range(8):
         sample = source.sample(epoch, 0)
         for (first, edge, _), parameters in zip(sample.geometry, source.draw(epoch, 0), strict=True):

@@ -18,7 +18,6 @@ Z, Y, X = np.meshgrid(
     np.arange(-75, 108, STEP), np.arange(111, -112, -STEP), np.arange(99, -100, -STEP), indexing="ij"
 )
 AIR, FAT, WATER, MUSCLE, PLASTIC, BONE = -1000, -100, 0, 50, 120, 900
-Paint = Callable[[np.ndarray], None]
 
 
 def objection(voxels: np.ndarray, spacing: tuple[float, float, float]) -> str | None:

@@ -34,6 +34,7 @@ from launch.jobs.progress import progress, progress_of_job
 from shards import Dataset
 from shards.errors import FmctError
 from shards.progress import VARIABLE
+from shards.share import Share
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,7 @@ def test_shares_of_an_array_merge_to_the_result_of_one_run(
     with pytest.raises(FmctError, match="no predictions of these paths yet"):
         shared.collect()
     monkeypatch.setenv(VARIABLE, str(tmp_path / "shared/slurm/12_1.ledgers.json"))
-    shared.run((1, 3))
+    shared.run(Share(1, 3))
     made = shared.collect().done
     assert 0 < made < 19
     counted = progress(tmp_path / "shared")

@@ -172,11 +172,6 @@ def test_each_image_keeps_its_own_texts(tmp_path: Path) -> None:
     assert len({id(i.texts) for i in series.instances}) == 3
 
 
-def save_bytes(data: bytes, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
 def test_an_interrupted_scan_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     expected = fresh(folder, tmp_path / "fresh")
