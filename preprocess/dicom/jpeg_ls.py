@@ -157,11 +157,12 @@ def _decode(
     max_value, reset = parameters[1], parameters[5]
     step = 2 * near + 1
     span, wide, limit = sizes(near, max_value)
-    # A, B, C and N of a context, and the Golomb parameter k from its last A and N.
+    # A, B, C and N of a context, and its Golomb parameter k (of an interrupted run: the last one).
     state = np.zeros((_CONTEXTS, 8), np.int32)
     state[:, 0] = max(2, (span + 32) >> 6)
     state[:, 3] = 1
-    zeros_of = np.zeros(256, np.int64)
+    state[:, 4] = golomb_order(0, 1, max(2, (span + 32) >> 6))
+    zeros_of = np.full(256, 64)  # of the next 8 bits; more than any code has if they are all zeros
     for k in range(8):
         zeros_of[1 << (7 - k) : 1 << (8 - k)] = k
     above, line = np.zeros(columns + 2, np.int64), np.zeros(columns + 2, np.int64)
@@ -171,13 +172,22 @@ def _decode(
         above[columns + 1] = above[columns]
         line[0] = left = above[1]
         corner, up = above[0], above[1]
+        behind = levels[at(up - corner + max_value)]
         x = 1
         while x <= columns:
             ahead = above[at(x + 1)]
-            context = 81 * levels[at(ahead - up + max_value)] + 9 * levels[at(up - corner + max_value)]
-            context += levels[at(corner - left + max_value)]
-            run_bits = 0
-            if context == 0:
+            beside = levels[at(ahead - up + max_value)]
+            context = 81 * beside + 9 * behind + levels[at(corner - left + max_value)]
+            if context != 0:
+                own, order = state[at(abs(context))], state[at(abs(context)), 4]
+                max_zeros = limit - wide - 1
+                mapped, held, count, word = golomb(data, held, count, word, zeros_of, order, max_zeros, wide)
+                sign = 1 if context > 0 else -1
+                predicted = predict(left, up, corner, sign * own[2], max_value)
+                error = sign * regular_error(own, mapped, order, near, reset)
+                line[at(x)] = left = reduced(predicted + error * step, near, max_value, span)
+                behind, corner, up = beside, up, ahead
+            else:
                 x, ended, run_bits, run, held, count, word = filled_run(
                     data, held, count, word, lengths, run, x, line
                 )
@@ -189,25 +199,17 @@ def _decode(
                 same = 1 if abs(left - up) <= near else 0
                 own = state[365 + same]
                 total = own[0] + (own[3] >> 1) if same else own[0]
-                run = max(run - 1, 0)
-            else:
-                own = state[at(abs(context))]
-                total = own[0]
-            own[4] = order = golomb_order(own[4], own[3], total)
-            max_zeros = limit - run_bits - wide - 1
-            mapped, held, count, word = golomb(data, held, count, word, zeros_of, order, max_zeros, wide)
-            if context == 0:
+                own[4] = order = golomb_order(own[4], own[3], total)
+                max_zeros = limit - run_bits - wide - 1
+                mapped, held, count, word = golomb(data, held, count, word, zeros_of, order, max_zeros, wide)
                 error = end_of_run(own, mapped, same, order, reset)
-                predicted = left if same else up
                 if not same and left > up:
                     error = -error
-            else:
-                sign = 1 if context > 0 else -1
-                predicted = predict(left, up, corner, sign * own[2], max_value)
-                error = sign * regular_error(own, mapped, order, near, reset)
-            left = reduced(predicted + error * step, near, max_value, span)
-            line[at(x)] = left
-            corner, up = up, above[at(x + 1)]
+                predicted = left if same else up
+                line[at(x)] = left = reduced(predicted + error * step, near, max_value, span)
+                run = max(run - 1, 0)
+                corner, up = up, above[at(x + 1)]
+                behind = levels[at(up - corner + max_value)]
             x += 1
         for k in range(columns):
             out[y, k] = line[k + 1]

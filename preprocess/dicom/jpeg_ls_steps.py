@@ -1,7 +1,7 @@
 """The steps of JPEG-LS's decoder (ISO/IEC 14495-1), inlined into its loop over samples (jpeg_ls.py).
 
 The reader's state is `held`, the bits read but not used yet, `count`, their number, and `word`, the number of
-the next 32 bits of `data`. A context is a row of A, B, C, N and the last Golomb parameter, int32.
+the next 32 bits of `data`. A context is a row of A, B, C, N and the Golomb parameter, int32.
 """
 
 import numpy as np
@@ -80,7 +80,10 @@ def end_of_run(own: np.ndarray, mapped: int, same: int, order: int, reset: int) 
 
 @njit(inline="always")
 def regular_error(own: np.ndarray, mapped: int, order: int, near: int, reset: int) -> int:
-    """The error of a sample in regular mode, and its context's update (A.5.2, A.6)."""
+    """The error of a sample in regular mode, and its context's update (A.5.2, A.6).
+
+    The context's next Golomb parameter is computed here, where no later step of this sample waits for it.
+    """
     a, b, c, n = own[0], own[1], own[2], own[3]
     error = (mapped >> 1) ^ -(mapped & 1)
     if near == 0 and order == 0 and 2 * b <= -n:
@@ -97,6 +100,7 @@ def regular_error(own: np.ndarray, mapped: int, order: int, near: int, reset: in
         b = min(b - n, 0)
         c = min(c + 1, 127)
     own[0], own[1], own[2], own[3] = a, b, c, n
+    own[4] = golomb_order(order, n, own[0])
     return error
 
 
@@ -110,6 +114,8 @@ def predict(left: int, up: int, corner: int, correction: int, max_value: int) ->
 @njit(inline="always")
 def reduced(value: int, near: int, max_value: int, span: int) -> int:
     """A sample modulo RANGE (A.4.4, A.4.5)."""
+    if 0 <= value <= max_value:  # nearly always, so that a predicted branch takes the place of comparisons
+        return value
     whole = span * (2 * near + 1)
     if value < -near:
         value += whole
@@ -172,9 +178,8 @@ def golomb(
         held = (held << 32) | next_word(data, word)
         count += 32
         word += 1
-    ahead = (held >> (count - 8)) & 255
-    zeros = zeros_of[at(ahead)]
-    if ahead != 0 and zeros < max_zeros and zeros + 1 + order <= 32:
+    zeros = zeros_of[at((held >> (count - 8)) & 255)]
+    if zeros < max_zeros and zeros + order < 32:
         count -= zeros + 1 + order
         return (zeros << order) | ((held >> count) & ((1 << order) - 1)), held, count, word
     zeros, held, count, word = zeros_before_one(data, held, count, word, max_zeros)
