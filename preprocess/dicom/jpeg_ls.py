@@ -2,7 +2,7 @@
 
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class Coding:
     reset: int = 0
 
     @classmethod
+    @lru_cache(maxsize=4)
     def read(cls, precision: int, header: bytes, preset: bytes) -> "Coding":
         """From a scan's header (C.2.3) and an LSE segment of preset parameters (C.2.4.1.1); empty: none."""
         near = header[3] if len(header) > 3 else 0
@@ -58,6 +59,7 @@ class Coding:
         max_value, first, second, third, reset = struct.unpack(">5H", preset[1:])
         return cls(precision, near, max_value, (first, second, third), reset)
 
+    @cached_property
     def parameters(self) -> np.ndarray:
         """int64: NEAR, MAXVAL, T1, T2, T3, RESET."""
         max_value = self.max_value or 2**self.precision - 1
@@ -75,9 +77,10 @@ class Coding:
             thresholds.append(lower)
         return np.array([near, max_value, *thresholds, self.reset or 64], np.int64)
 
+    @cached_property
     def is_sound(self) -> bool:
         """Whether the parameters are valid in JPEG-LS (table C.1, C.2.3)."""
-        near, max_value, first, second, third, reset = self.parameters().tolist()
+        near, max_value, first, second, third, reset = self.parameters.tolist()
         ordered = near + 1 <= first <= second <= third <= max_value < 2**self.precision
         return ordered and near <= min(255, max_value // 2) and 3 <= reset <= max(255, max_value)
 
@@ -86,9 +89,8 @@ def decode(encoded: bytes, start: int, coding: Coding, rows: int, columns: int) 
     """Decode the scan of one component at byte `start`, as far as possible."""
     bits, count, end = _unstuffed(np.frombuffer(encoded, np.uint8), start)
     values = np.zeros((rows, columns), np.uint16)
-    parameters = coding.parameters()
-    levels = _levels(*parameters[:5].tolist())
-    done, used = _decode(bits, count, parameters, levels, _RUN_LENGTHS, coding.near or None, values)
+    levels = _levels(*coding.parameters[:5].tolist())
+    done, used = _decode(bits, count, coding.parameters, levels, _RUN_LENGTHS, coding.near or None, values)
     return Scan(values, done, count - used, end)
 
 
@@ -112,6 +114,19 @@ def _unstuffed(data: np.ndarray, at: int) -> tuple[np.ndarray, int, int]:
     out = np.zeros((len(data) - at) // 4 + 2, np.uint32)
     have, held, count, before, end = 0, 0, 0, 0, -1
     while at < len(data):
+        if before != 255 and at + 4 <= len(data):
+            one, two, three, four = int(data[at]), int(data[at + 1]), int(data[at + 2]), int(data[at + 3])
+            if one != 255 and two != 255 and three != 255 and four != 255:  # nothing is stuffed after them
+                if count >= 32:
+                    count -= 32
+                    out[have] = (held >> count) & 0xFFFFFFFF
+                    have += 1
+                held = (held << 32) | (one << 24) | (two << 16) | (three << 8) | four
+                out[have] = (held >> count) & 0xFFFFFFFF
+                have += 1
+                before = four
+                at += 4
+                continue
         value = int(data[at])
         width = 8
         if before == 255:

@@ -130,7 +130,7 @@ def _jpeg_ls(
     _require_one_component(stated.frame, header, matrix)
     precision = stated.frame[0]
     coding = jpeg_ls.Coding.read(precision, header, stated.preset)
-    if header[4] > 2 or header[5] or len(stated.preset) not in (0, 11) or not coding.is_sound():
+    if header[4] > 2 or header[5] or len(stated.preset) not in (0, 11) or not coding.is_sound:
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the codestream's parameters are not valid in JPEG-LS")
     scan = jpeg_ls.decode(encoded, start, coding, *matrix)
     if scan.end < 0:

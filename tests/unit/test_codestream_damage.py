@@ -12,6 +12,7 @@ from PIL import Image
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     JPEG2000,
+    UID,
     HTJ2KLossless,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -26,6 +27,7 @@ from pydicom.uid import (
 from preprocess.dicom import jpeg_ls, rle
 from preprocess.dicom.codestream import read_whole
 from preprocess.dicom.image_file import ImageFile
+from preprocess.dicom.inflate import Inflated
 from preprocess.reasons import Reason, Rejection
 
 CODESTREAMS = Path(__file__).parents[1] / "data" / "codestreams"
@@ -144,7 +146,7 @@ def test_jpeg_ls_is_counted_by_what_it_decodes_to(name: str, near: int) -> None:
 )
 def test_jpeg_ls_has_the_standards_defaults(precision: int, near: int, expected: tuple[int, ...]) -> None:
     """ISO/IEC 14495-1 table C.3, and C.2.4.1.1.1 with NEAR."""
-    assert jpeg_ls.Coding(precision, near).parameters().tolist() == [near, *expected, 64]
+    assert jpeg_ls.Coding(precision, near).parameters.tolist() == [near, *expected, 64]
 
 
 def test_restart_intervals_are_counted() -> None:
@@ -171,7 +173,8 @@ def test_tiles_that_are_absent_are_reported() -> None:
 def deflated(behind: bytes = b"") -> tuple[bytes, bytes]:
     """A file of noisy pixels up to its deflated data set, and what is to be deflated."""
     noise = np.random.default_rng(3).normal(0, 6, SHAPE).astype(np.int16)
-    data = ct_image(noise + np.linspace(-1000, 60, SHAPE[1]).astype(np.int16))
+    data = ct_image(noise + np.linspace(-1000, 60, SHAPE[1]).astype(np.int16), SOPInstanceUID="1.2.3.4")
+    data.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
     file = io.BytesIO()
     data.save_as(file, enforce_file_format=True)
     plain = file.getvalue().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99".ljust(22, b"\0"))
@@ -207,6 +210,45 @@ def test_a_deflated_file_is_read_to_its_end(behind: bytes) -> None:
     for at in np.linspace(len(whole) // 2, len(whole) - 1, 40).astype(int):
         with pytest.raises(Exception):  # noqa: B017, PT011 - zlib's and pydicom's many
             inflated(head, whole[:at])
+
+
+def test_damaged_streams_end_as_zlib_ends_them() -> None:
+    """Cut, changed and lengthened streams of every kind of block: the same bytes, or an error."""
+    random, ended = np.random.default_rng(7), 0
+    kinds = [
+        (0, zlib.Z_DEFAULT_STRATEGY),
+        (6, zlib.Z_DEFAULT_STRATEGY),
+        (6, zlib.Z_FIXED),
+        (9, zlib.Z_HUFFMAN_ONLY),
+    ]
+    data = random.normal(0, 20, 3000).astype("<i2").tobytes() + bytes(3000) + b"ISO_IR 100" * 100
+    for number in range(1200):
+        level, strategy = kinds[number % len(kinds)]
+        packer = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 8, strategy)
+        stream = bytearray(packer.compress(data) + packer.flush())
+        at = int(random.integers(len(stream) if number % 3 else 80))
+        match number // len(kinds) % 4:
+            case 0:
+                del stream[at:]
+            case 1:
+                stream[at] ^= 1 << int(random.integers(8))
+            case 2:
+                stream[at : at + 3] = random.bytes(3)
+            case _:
+                stream += random.bytes(5)
+        theirs = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            expected: bytes | None = theirs.decompress(stream)
+            expected = expected if theirs.eof else None
+        except zlib.error:
+            expected = None
+        try:
+            found: bytes | None = Inflated(io.BytesIO(stream), 0, len(stream)).read()
+        except zlib.error:
+            found = None
+        assert found == expected
+        ended += found is None
+    assert 300 < ended < 900
 
 
 def test_invalid_elements_after_deflated_pixels_are_damage() -> None:
