@@ -12,8 +12,8 @@ from shards.errors import FmctError
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "preprocess": (
-        *("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "indexed_gzip", "nibabel"),
-        *("PIL", "jinja2"),
+        *("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "indexed_gzip", "zlib_ng"),
+        *("nibabel", "PIL", "jinja2"),
     ),
     "train": ("deepspeed", "ninja", "tensorboard", "sklearn", "matplotlib", "PIL"),
     "report": ("matplotlib", "sklearn", "PIL", "jinja2"),
