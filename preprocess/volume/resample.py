@@ -257,7 +257,8 @@ def _columns_of_lines(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Each (slice, w): the two columns it lies between, the share of the second, whether it is inside."""
     count = len(starts)
-    left, right = np.empty((count, width), np.int32), np.empty((count, width), np.int32)
+    # Unsigned: of a signed index compiled code tests whether it is negative.
+    left, right = np.empty((count, width), np.uint32), np.empty((count, width), np.uint32)
     share_right = np.empty((count, width), np.float32)
     valid = np.empty((count, width), np.bool_)
     for k in range(count):
@@ -319,9 +320,10 @@ def _sample_lines(
                     if not done[at, i]:
                         done[at, i] = True
                         _average_row(hu[j], i, boxes[0], boxes[1], padded, row)
+                        one, other, share_other, sampled = left[j], right[j], share_right[j], lines[at, i]
                         for w in range(width):
-                            value = row[left[j, w]]
-                            lines[at, i, w] = value + share_right[j, w] * (row[right[j, w]] - value)
+                            value = row[one[w]]
+                            sampled[w] = value + share_other[w] * (row[other[w]] - value)
                 over, under = np.float32(share * (1 - v)), np.float32(share * v)
                 upper_line, lower_line = lines[at, upper], lines[at, lower]
                 for w in range(width):
