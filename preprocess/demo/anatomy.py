@@ -33,18 +33,28 @@ HALF_WIDTH, HALF_LENGTH, HALF_HEIGHT = 78.0, 98.0, 92.0
 NECK_HALF_HEIGHT = 150.0
 BASE_THICKNESS = 4.5
 
+POINTS_AT_ONCE = 2**15
+"""Points painted together: many for NumPy's cost per call, few enough for a core's cache."""
+
 
 def head_hu(points_lps: np.ndarray, head: Head) -> np.ndarray:
     """HU (float32, shape (...)) at patient LPS points in mm (shape (..., 3))."""
     points = np.asarray(points_lps, dtype=np.float64).reshape(-1, 3)
     hu = np.full(len(points), AIR_HU, np.float32)
+    for start in range(0, len(points), POINTS_AT_ONCE):
+        part = slice(start, start + POINTS_AT_ONCE)
+        _paint_head(hu[part], points[part], head)
+    return hu.reshape(np.shape(points_lps)[:-1])
+
+
+def _paint_head(hu: np.ndarray, points: np.ndarray, head: Head) -> None:
+    """Paint the head over air in place; points: patient LPS mm (N, 3)."""
     if head.head_rest:
         _paint_head_rest(hu, points - np.asarray(head.origin))
     at = head.local(points)
     skin = skin_depth(at)
     inside = np.flatnonzero(skin > -1)
     hu[inside] = _tissue(some(at, inside), skin[inside], hu[inside], head)
-    return hu.reshape(np.shape(points_lps)[:-1])
 
 
 def _tissue(at: Coordinates, skin: np.ndarray, hu: np.ndarray, head: Head) -> np.ndarray:
@@ -80,7 +90,12 @@ def _layers(
 
 def cavity_depth(at: Coordinates, head: Head) -> np.ndarray:
     """Depth in mm inside the skull at points of the head's own axes, negative outside: (N,)."""
-    return _layers(at, skin_depth(at), at[2] - floor_height(at), head)[2]
+    return cavity_depth_under(at, skin_depth(at), at[2] - floor_height(at), head)
+
+
+def cavity_depth_under(at: Coordinates, skin: np.ndarray, above_floor: np.ndarray, head: Head) -> np.ndarray:
+    """`cavity_depth` at points `skin` mm under the skin and `above_floor` mm above the skull base."""
+    return _layers(at, skin, above_floor, head)[2]
 
 
 def skin_depth(at: Coordinates) -> np.ndarray:

@@ -10,10 +10,11 @@ from preprocess.demo.enhanced import enhanced_ct
 from preprocess.demo.identity import uid
 from preprocess.demo.job import File, SeriesJob
 from preprocess.demo.plan import Kind, Quirk
-from preprocess.demo.scanners import Encoding
+from preprocess.demo.scanners import Encoding, Kernel
+from preprocess.demo.series_files import SeriesFiles
 from preprocess.demo.stack import Plane, axial_axes, axial_offsets, base_offsets, plane, vault_offsets
 from preprocess.demo.streams import Stream, generator
-from preprocess.demo.writer import ct_image, encode
+from preprocess.demo.writer import ct_image, encode, slice_elements
 from preprocess.reasons import Reason
 
 _SLABS = {
@@ -71,17 +72,22 @@ def axial_planes(job: SeriesJob) -> list[Plane]:
 
 def axial_files(job: SeriesJob) -> Iterator[File]:
     """The series' files, in geometric order; an enhanced series is one."""
-    quirks = job.plan.quirks
+    quirks, syntax = job.plan.quirks, job.facts.transfer_syntax
+    planes = axial_planes(job)
+    shared = ct_image(job.facts, planes[0], _encoding(job), IMAGE_TYPE, _kernel(job), _tilt(quirks))
     if Quirk.ENHANCED in quirks:
-        data = enhanced_ct([image for _, _, image in _images(job)], uid(job.facts.uid, "enhanced"))
-        yield File(1, data.SOPInstanceUID, encode(data, job.facts.transfer_syntax))
+        data = enhanced_ct(
+            shared, [own for _, _, own in _slices(job, planes)], uid(job.facts.uid, "enhanced")
+        )
+        yield File(1, data.SOPInstanceUID, encode(data, syntax))
         return
-    count = len(axial_planes(job))
+    count = len(planes)
     truncated = range(count // 2, count // 2 + _truncated(quirks))
-    for index, copy, data in _images(job):
-        number, sop_uid = int(data.InstanceNumber), str(data.SOPInstanceUID)
+    files = SeriesFiles(shared, syntax)
+    for index, copy, own in _slices(job, planes):
+        number, sop_uid = int(own.InstanceNumber), str(own.SOPInstanceUID)
         twice = Reason.DUPLICATE_SLICE if copy else None
-        file = File(number, sop_uid, encode(data, job.facts.transfer_syntax), twice)
+        file = File(number, sop_uid, files.file(own), twice)
         if index in truncated:
             cut = file.content[: int(len(file.content) * BYTES_LEFT)]
             file = replace(file, content=cut, dropped=Reason.TRUNCATED_PIXEL_DATA)
@@ -90,23 +96,27 @@ def axial_files(job: SeriesJob) -> Iterator[File]:
             yield replace(file, number=number + count, dropped=Reason.DUPLICATE_SLICE)
 
 
-def _images(job: SeriesJob) -> Iterator[tuple[int, int, Dataset]]:
-    """Number of the slice, number of its copy, and the image."""
-    scanner, quirks = job.study.scanner, job.plan.quirks
-    kernel = scanner.bone if job.plan.kind is Kind.BONE else scanner.soft
-    encoding = LARGE_INTERCEPT if Quirk.LARGE_INTERCEPT in quirks else scanner.encoding
-    planes = axial_planes(job)
+def _slices(job: SeriesJob, planes: list[Plane]) -> Iterator[tuple[int, int, Dataset]]:
+    """Number of the slice, number of its copy, and the elements that are its own."""
     numbers = _instance_numbers(job, len(planes))
-    rng = job.noise()
-    for index, slice_plane in enumerate(planes):
-        stored = job.render(slice_plane, kernel, encoding, rng)
-        for copy in range(1 + (index < SLICES_TWICE and Quirk.DUPLICATE_POSITIONS in quirks)):
-            number = numbers[index] + copy * len(planes)
+    rendered = job.render(planes, _kernel(job), _encoding(job), job.noise())
+    for index, (slice_plane, stored) in enumerate(zip(planes, rendered, strict=True)):
+        for copy in range(1 + (index < SLICES_TWICE and Quirk.DUPLICATE_POSITIONS in job.plan.quirks)):
             sop_uid = uid(job.facts.uid, index, copy)
-            data = ct_image(
-                job.facts, sop_uid, number, slice_plane, stored, encoding, IMAGE_TYPE, kernel, _tilt(quirks)
+            yield (
+                index,
+                copy,
+                slice_elements(sop_uid, numbers[index] + copy * len(planes), slice_plane, stored),
             )
-            yield index, copy, data
+
+
+def _kernel(job: SeriesJob) -> Kernel:
+    scanner = job.study.scanner
+    return scanner.bone if job.plan.kind is Kind.BONE else scanner.soft
+
+
+def _encoding(job: SeriesJob) -> Encoding:
+    return LARGE_INTERCEPT if Quirk.LARGE_INTERCEPT in job.plan.quirks else job.study.scanner.encoding
 
 
 def _truncated(quirks: tuple[Quirk, ...]) -> int:

@@ -1,14 +1,16 @@
 """Series that accompany a head CT and do not become volumes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.identity import uid
 from preprocess.demo.job import File, SeriesJob
-from preprocess.demo.stack import plane
-from preprocess.demo.writer import ct_image, dose_report, encode, mr_image, screen_capture
+from preprocess.demo.series_files import SeriesFiles
+from preprocess.demo.stack import Plane, plane
+from preprocess.demo.writer import ct_image, dose_report, encode, mr_image, screen_capture, slice_elements
 
 X, Y, Z = np.eye(3)
 LOCALIZER_MM = 320.0
@@ -23,12 +25,14 @@ def localizer_file(job: SeriesJob) -> Iterator[File]:
     study, scanner = job.study, job.study.scanner
     centre = np.asarray(study.head.origin)
     view = plane(centre, Y, -Z, LOCALIZER_MM, study.matrix, 1.0)
-    through = [head_hu(view.points() + offset * X, study.head) for offset in LOCALIZER_PLANES_MM]
+    through = head_hu(view.points() + LOCALIZER_PLANES_MM[:, None, None, None] * X, study.head)
     projection = np.mean(through, axis=0) + 400
     stored = scanner.encoding.store(projection, np.ones_like(projection, bool))
+    data = ct_image(
+        job.facts, view, scanner.encoding, ("ORIGINAL", "PRIMARY", "LOCALIZER"), scanner.soft, 0.0
+    )
     sop_uid = uid(job.facts.uid, 0)
-    image_type = ("ORIGINAL", "PRIMARY", "LOCALIZER")
-    data = ct_image(job.facts, sop_uid, 1, view, stored, scanner.encoding, image_type, scanner.soft, 0.0)
+    data.update(slice_elements(sop_uid, 1, view, stored))
     yield File(1, sop_uid, encode(data, job.facts.transfer_syntax))
 
 
@@ -51,26 +55,26 @@ def screen_capture_file(job: SeriesJob) -> Iterator[File]:
 def coronal_files(job: SeriesJob) -> Iterator[File]:
     """A coronal reformat of the axial images."""
     study, scanner = job.study, job.study.scanner
-    rng = job.noise()
-    for index, offset in enumerate(CORONAL_MM):
-        centre = study.head.origin + offset * Y
-        view = plane(centre, X, -Z, scanner.field_of_view, study.matrix, 10.0)
-        stored = job.render(view, scanner.soft, scanner.encoding, rng)
-        sop_uid = uid(job.facts.uid, index)
-        image_type = ("DERIVED", "SECONDARY", "REFORMATTED")
-        data = ct_image(
-            job.facts, sop_uid, index + 1, view, stored, scanner.encoding, image_type, scanner.soft, 0.0
-        )
-        yield File(index + 1, sop_uid, encode(data, job.facts.transfer_syntax))
+    centres = [study.head.origin + offset * Y for offset in CORONAL_MM]
+    views = [plane(centre, X, -Z, scanner.field_of_view, study.matrix, 10.0) for centre in centres]
+    image_type = ("DERIVED", "SECONDARY", "REFORMATTED")
+    shared = ct_image(job.facts, views[0], scanner.encoding, image_type, scanner.soft, 0.0)
+    yield from _files(job, shared, views, job.render(views, scanner.soft, scanner.encoding, job.noise()))
 
 
 def resonance_files(job: SeriesJob) -> Iterator[File]:
     """Axial slices of the same head from another modality."""
     study = job.study
-    for index, offset in enumerate(RESONANCE_MM):
-        view = plane(study.head.origin + offset * Z, X, Y, 240.0, study.matrix, 5.0)
-        hu = head_hu(view.points(), study.head)
-        stored = np.clip(8 * (hu + 40), 0, 900).astype(np.uint16)
+    views = [plane(study.head.origin + offset * Z, X, Y, 240.0, study.matrix, 5.0) for offset in RESONANCE_MM]
+    hu = head_hu(np.stack([view.points() for view in views]), study.head)
+    stored = np.clip(8 * (hu + 40), 0, 900).astype(np.uint16)
+    yield from _files(job, mr_image(job.facts, views[0]), views, stored)
+
+
+def _files(
+    job: SeriesJob, shared: Dataset, views: list[Plane], stored: Iterable[np.ndarray]
+) -> Iterator[File]:
+    files = SeriesFiles(shared, job.facts.transfer_syntax)
+    for index, (view, pixels) in enumerate(zip(views, stored, strict=True)):
         sop_uid = uid(job.facts.uid, index)
-        data = mr_image(job.facts, sop_uid, index + 1, view, stored)
-        yield File(index + 1, sop_uid, encode(data, job.facts.transfer_syntax))
+        yield File(index + 1, sop_uid, files.file(slice_elements(sop_uid, index + 1, view, pixels)))

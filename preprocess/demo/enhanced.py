@@ -1,6 +1,7 @@
 """Enhanced CT: the images of a series as the frames of one object (PS3.3 A.38)."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 from pydicom import Dataset
 from pydicom.uid import EnhancedCTImageStorage
@@ -19,19 +20,22 @@ _PER_FRAME = {
 }
 
 
-def enhanced_ct(images: Sequence[Dataset], sop_uid: str) -> Dataset:
+def enhanced_ct(shared: Dataset, slices: Sequence[Dataset], sop_uid: str) -> Dataset:
     """One object with one frame per CT image, and its attributes in functional groups (C.7.6.16, C.8.15.3).
 
-    Frames are sorted by image number. The images must have equal shared attributes.
+    shared: the elements that all images have in common (`ct_image`); slices: their own (`slice_elements`),
+    with equal thickness. Frames are sorted by image number.
     """
-    images = sorted(images, key=lambda image: int(image.InstanceNumber))
-    shared, frames = _groups(images[0], _SHARED), [_groups(image, _PER_FRAME) for image in images]
+    slices = sorted(slices, key=lambda own: int(own.InstanceNumber))
+    images = [_merged(shared, own) for own in slices]
+    frames = [_groups(image, _PER_FRAME) for image in images]
     for frame, image in zip(frames, images, strict=True):
         kind, content = Dataset(), Dataset()
         kind.FrameType = [*image.ImageType[:2], "VOLUME", "NONE"]
         content.FrameAcquisitionNumber = int(image.AcquisitionNumber)
         frame.CTImageFrameTypeSequence, frame.FrameContentSequence = [kind], [content]
-    whole = images[0]
+    whole = deepcopy(images[0])
+    whole.SharedFunctionalGroupsSequence = [_groups(images[0], _SHARED)]
     for keywords in (*_SHARED.values(), *_PER_FRAME.values()):
         for keyword in keywords:
             del whole[keyword]
@@ -40,11 +44,16 @@ def enhanced_ct(images: Sequence[Dataset], sop_uid: str) -> Dataset:
     whole.SOPClassUID, whole.SOPInstanceUID = EnhancedCTImageStorage, sop_uid
     whole.ImageType = [*whole.ImageType[:2], "VOLUME", "NONE"]
     whole.InstanceNumber, whole.NumberOfFrames = 1, len(images)
-    whole.SharedFunctionalGroupsSequence = [shared]
     whole.PerFrameFunctionalGroupsSequence = frames
     whole.PixelData = b"".join(image.PixelData for image in images)
-    whole["PixelData"].VR = "OW"
     return whole
+
+
+def _merged(shared: Dataset, own: Dataset) -> Dataset:
+    image = Dataset()
+    image.update(shared)
+    image.update(own)
+    return image
 
 
 def _groups(image: Dataset, macros: dict[str, tuple[str, ...]]) -> Dataset:

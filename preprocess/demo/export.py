@@ -190,6 +190,8 @@ def _write_series(
     )
     files = list(_MAKERS[plan.kind](SeriesJob(seed, study, plan, facts)))
     paths = [file_path(study.layout, folder, facts.number, file) for file in files]
+    for parent in {path.parent for path in paths}:
+        (dicom / parent).mkdir(parents=True, exist_ok=True)
     for path, file in zip(paths, files, strict=True):
         _write_new(dicom / path, file.content)
     return {
@@ -216,7 +218,6 @@ def _patient_position(quirks: tuple[Quirk, ...]) -> str:
 
 
 def _write_new(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as file:
         file.write(content)
 
@@ -232,6 +233,8 @@ def _write_junk(dicom: Path, seed: int) -> list[dict[str, str]]:
         "unsorted/notes.dcm": ("text", f"{MARK}: see the prior examination\n".encode() * 8),
         "unsorted/torn.dcm": ("torn_header", whole.read_bytes()[:TORN_BYTES]),
     }
+    for folder in ("MEDIA", "unsorted"):
+        (dicom / folder).mkdir(exist_ok=True)
     for path, (_, content) in junk.items():
         _write_new(dicom / path, content)
     return [{"path": path, "kind": kind} for path, (kind, _) in junk.items()]

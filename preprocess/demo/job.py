@@ -1,10 +1,11 @@
 """One series to make, and its files."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from preprocess.demo.anatomy import head_hu
+from preprocess.demo.anatomy import POINTS_AT_ONCE, head_hu
 from preprocess.demo.fractures import paint_fracture, shows
 from preprocess.demo.plan import SeriesPlan, StudyPlan
 from preprocess.demo.scanners import Encoding, Kernel
@@ -28,14 +29,18 @@ class SeriesJob:
         return generator(self.seed, Stream.NOISE, self.study.index, self.facts.number)
 
     def render(
-        self, plane: Plane, kernel: Kernel, encoding: Encoding, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Stored values (rows, columns) of a slice: the anatomy at its pixels, then kernel and encoding."""
-        clean = head_hu(plane.points(), self.study.head)
-        fracture = self.study.fracture
-        if fracture and shows(kernel.sharp, plane.thickness):
-            paint_fracture(clean, plane, self.study.head, fracture)
-        return encoding.store(kernel.apply(clean, rng), plane.inside_circle())
+        self, planes: Sequence[Plane], kernel: Kernel, encoding: Encoding, rng: np.random.Generator
+    ) -> Iterator[np.ndarray]:
+        """Stored values (rows, columns) of each slice: the anatomy at its pixels, kernel, encoding."""
+        together = max(1, POINTS_AT_ONCE // self.study.matrix**2)
+        for first in range(0, len(planes), together):
+            some = planes[first : first + together]
+            clean = head_hu(np.stack([plane.points() for plane in some]), self.study.head)
+            fracture = self.study.fracture
+            for hu, plane in zip(clean, some, strict=True):
+                if fracture and shows(kernel.sharp, plane.thickness):
+                    paint_fracture(hu, plane, self.study.head, fracture)
+            yield from encoding.store(kernel.apply(clean, rng), some[0].inside_circle())
 
 
 @dataclass(frozen=True)

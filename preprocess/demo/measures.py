@@ -6,14 +6,16 @@ depend on them.
 """
 
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
-from preprocess.demo.anatomy import cavity_depth
+from preprocess.demo.anatomy import cavity_depth_under, floor_height, skin_depth
 from preprocess.demo.brain import brain_hu
 from preprocess.demo.head import Head
 from preprocess.demo.lesions import Bleed, blood_share
-from preprocess.demo.shapes import ramp, some
+from preprocess.demo.shapes import Coordinates, ramp, some
 from preprocess.demo.streams import Stream, generator
 
 STEP_MM = 4.0
@@ -50,13 +52,32 @@ class Volumes:
     """Volumes of each kind of bleed; where two overlap, both count."""
 
 
-def volumes(head: Head) -> Volumes:
-    """Volumes of the ventricles, including blood in them, and of the bleeds."""
+class _Grid(NamedTuple):
+    """The points of the integrals under the skin, which are the same for every head."""
+
+    at: Coordinates
+    skin: np.ndarray
+    """Depth under the skin, mm."""
+    above_floor: np.ndarray
+    """Height above the skull base, mm."""
+
+
+@cache
+def _grid() -> _Grid:
     ends = [np.arange(-reach, reach + STEP_MM / 2, STEP_MM, dtype=np.float32) for reach in REACH_MM]
     x, y, z = (axis.ravel() for axis in np.meshgrid(*ends, indexing="ij"))
-    depth = cavity_depth((x, y, z), head)
+    skin = skin_depth((x, y, z))
+    under = np.flatnonzero(skin > 0)
+    at = some((x, y, z), under)
+    return _Grid(at, skin[under], at[2] - floor_height(at))
+
+
+def volumes(head: Head) -> Volumes:
+    """Volumes of the ventricles, including blood in them, and of the bleeds."""
+    grid = _grid()
+    depth = cavity_depth_under(*grid, head)
     inside = np.flatnonzero(depth > -1)
-    at, depth = some((x, y, z), inside), depth[inside]
+    at, depth = some(grid.at, inside), depth[inside]
     _, fluid = brain_hu(at, depth, head)
     ml = STEP_MM**3 * float(np.prod(head.scale)) / 1000
     within = ramp(depth)

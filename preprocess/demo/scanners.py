@@ -16,14 +16,19 @@ class Kernel:
     """Standard deviation of the noise."""
 
     def apply(self, clean_hu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A slice (rows, columns) of HU with the kernel's sharpness and noise texture, float32."""
+        """Slices (slices, rows, columns) of HU with the kernel's sharpness and noise texture, float32."""
         noise = rng.standard_normal(clean_hu.shape, dtype=np.float32)
         if self.sharp:
-            noise -= ndimage.gaussian_filter(noise, 1.0)
-            clean_hu = clean_hu + 0.8 * (clean_hu - ndimage.gaussian_filter(clean_hu, 0.8))
+            noise -= _smooth(noise, 1.0)
+            clean_hu = clean_hu + 0.8 * (clean_hu - _smooth(clean_hu, 0.8))
         else:
-            noise = ndimage.gaussian_filter(noise, 0.6)
-        return clean_hu + noise * np.float32(self.noise_hu / noise.std())
+            noise = _smooth(noise, 0.6)
+        scales = np.array([np.float32(self.noise_hu / one.std()) for one in noise])
+        return clean_hu + noise * scales[:, None, None]
+
+
+def _smooth(slices: np.ndarray, sigma: float) -> np.ndarray:
+    return ndimage.gaussian_filter(slices, sigma, axes=(1, 2))
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Encoding:
     """Pixel Padding Value (0028,0120) stored outside the reconstruction circle, or None for plain air."""
 
     def store(self, hu: np.ndarray, inside_circle: np.ndarray) -> np.ndarray:
-        """Stored values (rows, columns), int16 or uint16."""
+        """Stored values (..., rows, columns), int16 or uint16; inside_circle: (rows, columns)."""
         low = -(2 ** (self.bits_stored - 1)) if self.signed else 0
         high = low + 2**self.bits_stored - 1
         stored = np.clip(np.rint((hu - self.intercept) / self.slope), low, high)

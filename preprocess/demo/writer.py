@@ -34,6 +34,8 @@ TRANSFER_SYNTAXES = {
     Quirk.IMPLICIT_VR: ImplicitVRLittleEndian,
     Quirk.BIG_ENDIAN: ExplicitVRBigEndian,
 }
+COMPRESSED = {RLELossless: "pydicom", JPEG2000Lossless: "pylibjpeg"}
+"""pydicom's encoder of each compressed transfer syntax."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,18 @@ def transfer_syntax(quirks: tuple[Quirk, ...]) -> str:
 
 def ct_image(
     facts: SeriesFacts,
-    sop_uid: str,
-    number: int,
     plane: Plane,
-    stored: np.ndarray,
     encoding: Encoding,
     image_type: tuple[str, ...],
     kernel: Kernel,
     tilt: float,
 ) -> Dataset:
-    """A CT Image (PS3.3 A.3) of one slice; stored: the integers of `encoding`, (rows, columns)."""
-    data = _image(facts, CTImageStorage, "CT", sop_uid, number, image_type)
-    _place(data, facts, plane)
+    """A CT Image (PS3.3 A.3) without what differs between the slices of a series (`slice_elements`).
+
+    plane: of any of the slices; encoding: of the stored values.
+    """
+    data = _image(facts, CTImageStorage, "CT", image_type)
+    _orient(data, facts, plane)
     data.KVP = str(facts.scanner.kvp)
     data.DataCollectionDiameter = "500"
     data.ReconstructionDiameter = _ds(plane.spacing * plane.matrix)
@@ -76,7 +78,7 @@ def ct_image(
     data.ExposureTime = "1000"
     data.FilterType = "HEAD FILTER"
     data.ConvolutionKernel = list(kernel.names)
-    _pixels(data, stored, encoding.bits_stored)
+    _grey(data, plane.matrix, encoding.bits_stored, encoding.signed)
     data.RescaleIntercept = _ds(encoding.intercept)
     data.RescaleSlope = _ds(encoding.slope)
     data.RescaleType = "HU"
@@ -86,21 +88,34 @@ def ct_image(
     return data
 
 
-def mr_image(facts: SeriesFacts, sop_uid: str, number: int, plane: Plane, stored: np.ndarray) -> Dataset:
-    """An MR Image (PS3.3 A.4) of one slice; `stored` is uint16 of arbitrary units."""
-    data = _image(facts, MRImageStorage, "MR", sop_uid, number, ("ORIGINAL", "PRIMARY", "M", "SE"))
-    _place(data, facts, plane)
+def mr_image(facts: SeriesFacts, plane: Plane) -> Dataset:
+    """An MR Image (PS3.3 A.4) of 12 bits in arbitrary units, in the form of `ct_image`."""
+    data = _image(facts, MRImageStorage, "MR", ("ORIGINAL", "PRIMARY", "M", "SE"))
+    _orient(data, facts, plane)
     data.ScanningSequence, data.SequenceVariant, data.ScanOptions = "SE", "NONE", ""
     data.MRAcquisitionType, data.RepetitionTime, data.EchoTime = "2D", "500", "12"
     data.MagneticFieldStrength = "1.5"
-    _pixels(data, stored, 12)
+    _grey(data, plane.matrix, 12, signed=False)
+    return data
+
+
+def slice_elements(sop_uid: str, number: int, plane: Plane, stored: np.ndarray) -> Dataset:
+    """The elements that differ between the images of a series; stored: int16 or uint16 (rows, columns)."""
+    data = Dataset()
+    data.SOPInstanceUID, data.InstanceNumber = sop_uid, number
+    data.ImagePositionPatient = [_ds(v) for v in plane.position]
+    data.SliceThickness = _ds(plane.thickness)
+    data.SliceLocation = _ds(plane.position[2])
+    data.PixelData = stored.tobytes()
+    data["PixelData"].VR = "OW"
     return data
 
 
 def screen_capture(facts: SeriesFacts, sop_uid: str, picture: np.ndarray) -> Dataset:
     """A Secondary Capture (PS3.3 A.8) in CT's modality; `picture` is uint8 RGB (rows, columns, 3)."""
     image_type = ("DERIVED", "SECONDARY", "SCREEN SAVE")
-    data = _image(facts, SecondaryCaptureImageStorage, "CT", sop_uid, 1, image_type)
+    data = _image(facts, SecondaryCaptureImageStorage, "CT", image_type)
+    data.SOPInstanceUID, data.InstanceNumber = sop_uid, 1
     data.ConversionType = "WSD"
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
     data.Rows, data.Columns = picture.shape[:2]
@@ -113,7 +128,8 @@ def screen_capture(facts: SeriesFacts, sop_uid: str, picture: np.ndarray) -> Dat
 
 def dose_report(facts: SeriesFacts, sop_uid: str) -> Dataset:
     """The head of an X-Ray Radiation Dose SR (PS3.3 A.35.8), with one text item."""
-    data = _common(facts, XRayRadiationDoseSRStorage, "SR", sop_uid, 1)
+    data = _common(facts, XRayRadiationDoseSRStorage, "SR")
+    data.SOPInstanceUID, data.InstanceNumber = sop_uid, 1
     data.CompletionFlag, data.VerificationFlag = "COMPLETE", "UNVERIFIED"
     data.ValueType, data.ContinuityOfContent = "CONTAINER", "SEPARATE"
     data.ConceptNameCodeSequence = [_code("113701", "DCM", "X-Ray Radiation Dose Report")]
@@ -138,33 +154,43 @@ def media_directory(sop_uid: str) -> bytes:
 
 def encode(data: Dataset, syntax: str) -> bytes:
     """The file (PS3.10) of `data` in the transfer syntax `syntax`; a pure function of both."""
-    if syntax == ExplicitVRBigEndian:
-        data.PixelData = np.frombuffer(data.PixelData, "<u2").astype(">u2").tobytes()
-    if syntax in (RLELossless, JPEG2000Lossless):
-        data.file_meta = FileMetaDataset()
-        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
-        data.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
+    encode_pixels(data, syntax)
     return _file(data, data.SOPClassUID, data.SOPInstanceUID, syntax)
 
 
+def encode_pixels(data: Dataset, syntax: str) -> None:
+    """Change the little-endian pixels of `data` to those of a transfer syntax, in place."""
+    if syntax == ExplicitVRBigEndian:
+        data.PixelData = np.frombuffer(data.PixelData, "<u2").astype(">u2").tobytes()
+    if syntax in COMPRESSED:
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.compress(syntax, encoding_plugin=COMPRESSED[syntax], generate_instance_uid=False)
+
+
+def file_meta(sop_class: str, sop_uid: str, syntax: str) -> FileMetaDataset:
+    """The File Meta Information (PS3.10 section 7.1) of an object."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(sop_class)
+    meta.MediaStorageSOPInstanceUID = UID(sop_uid)
+    meta.TransferSyntaxUID = UID(syntax)
+    return meta
+
+
 def _file(data: Dataset, sop_class: str, sop_uid: str, syntax: str) -> bytes:
-    data.file_meta = FileMetaDataset()
-    data.file_meta.MediaStorageSOPClassUID = UID(sop_class)
-    data.file_meta.MediaStorageSOPInstanceUID = UID(sop_uid)
-    data.file_meta.TransferSyntaxUID = UID(syntax)
+    data.file_meta = file_meta(sop_class, sop_uid, syntax)
     data.preamble = bytes(128)
     buffer = BytesIO()
     pydicom.dcmwrite(buffer, data, enforce_file_format=True)
     return buffer.getvalue()
 
 
-def _common(facts: SeriesFacts, sop_class: str, modality: str, sop_uid: str, number: int) -> Dataset:
-    """Patient, study, series, equipment and SOP modules."""
+def _common(facts: SeriesFacts, sop_class: str, modality: str) -> Dataset:
+    """Patient, study, series, equipment and SOP modules, without the instance's UID and number."""
     patient, scanner = facts.identity, facts.scanner
     data = Dataset()
     data.SpecificCharacterSet = "ISO_IR 100"
-    data.SOPClassUID, data.SOPInstanceUID = sop_class, sop_uid
+    data.SOPClassUID = sop_class
     data.StudyDate = data.SeriesDate = data.ContentDate = patient.study_date
     data.StudyTime = data.SeriesTime = data.ContentTime = patient.study_time
     data.AccessionNumber = patient.accession_number
@@ -180,39 +206,32 @@ def _common(facts: SeriesFacts, sop_class: str, modality: str, sop_uid: str, num
     data.ProtocolName = f"{MARK} HEAD ROUTINE"
     data.PatientPosition = facts.patient_position
     data.StudyInstanceUID, data.SeriesInstanceUID = patient.study_uid, facts.uid
-    data.StudyID, data.SeriesNumber, data.InstanceNumber = "1", facts.number, number
+    data.StudyID, data.SeriesNumber = "1", facts.number
     return data
 
 
-def _image(
-    facts: SeriesFacts, sop_class: str, modality: str, sop_uid: str, number: int, image_type: tuple[str, ...]
-) -> Dataset:
-    data = _common(facts, sop_class, modality, sop_uid, number)
+def _image(facts: SeriesFacts, sop_class: str, modality: str, image_type: tuple[str, ...]) -> Dataset:
+    data = _common(facts, sop_class, modality)
     data.ImageType = list(image_type)
     data.AcquisitionNumber = "1"
     data.AcquisitionDate, data.AcquisitionTime = facts.identity.study_date, facts.identity.study_time
     return data
 
 
-def _place(data: Dataset, facts: SeriesFacts, plane: Plane) -> None:
-    """The Frame of Reference and Image Plane modules (PS3.3 C.7.4.1, C.7.6.2)."""
+def _orient(data: Dataset, facts: SeriesFacts, plane: Plane) -> None:
+    """The Frame of Reference and Image Plane modules (PS3.3 C.7.4.1, C.7.6.2), without the position."""
     data.FrameOfReferenceUID = facts.identity.frame_of_reference_uid
     data.PositionReferenceIndicator = "OM"
-    data.ImagePositionPatient = [_ds(v) for v in plane.position]
     data.ImageOrientationPatient = [_ds(v) for v in (*plane.row, *plane.column)]
     data.PixelSpacing = [_ds(plane.spacing)] * 2
-    data.SliceThickness = _ds(plane.thickness)
-    data.SliceLocation = _ds(plane.position[2])
 
 
-def _pixels(data: Dataset, stored: np.ndarray, bits_stored: int) -> None:
-    """The Image Pixel module (PS3.3 C.7.6.3) of 16-bit grey values."""
+def _grey(data: Dataset, matrix: int, bits_stored: int, signed: bool) -> None:
+    """The Image Pixel module (PS3.3 C.7.6.3) of 16-bit grey values, without them."""
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.Rows, data.Columns = stored.shape
+    data.Rows = data.Columns = matrix
     data.BitsAllocated, data.BitsStored, data.HighBit = 16, bits_stored, bits_stored - 1
-    data.PixelRepresentation = int(stored.dtype.kind == "i")
-    data.PixelData = stored.tobytes()
-    data["PixelData"].VR = "OW"
+    data.PixelRepresentation = int(signed)
 
 
 def _code(value: str, scheme: str, meaning: str) -> Dataset:

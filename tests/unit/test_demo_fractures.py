@@ -57,8 +57,7 @@ def drawn(plan: StudyPlan, kind: Kind, *quirks: Quirk) -> np.ndarray:
     # An encoding that stores HU as they are.
     encoding = replace(scanner.encoding, signed=True, bits_stored=16, intercept=0, padding=None)
     with_it, without = (
-        np.stack([job.render(one, kernel, encoding, job.noise()).astype(int) for one in planes])
-        for job in jobs
+        np.stack(list(job.render(planes, kernel, encoding, job.noise()))).astype(int) for job in jobs
     )
     return np.asarray(without - with_it)
 

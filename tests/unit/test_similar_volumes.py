@@ -35,7 +35,7 @@ def clean(number: int, bleeds: bool = False) -> np.ndarray:
 def scanned(hu: np.ndarray, kernel: Kernel = SCANNERS[0].soft, seed: int = 1) -> np.ndarray:
     """int16 HU with a kernel's noise."""
     rng = np.random.default_rng(seed)
-    return np.asarray(np.rint(np.stack([kernel.apply(plane, rng) for plane in hu])), np.int16)
+    return np.asarray(np.rint(kernel.apply(hu, rng)), np.int16)
 
 
 def sketch_of(hu: np.ndarray, cut: int = 0) -> np.ndarray:
