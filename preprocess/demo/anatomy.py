@@ -33,7 +33,7 @@ HALF_WIDTH, HALF_LENGTH, HALF_HEIGHT = 78.0, 98.0, 92.0
 NECK_HALF_HEIGHT = 150.0
 BASE_THICKNESS = 4.5
 
-POINTS_AT_ONCE = 2**15
+POINTS_AT_ONCE = 2**16
 """Points painted together: many for NumPy's cost per call, few enough for a core's cache."""
 
 
