@@ -15,7 +15,7 @@ import numpy as np
 from pydicom import config as pydicom_config
 
 from preprocess.dicom.catalog import Instance
-from preprocess.dicom.header_corrections import padding_beyond_bits, unwrapped
+from preprocess.dicom.header_corrections import padding_beyond_bits, unwrapped, without_sign
 from preprocess.dicom.image_file import ImageFile
 from preprocess.dicom.sources import Source, open_source
 from preprocess.reasons import Reason, Rejection
@@ -81,6 +81,7 @@ class Decoder:
                 stored, allocated = image.stored(instance.frame)
         if stored.shape != (instance.rows, instance.columns):
             raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix differs from the catalog's")
+        stored = without_sign(allocated, stored, image.bits_stored, slope, intercept)
         outside = padding_beyond_bits(allocated, stored, slope, intercept, MIN_HU)
         stored = unwrapped(stored, image.bits_stored, slope, intercept)
         digest = hashlib.sha256(np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).data)

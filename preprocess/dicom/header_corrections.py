@@ -9,6 +9,16 @@ WRAPPED_SHARE = 0.05
 more: metal never has this share of a slice, but the air around a head does."""
 NO_AIR_HU = -500.0
 """A scale that starts above this has no value for air."""
+NO_BONE_HU = 1500.0
+"""A scale that ends below this has no value for dense bone: no scanner stores a head with it."""
+BELOW_AIR_HU = -1500.0
+"""Below this there is no measured value, only codes for outside the circle."""
+MAX_CODES = 2
+"""Most different codes in one image."""
+MAX_SCALE_HU = 30_710.0
+"""The end of the longest scale of a scanner, Siemens's extended one: 12 bits, slope 10, intercept -10240."""
+MIN_CODE_HU = -5000.0
+"""Below the codes of all scanners (-1500, -2000, -2048, -3024, -3072)."""
 
 
 def unwrapped(stored: np.ndarray, bits: int, slope: float, intercept: float) -> np.ndarray:
@@ -16,20 +26,60 @@ def unwrapped(stored: np.ndarray, bits: int, slope: float, intercept: float) -> 
 
     Slices of some scanners hold signed 12-bit HU under Pixel Representation 0 and Rescale Intercept 0 or 1,
     so that air, -1000, reads 3096 (public in the RSNA 2019 challenge). Proven if the scale has no value for
-    air (`NO_AIR_HU`) and `WRAPPED_SHARE` of the pixels are air as signed numbers. Otherwise the values are
-    returned unchanged.
+    air (`NO_AIR_HU`) and `WRAPPED_SHARE` of the pixels are air as signed numbers; or if the upper half of the
+    numbers has only values beyond every scale (`MAX_SCALE_HU`) that are codes or higher as signed ones, such
+    as -2000 as 63536 of 16 bits. Otherwise the values are returned unchanged.
     """
-    if stored.dtype.kind != "u" or intercept <= NO_AIR_HU or stored.size == 0:
+    if stored.dtype.kind != "u" or stored.size == 0:
         return stored
-    low, high = ((2**bits + (hu - intercept) / slope) for hu in WRAPPED_AIR_HU)
-    if low < 2 ** (bits - 1):
-        return stored
-    air = np.count_nonzero((stored >= low) & (stored <= high))
-    if air < WRAPPED_SHARE * stored.size:
+    if not (_has_wrapped_air(stored, bits, slope, intercept) or _is_beyond(stored, bits, slope, intercept)):
         return stored
     unused = 8 * stored.dtype.itemsize - bits
-    native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    return (native << unused).view(f"i{stored.dtype.itemsize}") >> unused
+    return (_native(stored) << unused).view(f"i{stored.dtype.itemsize}") >> unused
+
+
+def _has_wrapped_air(stored: np.ndarray, bits: int, slope: float, intercept: float) -> bool:
+    if intercept <= NO_AIR_HU:
+        return False
+    low, high = ((2**bits + (hu - intercept) / slope) for hu in WRAPPED_AIR_HU)
+    if low < 2 ** (bits - 1):
+        return False
+    return int(np.count_nonzero((stored >= low) & (stored <= high))) >= WRAPPED_SHARE * stored.size
+
+
+def _is_beyond(stored: np.ndarray, bits: int, slope: float, intercept: float) -> bool:
+    if (2**bits - 1) * slope + intercept <= MAX_SCALE_HU:
+        return False
+    upper = stored[stored >= 2 ** (bits - 1)]
+    if not upper.size or (upper == 2**bits - 1).all():  # none, or saturated
+        return False
+    least = int(upper.min())
+    return least * slope + intercept > MAX_SCALE_HU and (least - 2**bits) * slope + intercept >= MIN_CODE_HU
+
+
+def without_sign(
+    allocated: np.ndarray, stored: np.ndarray, bits: int, slope: float, intercept: float
+) -> np.ndarray:
+    """The values, integers of `bits` bits, as unsigned if the header wrongly says signed.
+
+    allocated: the pixels with all their bits; `stored` itself if they are equal or unknown. Values of 0 to
+    4095 under Pixel Representation 1, Bits Stored 12 and Rescale Intercept -1024 would be at most 1023 HU,
+    and denser bone below -2048 HU, as air. Proven if the scale has no value for dense bone (`NO_BONE_HU`),
+    and more than `MAX_CODES` different values are below every measured one (`BELOW_AIR_HU`), with a sign that
+    does not fill their pixels. Otherwise the values are returned unchanged.
+    """
+    if stored.dtype.kind != "i" or allocated is stored:
+        return stored
+    if (2 ** (bits - 1) - 1) * slope + intercept >= NO_BONE_HU:
+        return stored
+    below = stored[(stored * slope + intercept < BELOW_AIR_HU) & (allocated >= 0)]
+    if len(np.unique(below)) <= MAX_CODES:
+        return stored
+    return _native(allocated).view(f"u{allocated.dtype.itemsize}") & (2**bits - 1)
+
+
+def _native(values: np.ndarray) -> np.ndarray:
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def padding_beyond_bits(

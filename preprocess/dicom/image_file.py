@@ -95,8 +95,7 @@ class ImageFile:
             values = rle.decode(encoded, rows, columns, allocated)
             values = values.view(f"<{'ui'[representation]}{values.itemsize}")
         else:
-            values = self._decoded(encoded)
-            return values, values
+            return self._decoded(encoded)
         if bits == allocated:
             return values, values
         # In old equipment they start above it (PS3.5 section 8.1.1); other bits may be an overlay.
@@ -107,8 +106,8 @@ class ImageFile:
         stored = (values << above) >> (allocated - bits)
         return stored, values if above == allocated - bits else stored
 
-    def _decoded(self, encoded: bytes) -> np.ndarray:
-        """The values of a JPEG (2000) codestream, which start at bit 0."""
+    def _decoded(self, encoded: bytes) -> tuple[np.ndarray, np.ndarray]:
+        """As `stored`, of a JPEG (2000) codestream, whose values start at bit 0."""
         rows, columns, allocated, bits, representation = (self._numbers[name] for name in NEEDED)
         if self._header.interpretation not in _INTERPRETATIONS:
             detail = "Photometric Interpretation (0028,0004) is missing or not in the standard"
@@ -124,7 +123,8 @@ class ImageFile:
             unsigned = samples.values.astype(f"u{allocated // 8}", copy=False)
             values = unsigned.view(f"{'ui'[representation]}{allocated // 8}")
             unused = allocated - (samples.precision if exact and representation else bits)
-            return values if _fits(values, allocated - unused) else (values << unused) >> unused
+            fits = _fits(values, allocated - unused)
+            return values if fits else (values << unused) >> unused, values
         options = self._options | {"correct_unused_bits": True}
         try:
             # The decoder receives the width of the values.
@@ -134,10 +134,12 @@ class ImageFile:
         except RuntimeError:  # pydicom's error for any exception of its plugins, also MemoryError
             np.empty(rows * columns * _DECODER_BYTES + 2**25, np.uint8)  # raises MemoryError in that case
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the decoder rejects the codestream") from None
-        signed = get_j2k_parameters(encoded).get("is_signed") and not representation
-        if signed and (values >> (bits - 1)).any():
+        signed = get_j2k_parameters(encoded).get("is_signed")
+        if signed and not representation and (values >> (bits - 1)).any():
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values under an unsigned header")
-        return values
+        # Without its own sign, the codestream has zeros above the values' bits.
+        is_plain = signed or not representation or bits == allocated
+        return values, values if is_plain else values & (2**bits - 1)
 
     @property
     def _options(self) -> dict[str, Any]:

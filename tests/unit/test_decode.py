@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import ct_image, save, scanned
+from jpeg_lossless_writer import written
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -245,6 +246,87 @@ def test_a_padding_value_beyond_bits_stored_is_air(
         data.set_original_encoding(is_implicit_vr=False, is_little_endian=False)
         data.PixelData = stored.astype(stored.dtype.newbyteorder(">")).tobytes()
     assert np.array_equal(decoded(data, tmp_path / "x").hu, np.where(truth == -2000, AIR_HU, values - offset))
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        *(ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless),
+        *(JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless),
+    ],
+)
+def test_unsigned_values_under_a_signed_header_keep_their_bone(syntax: str, tmp_path: Path) -> None:
+    """Of 12 bits from air at 24: as signed numbers, bone above 1023 HU would be below the code for no value."""
+    truth = head_and_air()
+    truth[20:26, 30:40] = np.arange(900, 1800, 15).reshape(6, 10)
+    values = (truth.astype(int) + 1024).clip(0, 4095).astype(np.uint16)
+    header = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -1024}
+    honest, wrong = ct_image(values, **header), ct_image(values, **header)
+    if syntax == ExplicitVRBigEndian:
+        wrong.file_meta.TransferSyntaxUID = UID(syntax)
+        wrong.set_original_encoding(is_implicit_vr=False, is_little_endian=False)
+        wrong.PixelData = values.astype(">u2").tobytes()
+    elif syntax == JPEGLosslessSV1:
+        wrong.file_meta.TransferSyntaxUID = UID(syntax)
+        wrong.PixelData = encapsulate([written(values, 12)])
+    elif syntax != ExplicitVRLittleEndian:
+        wrong.compress(syntax, generate_instance_uid=False)
+    wrong.PixelRepresentation = 1
+    found, expected = decoded(wrong, tmp_path / "wrong"), decoded(honest, tmp_path / "honest")
+    assert np.array_equal(found.hu, expected.hu)
+    assert found.hu[20:26, 30:40].max() > 1700
+    assert found.digest == expected.digest
+    if syntax == ExplicitVRLittleEndian:  # with a code beyond the bits as well
+        coded = np.where(truth == -2000, -2000, values.astype(int)).astype(np.int16)
+        both = decoded(ct_image(coded, **header), tmp_path / "both").hu
+        assert np.array_equal(both, np.where(truth == -2000, AIR_HU, expected.hu))
+
+
+def test_signed_values_below_the_scale_are_no_bone(tmp_path: Path) -> None:
+    """Codes for outside the circle, noise below air, and values whose sign fills their pixels."""
+    header = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -1024}
+    signed = np.random.default_rng(3).integers(-200, 1200, (64, 96)).astype(np.int16)
+    signed[:4], signed[-4:] = -2048, -1000
+    clear = (signed.view(np.uint16) & 0xFFF).view(np.int16)
+    expected = np.where(signed < 0, AIR_HU, signed.astype(int) - 1024)
+    assert np.array_equal(hu(tmp_path / "clear", clear, **header), expected)
+    streaks = signed.copy()
+    streaks[10:20, :50] = np.arange(-1000, -500).reshape(10, 50)
+    filled = hu(tmp_path / "filled", streaks, **header)
+    assert np.array_equal(filled, np.where(streaks < 0, AIR_HU, streaks.astype(int) - 1024))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
+@pytest.mark.parametrize(("intercept", "code"), [(-1024, -2000), (-1000, -1500), (0, -3024)])
+def test_a_negative_code_in_unsigned_pixels_is_air(
+    syntax: str, intercept: int, code: int, tmp_path: Path
+) -> None:
+    """-2000 as 63536 of 16 bits would be 62512 HU, which no scanner's scale has; so would noise below 0."""
+    truth = head_and_air()
+    values = truth.astype(int) - intercept
+    values[:3, 40:50] = -7
+    values[truth == -2000] = code
+    if intercept == 0:  # all of it inside the head, so that no air proves the sign
+        values[truth < -500] = 30
+        values[truth == -2000] = code
+    data = ct_image(values.astype(np.int16).view(np.uint16), RescaleIntercept=intercept)
+    if syntax != ExplicitVRLittleEndian:
+        data.compress(syntax, generate_instance_uid=False)
+    found = decoded(data, tmp_path / "x").hu
+    expected = values + intercept
+    assert np.array_equal(found, np.where(expected < MIN_HU, AIR_HU, expected))
+
+
+def test_saturated_unsigned_metal_is_not_a_code(tmp_path: Path) -> None:
+    stored = (head_and_air().astype(int) + 2000).astype(np.uint16)
+    stored[30:32, 40:44] = 65535
+    found = hu(tmp_path / "a", stored, RescaleIntercept=-2000)
+    assert (found[30:32, 40:44] == 32767).all()
+    fine = (head_and_air().astype(int) + 3024).astype(float) / 0.05
+    narrow = hu(
+        tmp_path / "b", fine.clip(0, 65535).astype(np.uint16), RescaleSlope=0.05, RescaleIntercept=-3024
+    )
+    assert narrow.max() == np.rint(65535 * 0.05 - 3024)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
