@@ -39,7 +39,7 @@ def _parquet_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(int(value))
-    return "" if value is None else str(value)
+    return "" if value is None or value != value else str(value)  # NaN: a missing number
 
 
 def csv_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:

@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from dicom_files import Acquisition
+from numpy.typing import DTypeLike
 from preprocess_export import head
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -23,7 +24,11 @@ def as_array(acquisition: Acquisition) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_nifti(
-    hu: np.ndarray, affine: np.ndarray, path: Path, dtype: type = np.int16, codes: tuple[int, int] = (1, 1)
+    hu: np.ndarray,
+    affine: np.ndarray,
+    path: Path,
+    dtype: DTypeLike = np.int16,
+    codes: tuple[int, int] = (1, 1),
 ) -> Path:
     """The index (slice, row, column) and its affine to LPS in NIfTI's convention: (i, j, k), RAS."""
     path.parent.mkdir(parents=True, exist_ok=True)

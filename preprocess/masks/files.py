@@ -36,7 +36,11 @@ def _bits(volume: VolumeFile, classes: Classes, of_class: int | None) -> NDArray
     bits = np.zeros(volume.shape, np.int16)
     for number in range(volume.shape[0]):
         values = volume.read(number)
-        if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        if values.dtype.kind not in "biuf":
+            raise Rejection(
+                Reason.INVALID_VALUE, f"values of type {values.dtype}; save one integer per voxel"
+            )
+        if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.rint(values))).all():
             raise Rejection(Reason.INVALID_VALUE, "values that are not integers; threshold them first")
         for value in np.unique(values):
             if value:

@@ -83,6 +83,9 @@ def _is_label_map(read: Any) -> bool:
 
 def _planes(read: Any, bits: dict[int, int]) -> Planes:
     count, rows, columns = int(read.NumberOfFrames), int(read.Rows), int(read.Columns)
+    groups = len(read.PerFrameFunctionalGroupsSequence)
+    if groups != count:  # frames beyond a smaller number would be lost
+        raise Rejection(Reason.BROKEN_HEADER, f"{groups} functional groups for {count} frames")
     if count * rows * columns > MAX_PIXELS:
         raise Rejection(Reason.TOO_MANY_SLICES, f"{count} frames of {rows} by {columns} pixels")
     across, down, normal = axes(_orientation(read))
@@ -97,14 +100,13 @@ def _planes(read: Any, bits: dict[int, int]) -> Planes:
     group[order] = np.cumsum(np.isin(np.arange(count), starts)) - 1
     positions = places[order[starts]]
     held = np.zeros((len(positions), rows, columns), np.int16)
+    drawn = set()
     for number in range(count):
-        _add(
-            held[group[number]],
-            np.asarray(read.get_stored_frame(number + 1)),
-            _segment(read, number),
-            read,
-            bits,
-        )
+        segment = _segment(read, number)
+        if (place := (group[number], segment)) in drawn:  # of several times or phases
+            raise Rejection(Reason.REPEATED_POSITIONS, "two frames of one segment are at one position")
+        drawn.add(place)
+        _add(held[group[number]], np.asarray(read.get_stored_frame(number + 1)), segment, read, bits)
     slices = Stack(
         column_step=across,
         row_step=down,

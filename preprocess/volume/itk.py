@@ -5,6 +5,7 @@ so `preprocess.volume.text_header` checks the header first.
 """
 
 import math
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from preprocess.dicom.geometry import LARGEST_MATRIX, MAX_PIXELS
+from preprocess.dicom.geometry import LARGEST_MATRIX, MAX_PIXELS, UNIT_LENGTH
 from preprocess.dicom.inflate import is_bomb
 from preprocess.reasons import Reason, Rejection
 from preprocess.volume.text_header import TextHeader, read_metaimage, read_nrrd
@@ -29,15 +30,18 @@ _SPACES = (
     "left-anterior-superior",
 )
 """NRRD's names of patient axes, all of which ITK converts to LPS."""
-_PLACING = {
-    "NrrdImageIO": (("spacedirections",), ("spaceorigin",)),
+_PLACING: dict[str, tuple[tuple[tuple[str, ...], int], ...]] = {
+    "NrrdImageIO": ((("spacedirections",), 9), (("spaceorigin",), 3)),
     "MetaImageIO": (
-        ("transformmatrix", "rotation", "orientation"),
-        ("offset", "position", "origin"),
-        ("elementspacing",),
+        (("transformmatrix", "rotation", "orientation"), 9),
+        (("offset", "position", "origin"), 3),
+        (("elementspacing",), 3),
     ),
 }
-"""Required fields, by any of their names; without them ITK would assume a position."""
+"""Required fields, by any of their names, and the count of their numbers for three axes. Without them, or for
+`none` or NaN, ITK assumes a position."""
+_MILLIMETRES = ("", "?", "mm")
+"""MetaImage's names of units that are mm or unknown."""
 _REMEDY = "export it again from its source"
 
 
@@ -66,11 +70,13 @@ def open_metaimage(path: Path) -> VolumeFile:
     ):
         if header.fields.get(name, str(neutral)) not in (str(neutral), f"{neutral:g}"):
             raise Rejection(Reason.NOT_HOUNSFIELD, f"{name}: the values require rescaling; save them as HU")
+    if header.fields.get("distanceunits", "").lower() not in _MILLIMETRES:  # ITK ignores them
+        raise Rejection(Reason.INVALID_GEOMETRY, f"DistanceUnits: not mm; {_REMEDY}")
     return _opened(path, header, "MetaImageIO")
 
 
 def _opened(path: Path, header: TextHeader, format: str) -> VolumeFile:
-    for names in _PLACING[format]:
+    for names, _ in _PLACING[format]:
         if not set(names) & set(header.fields):
             raise Rejection(
                 Reason.MISSING_GEOMETRY, f"{names[0]}: missing, so its orientation is unknown; {_REMEDY}"
@@ -84,6 +90,7 @@ def _opened(path: Path, header: TextHeader, format: str) -> VolumeFile:
         raise Rejection(
             Reason.INVALID_GEOMETRY, f"sizes: an array of {size}; expected one volume of three axes"
         )
+    _require_placed(reader, header, format)
     kind = _itk().GetPixelIDValueAsString(reader.GetPixelID())  # such as "16-bit signed integer"
     needed = math.prod(size) * int(kind.split("-")[0]) // 8
     if (
@@ -103,6 +110,22 @@ def _opened(path: Path, header: TextHeader, format: str) -> VolumeFile:
 
     beside = None if header.data == path else header.data
     return VolumeFile((size[2], size[1], size[0]), _affine(reader), read, beside)
+
+
+def _require_placed(reader: Any, header: TextHeader, format: str) -> None:
+    """Raise Rejection(invalid_geometry) unless `_PLACING` has numbers, and the axes are unit vectors."""
+    for names, count in _PLACING[format]:
+        for name in set(names) & set(header.fields):
+            words = re.split(r"[\s,()]+", header.fields[name].strip(" ()"))
+            try:
+                numbers = np.array(words, np.float64)
+            except ValueError:
+                numbers = np.empty(0)
+            if len(numbers) != count or not np.isfinite(numbers).all():
+                raise Rejection(Reason.INVALID_GEOMETRY, f"{name}: not {count} numbers; {_REMEDY}")
+    lengths = np.linalg.norm(np.reshape(reader.GetDirection(), (3, 3)), axis=0)
+    if np.abs(lengths - 1).max() > UNIT_LENGTH:
+        raise Rejection(Reason.INVALID_GEOMETRY, f"its axes are not unit vectors; {_REMEDY}")
 
 
 def _affine(reader: Any) -> np.ndarray:

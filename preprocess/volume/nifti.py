@@ -69,7 +69,7 @@ def _reading(path: Path, reason: Reason) -> Iterator[None]:
         raise Rejection(Reason.MISSING_FILE, "no such file") from None
     except (
         *(ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, OverflowError),
-        zlib.error,
+        *(KeyError, zlib.error),  # nibabel's for a code that it does not know
     ) as error:
         raise_refusal(error, path)
         raise Rejection(reason, f"not a readable NIfTI file ({type(error).__name__})") from None

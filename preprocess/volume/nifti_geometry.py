@@ -22,6 +22,8 @@ _OF_THE_PATIENT = (1, 2)
 """Codes for scanner coordinates, and for those of another scan of the patient."""
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _REMEDY = "convert it again from its source"
+_UNITS = {0: "", 1: "metres", 2: "", 3: "micrometres"}
+"""Names of spatial units other than mm, by the lower three bits of xyzt_units; 0 is unknown."""
 
 
 def affine_of(header: Any) -> np.ndarray:
@@ -30,8 +32,9 @@ def affine_of(header: Any) -> np.ndarray:
     Raises Rejection: missing_geometry if neither is in the patient's space, invalid_geometry for units other
     than mm, voxels without extent and an invalid quaternion, inconsistent_geometry for contradictions.
     """
-    units = header.get_xyzt_units()[0]
-    if units not in ("mm", "unknown"):
+    code = int(header["xyzt_units"]) % 8
+    units = _UNITS.get(code, f"of the undefined code {code}")
+    if units:
         raise Rejection(Reason.INVALID_GEOMETRY, f"xyzt_units: its units are {units}, not mm; {_REMEDY}")
     codes = {name: int(header[f"{name}_code"]) for name in ("qform", "sform")}
     if not any(codes.values()):

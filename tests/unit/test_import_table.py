@@ -45,6 +45,14 @@ def test_a_parquet_table_holds_numbers_and_lists(tmp_path: Path) -> None:
         assert np.allclose([instance.position or () for instance in one.instances], places, atol=1e-4)
 
 
+def test_a_missing_number_of_a_parquet_table_is_no_patient(tmp_path: Path) -> None:
+    """Not one named nan, whose volumes would all be of one patient."""
+    rows = {"path": ["a.npy", "b.npy"], "patient": [math.nan, 8.0], "study": [1.0, math.nan]}
+    pq.write_table(pa.table(rows), tmp_path / "table.parquet")
+    summary = import_table(tmp_path / "table.parquet", tmp_path / "catalog.parquet")
+    assert summary.refused == {Reason.MISSING_PATIENT: 1, Reason.MISSING_STUDY: 1}
+
+
 def test_facts_reach_the_catalog_and_invalid_ones_reject_their_row(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", HU)
     for name in "bcdef":

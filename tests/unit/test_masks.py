@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from mask_files import GRID, STUDIES, affine, balls, write_segmentation, write_table, write_volumes
@@ -144,6 +145,15 @@ def test_an_object_of_one_slice_extends_over_its_thickness(folder: Path, tmp_pat
     assert actual.sum() * np.prod(GRID.spacing) / 1000 == pytest.approx(expected_ml, rel=0.15)
 
 
+def _one_frame_less(data: pydicom.Dataset) -> None:
+    data.NumberOfFrames -= 1
+
+
+def _first_frame_twice(data: pydicom.Dataset) -> None:
+    first, second, *_ = data.PerFrameFunctionalGroupsSequence
+    second.PlanePositionSequence = first.PlanePositionSequence
+
+
 def test_each_bad_row_has_a_reason_and_affects_no_others(folder: Path, tmp_path: Path) -> None:
     far = affine()
     far[:3, 3] += 500
@@ -159,6 +169,14 @@ def test_each_bad_row_has_a_reason_and_affects_no_others(folder: Path, tmp_path:
     ):
         write_nifti(values, place, tmp_path / name, np.uint8, codes)
     write_nifti(mask * 0.5, affine(), tmp_path / "shares.nii", np.float32, (0, 1))
+    infinite = np.where(mask, np.inf, 0)
+    write_nifti(infinite, affine(), tmp_path / "infinite.nii", np.float32, (0, 1))
+    colours = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+    write_nifti(mask, affine(), tmp_path / "colours.nii", colours, (0, 1))
+    for name, change in (("fewer.dcm", _one_frame_less), ("repeated.dcm", _first_frame_twice)):
+        whole = pydicom.dcmread(folder / "both.dcm")
+        change(whole)
+        whole.save_as(tmp_path / name)
     contradictory = np.eye(4)
     contradictory[:3, 3] = 40
     loaded = nibabel.load(write_nifti(mask, affine(), tmp_path / "two.nii", np.uint8, (0, 1)))
@@ -179,6 +197,11 @@ def test_each_bad_row_has_a_reason_and_affects_no_others(folder: Path, tmp_path:
         ({"path": "nowhere.nii", **one}, Reason.MISSING_GEOMETRY),
         ({"path": "contrary.nii", **one}, Reason.INCONSISTENT_GEOMETRY),
         ({"path": "shares.nii", **one}, Reason.INVALID_VALUE),
+        ({"path": "infinite.nii", **one}, Reason.INVALID_VALUE),
+        ({"path": "infinite.nii", "class": "1", **one}, Reason.INVALID_VALUE),
+        ({"path": "colours.nii", **one}, Reason.INVALID_VALUE),
+        ({"path": "fewer.dcm", **one}, Reason.BROKEN_HEADER),
+        ({"path": "repeated.dcm", **one}, Reason.REPEATED_POSITIONS),
         ({"path": "gone.nii", **one}, Reason.MISSING_FILE),
         ({"path": "../two.nii", **one}, Reason.PATH_OUTSIDE),
         ({"path": "text.txt", **one}, Reason.UNSUPPORTED_FORMAT),

@@ -95,12 +95,17 @@ def test_a_nifti_file_that_contradicts_itself_is_refused(tmp_path: Path) -> None
         ({"qform_code": 0, "sform_code": 4}, Reason.MISSING_GEOMETRY),
         ({"xyzt_units": 1}, Reason.INVALID_GEOMETRY),
         ({"xyzt_units": 3}, Reason.INVALID_GEOMETRY),
+        ({"xyzt_units": 5}, Reason.INVALID_GEOMETRY),
+        ({"xyzt_units": 255}, Reason.INVALID_GEOMETRY),
+        ({"datatype": 9999}, Reason.BROKEN_HEADER),
         ({"srow_z": [0, 0, np.nan, 0]}, Reason.INVALID_GEOMETRY),
     ):
         assert refusal(header_of(write_nifti(HU, AFFINE, path), **changes)) is reason, changes
     for codes in ((1, 0), (0, 1), (1, 1), (2, 1), (1, 4)):  # a template's sform is not where the patient lay
         volume = open_volume(write_nifti(HU, AFFINE, path, codes=codes))
         assert np.allclose(affine_of(volume), AFFINE, atol=1e-4), codes
+    header_of(path, xyzt_units=2 + 64)  # mm, and an undefined unit of time
+    assert np.allclose(affine_of(open_volume(path)), AFFINE, atol=1e-4)
 
 
 def test_both_conventions_of_slice_distance_in_a_tilted_stack_are_read(tmp_path: Path) -> None:
@@ -141,6 +146,11 @@ def test_both_conventions_of_slice_distance_in_a_tilted_stack_are_read(tmp_path:
         ("secret.mha", b"DimSize = 48 48 24", b"DimSize = 4000 4000 60", Reason.TRUNCATED_PIXEL_DATA),
         ("secret.mha", b"BinaryData = True", b"BinaryData = False", Reason.UNSUPPORTED_FORMAT),
         ("secret.mha", b"NDims", b"ElementToIntensityFunctionSlope = 2\nNDims", Reason.NOT_HOUNSFIELD),
+        ("secret.mha", b"NDims", b"DistanceUnits = cm\nNDims", Reason.INVALID_GEOMETRY),
+        ("secret.mha", b"Offset = ", b"Offset = nan 1 1\nComment = ", Reason.INVALID_GEOMETRY),
+        ("secret.mha", b"TransformMatrix = 1", b"TransformMatrix = 2", Reason.INVALID_GEOMETRY),
+        ("secret.nrrd", b"space origin: ", b"space origin: none\n# ", Reason.INVALID_GEOMETRY),
+        ("secret.nrrd", b"(-3.0,0.0,0.0)", b"none", Reason.INVALID_GEOMETRY),
     ],
 )
 def test_a_misleading_header_is_refused(
