@@ -256,7 +256,7 @@ def test_a_padding_value_beyond_bits_stored_is_air(
     ],
 )
 def test_unsigned_values_under_a_signed_header_keep_their_bone(syntax: str, tmp_path: Path) -> None:
-    """Of 12 bits from air at 24: as signed numbers, bone above 1023 HU would be below the code for no value."""
+    """Of 12 bits, air at 24: as signed numbers, bone above 1023 HU would be below every measured value."""
     truth = head_and_air()
     truth[20:26, 30:40] = np.arange(900, 1800, 15).reshape(6, 10)
     values = (truth.astype(int) + 1024).clip(0, 4095).astype(np.uint16)
