@@ -68,6 +68,7 @@ _REMEDIES = {
     errno.EISDIR: "give a file",
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a file is where a folder should be: give another path"),
     errno.ELOOP: "give a file or folder, not a link",
+    errno.ENAMETOOLONG: "give a shorter path",
     **dict.fromkeys(_FAILS, "check the disk or the file server, then rerun the same command"),
     errno.ENOMEM: "request more memory, or use fewer workers",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),

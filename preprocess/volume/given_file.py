@@ -1,5 +1,6 @@
 """A file named in a row of a user's table."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -16,6 +17,9 @@ def file_status(path: Path) -> os.stat_result:
     except PermissionError:
         raise Rejection(Reason.UNREADABLE_FILE, "no permission to read the file; get it") from None
     except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # of this row alone
+            why = "a link to itself, or a name longer than the system allows"
+            raise Rejection(Reason.MISSING_FILE, f"{why}; correct its path") from None
         raise_refusal(error, path)
         raise
     if not path.is_file():

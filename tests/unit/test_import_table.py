@@ -53,6 +53,17 @@ def test_a_missing_number_of_a_parquet_table_is_no_patient(tmp_path: Path) -> No
     assert summary.refused == {Reason.MISSING_PATIENT: 1, Reason.MISSING_STUDY: 1}
 
 
+def test_a_path_that_the_system_refuses_costs_its_row_only(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", HU)
+    (tmp_path / "loop.npy").symlink_to("loop.npy")
+    placed = '"' + " ".join(map(str, AFFINE.ravel())) + '"'
+    names = ["a.npy", "loop.npy", "n" * 300 + ".npy", "a.npy/b.npy", "no.npy"]
+    rows = [f"{name},{number},{number},{placed}" for number, name in enumerate(names)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,patient,study,affine", *rows]))
+    summary = import_table(tmp_path / "table.csv", tmp_path / "catalog.parquet")
+    assert (summary.rows, summary.refused) == (5, {Reason.MISSING_FILE: 4})
+
+
 def test_facts_reach_the_catalog_and_invalid_ones_reject_their_row(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", HU)
     for name in "bcdef":

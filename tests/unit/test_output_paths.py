@@ -148,7 +148,7 @@ def test_missing_permissions_are_detected_by_trying(tmp_path: Path, monkeypatch:
     ("number", "code"),
     [
         *((number, 2) for number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)),
-        *((errno.EEXIST, 2), (errno.ENOSPC, 73), (errno.EDQUOT, 73)),
+        *((errno.EEXIST, 2), (errno.ENAMETOOLONG, 2), (errno.ENOSPC, 73), (errno.EDQUOT, 73)),
     ],
 )
 def test_system_errors_are_one_line_with_the_file_name(
