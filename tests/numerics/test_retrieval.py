@@ -119,7 +119,7 @@ def test_an_exhaustive_index_gives_the_figures_of_the_exact_search(heads: Heads,
     for one, other in zip(expected, actual, strict=True):
         assert one.patients.tolist() == other.patients.tolist()
         np.testing.assert_allclose(one.precision, other.precision, atol=1e-12)
-        assert one.found.tolist() == other.found.tolist()
+        assert one.hits.tolist() == other.hits.tolist()
         np.testing.assert_allclose(one.by_chance, other.by_chance, atol=1e-12)
 
 

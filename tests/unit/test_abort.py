@@ -1,4 +1,4 @@
-"""One rank fails: all ranks end, wherever they stand, with its exit code and its words alone."""
+"""If one rank fails, all ranks end, with its exit code and only its message."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""NIfTI and arrays as they come: names, and what is not measured."""
+"""NIfTI files and arrays: file names, and undefined voxels."""
 
 import gzip
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_a_hole_in_the_field_is_refused(place: tuple[int, int, int], value: floa
 
 @pytest.mark.parametrize("name", ["a.nii", "A.NII", "a.nii.gz", "A.NII.GZ", "packed.nii", "plain.nii.gz"])
 def test_the_name_of_a_nifti_file_is_used_for_its_type_only(name: str, tmp_path: Path) -> None:
-    """Discs that know no small letters, and browsers that unpack and keep the name."""
+    """Upper-case suffixes, and gzip files that a browser unpacked without renaming."""
     hu, affine = ball()
     plain = nibabel.Nifti1Image(hu, np.diag([-1, -1, 1, 1]) @ affine).to_bytes()
     is_packed = name.lower().endswith(".gz") != name.startswith("p")

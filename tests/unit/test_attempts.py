@@ -1,4 +1,4 @@
-"""What a run folder says of its attempts, whoever could still write it."""
+"""Records of attempts in a run folder, also of attempts that were killed."""
 
 import fcntl
 import json
@@ -79,7 +79,7 @@ def test_the_recorded_software_is_that_of_the_process(run: Path) -> None:
 
 
 def test_code_outside_a_checkout_has_no_commit(tmp_path: Path) -> None:
-    """Even where its environment lies in the folder of another repository."""
+    """Also if its environment is inside another repository."""
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     package = tmp_path / "site-packages/fmct_hpc/train"
     package.mkdir(parents=True)
@@ -98,7 +98,7 @@ def test_the_next_attempt_concludes_a_killed_one(run: Path) -> None:
     assert (killed.cause, killed.last_step, killed.saved_step, killed.lost_steps) == ("killed", 9, 6, 3)
     assert killed.ended is not None
     assert (next_one.number, next_one.first_step, next_one.ended) == (2, 7, None)
-    conclude(run)  # before its first step: the metrics are still those of the attempt before
+    conclude(run)  # before its first step: the metrics are those of the previous attempt
     assert attempts.attempts(run)[1].steps == 0
 
 

@@ -1,4 +1,4 @@
-"""Wrong labels, masks, classifiers and weights by the command line: one line that names file, row or key."""
+"""Invalid labels, masks, classifiers and weights on the command line: one line names file, row or key."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`tests/bench/run.py` writes the tables of what it runs, and leaves the others."""
+"""`tests/bench/run.py` replaces the tables of the benchmarks it runs, and no others."""
 
 import re
 import sys

@@ -15,7 +15,7 @@ import torch
 BENCH = Path(__file__).parents[1] / "bench"
 sys.path.append(str(BENCH))
 OWN = {"codecs", "headers", "loader", "start"}
-"""Those beside another work tree, which have tests of their own (test_bench_*.py)."""
+"""Those that compare with another work tree and have separate tests (test_bench_*.py)."""
 ROWS = {
     "checkpoint": 3,
     "features": 6,
@@ -34,7 +34,7 @@ ROWS = {
     "vessels": 2,
     "views": 12,
 }
-"""Rows with figures that each prints, its headings apart."""
+"""Number of rows of figures that each prints, without headings."""
 
 
 def test_no_benchmark_is_left_out() -> None:
@@ -43,13 +43,13 @@ def test_no_benchmark_is_left_out() -> None:
 
 @pytest.fixture(scope="module")
 def left_as_it_was() -> Iterator[None]:
-    """Benchmarks are programs: what they set for their process, this one is to lose again."""
+    """Restore the process state that benchmarks, which are programs, change."""
     before = os.environ.copy()
     yield
     os.environ.clear()
     os.environ.update(before)
     logging.disable(logging.NOTSET)
-    torch.distributed.destroy_process_group()  # of one rank, which those of training are
+    torch.distributed.destroy_process_group()  # one rank, as for training benchmarks
 
 
 @pytest.mark.filterwarnings("default")

@@ -26,7 +26,7 @@ RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A benchmark of an encoder of ours, another drawn anew, and a 2D one, on two datasets."""
+    """A benchmark of our encoder, the same untrained, and a 2D one, on two datasets."""
     folder = tmp_path_factory.mktemp("benchmark")
     bright_sweep(folder)
     dinov2(folder / "dinov2")
@@ -62,7 +62,7 @@ def run(file: Path, out: str, *options: str) -> str:
 
 
 def holm(p: list[float]) -> list[float]:
-    """Holm 1979, from its definition: the least level at which the sequential test rejects."""
+    """Holm 1979, by definition: the lowest level at which the sequential test rejects."""
     order = np.argsort(p)
     actual = np.empty(len(p))
     for rank, place in enumerate(order):
@@ -82,9 +82,9 @@ def test_two_datasets_become_one_page(file: Path, monkeypatch: pytest.MonkeyPatc
         **{"ours": "unknown", "drawn": "unseen", "dinov2": "unknown"}
     }
     bright = {r["encoder"]: r for r in with_figures if r["task"] == "bright" and r["fraction"] == 1}
-    assert bright["dinov2"]["auc"] == bright["ours"]["auc"] == 1.0  # brightness alone tells
+    assert bright["dinov2"]["auc"] == bright["ours"]["auc"] == 1.0  # brightness alone determines the label
 
-    # The sweeps are those of `fmct sweep`, in folders of their own, and the correction goes over both.
+    # The sweeps equal those of `fmct sweep` in separate folders; the correction is over both.
     comparisons = pq.read_table("out/comparisons.parquet").to_pylist()
     tables = [Path("out") / name / "comparisons.parquet" for name in ("hashed", "other-scanner")]
     own = [row for table in tables for row in pq.read_table(table).to_pylist()]
@@ -107,7 +107,7 @@ def test_two_datasets_become_one_page(file: Path, monkeypatch: pytest.MonkeyPatc
     assert "{auprc:.3f} [{auprc_low:.3f}, {auprc_high:.3f}]".format(**shown) in card.replace("\\", "")
     assert "hashed: " in output
 
-    # What is done is kept, and what others see changes nothing of it.
+    # Finished units are kept, and permissions do not affect them.
     before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("units/*")}
     assert before
     run(file, "out", "--collect")
@@ -117,7 +117,7 @@ def test_two_datasets_become_one_page(file: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_cluster_runs_it_task_by_task(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plan, extraction and grid by numbers that count over both datasets, then the page."""
+    """Plan, extraction and grid by task numbers over both datasets, then the page."""
     monkeypatch.chdir(file.parent)
     grid = ["methods=[attentive]", "fractions=[1.0]", "task_minutes=0.1"]
     plan = run(file, "cluster", "--plan", *grid)
@@ -149,7 +149,7 @@ def test_invalid_benchmarks_are_refused(file: Path, tmp_path: Path, monkeypatch:
     ):
         with pytest.raises(FmctError, match=message):
             load(BenchmarkConfig, file, [wrong])
-    # Nothing is computed where one of the datasets refuses.
+    # Nothing is computed if one of the datasets is refused.
     refuses = load(BenchmarkConfig, file, ["allow_unknown_pretraining=false"])
     with pytest.raises(FmctError, match="pretraining data is not available"):
         Benchmark(refuses, tmp_path / "out").run()

@@ -1,4 +1,4 @@
-"""Heads have a brain in their skull; phantoms, other parts of the body and things have none."""
+"""A brain in a skull is detected in heads, and not in phantoms, other body parts or objects."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,7 +62,7 @@ def neck(radius: float, mandible: bool) -> np.ndarray:
 
 
 def trunk(width: float, inner: tuple[float, float], ribs: bool) -> np.ndarray:
-    """Flat from front to back: fat, muscle, a spine, and what is inside, a share of it."""
+    """A trunk, flat from front to back: fat, muscle, a spine, and a share of `inside`."""
     value, share = inner
     ring = tube(width * 0.85, flat=0.7) & ~tube(width * 0.78, flat=0.7) & (np.sin(Z / 4 + X / 20) > 0.2)
     organs = tube(width * 0.78, flat=0.7) & (np.sin(X / 9) + np.sin(Y / 11) + np.sin(Z / 13) > 3 - 6 * share)
@@ -82,7 +82,7 @@ def pelvis(width: float) -> np.ndarray:
 
 
 def inserts(radius: float, filling: float, *values: float) -> np.ndarray:
-    """A cylinder with rods, as for quality control."""
+    """A cylinder with rods, as a quality control phantom."""
     angles = np.linspace(0, 2 * np.pi, len(values), endpoint=False)
     rods = [
         (tube(12, 0.6 * radius * np.cos(a), 0.6 * radius * np.sin(a)), value)
@@ -161,7 +161,7 @@ def test_a_60_mm_part_of_a_head_is_accepted(first: int) -> None:
 
 
 def test_a_head_without_a_bone_flap_is_accepted() -> None:
-    """A hemicraniectomy: 12 by 15 cm of the vault lie in the freezer."""
+    """A hemicraniectomy: 12 by 15 cm of the vault are missing."""
     made = head()
     flap = (X > 40) & (np.hypot(Y, Z - 40) < 70) & (made > 150)
     made[flap] = 35

@@ -1,4 +1,4 @@
-"""Memory is given again only where no array is in it any more."""
+"""Memory is reused only once no array refers to it."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Where compiled code is kept: not where another user may write, and not at the price of a result."""
+"""The cache of compiled code: not in folders that others can write to, and without effect on results."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ print(sum(twice.stats.cache_hits.values()))
 
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user without other places than those in tmp_path."""
+    """A user whose folders are all in tmp_path."""
     for name in (caches.VARIABLE, "XDG_CACHE_HOME", *caches.LIBRARIES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -56,7 +56,8 @@ def test_the_first_usable_folder_is_taken(alone: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv(caches.VARIABLE, str(alone / "mine"))
     assert place() == alone / "mine"
     assert {path.stat().st_mode & 0o777 for path in (alone / "mine", alone / "xdg/fmct", scratch)} == {0o700}
-    for name in (caches.VARIABLE, "XDG_CACHE_HOME", "HOME"):  # what is below the working folder is not ours
+    # Folders below the working folder are not trusted.
+    for name in (caches.VARIABLE, "XDG_CACHE_HOME", "HOME"):
         monkeypatch.setenv(name, "~")
     monkeypatch.chdir(alone / "home")
     assert place() == scratch
@@ -113,7 +114,7 @@ def test_libraries_keep_their_caches_in_a_writable_folder(
         ("home", alone / "home/.cache/fmct"),
         ("other-node", alone / "tmp" / f"fmct-cache-{os.getuid()}"),
     ):
-        monkeypatch.setenv("HOME", str(alone / home))  # as a job inherits it, with what is chosen
+        monkeypatch.setenv("HOME", str(alone / home))  # as a job inherits it, with the choice
         caches.place.cache_clear()
         caches.set_for_libraries()
         assert os.environ["TRITON_CACHE_DIR"] == str(expected / "triton/cache")
@@ -126,7 +127,7 @@ def test_libraries_keep_their_caches_in_a_writable_folder(
 
 
 def hits(alone: Path) -> int:
-    """How much compiled code a new process finds, which must give the right results either way."""
+    """How many compiled functions a new process loads; its results must be right in any case."""
     file = alone / "kernel.py"
     file.write_text(SCRIPT)
     result = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=alone)
@@ -162,7 +163,7 @@ def test_compiled_code_is_keyed_by_all_of_its_sources(tmp_path: Path) -> None:
 
 
 def test_compiled_code_is_keyed_by_its_whole_module(alone: Path) -> None:
-    """When `njit` is called, what stands below its function is not there yet."""
+    """When `njit` is called, functions defined further down do not exist yet."""
     results = []
     for number in (1, 2):
         script = f"""
@@ -196,7 +197,7 @@ def test_many_processes_at_once_share_a_cache(alone: Path) -> None:
 
 
 def test_a_dataset_verifies_without_any_cache_folder(tmp_path: Path) -> None:
-    """Everything is read-only, the home is absent and the user unknown."""
+    """Everything is read-only, without a home or a user name."""
     write_dataset(tmp_path / "data", "zarr", {"a": {make_key(1): noise((33, 20, 20), 1)}})
     result = confined(
         [sys.executable, "-P", "-m", "launch.cli", "shards", "verify", tmp_path / "data"],

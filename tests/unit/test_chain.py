@@ -1,4 +1,4 @@
-"""What the pipeline submits, given what is done and what is queued; without Slurm."""
+"""The jobs that the pipeline submits, given finished and queued ones; without Slurm."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def chain(recipe: Path, *overrides: str) -> list[Step]:
 
 
 def finish(steps: list[Step], *stages: str) -> None:
-    """Leave outputs and marks of these stages, each a second after the one before."""
+    """Write outputs and markers of these stages, one second apart."""
     for step in steps:
         if step.stage in stages:
             marks = [step.job.done]
@@ -211,7 +211,7 @@ def test_mistakes_are_reported_before_anything_is_submitted(
 
 @pytest.fixture
 def unsplit(recipe: Path, tmp_path: Path) -> Path:
-    """The recipe, for labels that don't say who is tested."""
+    """The recipe, with labels without splits."""
     (tmp_path / "labels.csv").write_text("study_instance_uid,bleed\n1.2,1\n1.3,0\n")
     os.utime(tmp_path / "labels.csv", (1, 1))
     return recipe

@@ -1,4 +1,4 @@
-"""Changes of tested volumes against what SciPy and NumPy make of the same."""
+"""Changes of test volumes compared with SciPy and NumPy."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_kernels_are_gaussian_convolutions_in_the_plane() -> None:
     point = np.zeros((1, 81, 81), np.int16)
     point[0, 40, 40] = 20000
     line = changed(point, (1, 0.25, 0.25), "blur", 4.0, DRAW)[0, 40]
-    assert (line >= line.max() / 2).sum() * 0.25 == pytest.approx(4.0, abs=0.26), "half maximum where stated"
+    assert (line >= line.max() / 2).sum() * 0.25 == pytest.approx(4.0, abs=0.26), "width at half maximum"
 
 
 def test_noise_is_drawn_by_seed_and_key_alone() -> None:
@@ -62,7 +62,7 @@ def test_noise_is_drawn_by_seed_and_key_alone() -> None:
         other = changed(still, SPACING, "noise", 20.0, draw)
         assert abs(np.corrcoef(own.ravel(), other.ravel())[0, 1]) < 0.02
     twice = changed(still, SPACING, "noise", 40.0, DRAW)
-    assert twice == pytest.approx(2.0 * own, abs=1.01), "severities differ by size alone"
+    assert twice == pytest.approx(2.0 * own, abs=1.01), "severities differ only in size"
 
 
 @pytest.mark.parametrize("change", CHANGES)

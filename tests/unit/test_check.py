@@ -1,4 +1,4 @@
-"""Each defect is found by what it does to a head, and a sound head has no findings."""
+"""Each defect of a head is found, and a normal head has no findings."""
 
 import re
 from collections.abc import Callable
@@ -99,7 +99,7 @@ def bright_slice(hu: np.ndarray, slices: Stack) -> Scan:
 
 
 def on_a_table(hu: np.ndarray, slices: Stack) -> Scan:
-    """A mould about the head, some mm from it."""
+    """A mould around the head, at some mm."""
     x, y, _ = np.moveaxis(points_of(slices), -1, 0)
     mould = (np.hypot(x / 78, y / 98) > 1.12) & (np.abs(x) < 86) & (np.abs(y) < 106)
     return np.where(mould, 60, hu).astype(np.int16), slices
@@ -227,7 +227,7 @@ NOT_OF_SERIES = {
     Reason.ANOTHER_PATIENT,
     *(Reason.EMPTY_MASK, Reason.OUTSIDE_VOLUME, Reason.PARTNER_REFUSED),
 }
-"""What files, slices, stored volumes and masks have."""
+"""Reasons of files, slices, stored volumes and masks."""
 
 
 def test_every_quarantine_reason_has_a_remedy_with_existing_names() -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and slices of tensors in files."""
+"""Pruning of checkpoints, and slices of tensors in files."""
 
 import errno
 import shutil
@@ -44,11 +44,11 @@ def test_the_last_regular_and_best_checkpoints_are_kept(tmp_path: Path) -> None:
             mark_score(checkpoint_path(tmp_path, step), {20: 0.9, 70: 0.8}[step], "AUC")
         prune(tmp_path, step, keep_last=2, keep_every=40)
     assert present(tmp_path) == [20, 40, 80, 90, 100]
-    assert not list((tmp_path / "checkpoints").glob("*70*")), "its note goes with a checkpoint"
+    assert not list((tmp_path / "checkpoints").glob("*70*")), "a checkpoint's note is removed with it"
 
 
 def test_later_damaged_checkpoints_do_not_displace_good_ones(tmp_path: Path) -> None:
-    make(tmp_path, 10, 20, 30)  # 20 and 30 were found damaged, the run went on from 10 and saves 15
+    make(tmp_path, 10, 20, 30)  # 20 and 30 were damaged, the run resumed from 10 and saves 15
     make(tmp_path, 15)
     prune(tmp_path, 15, keep_last=1, keep_every=None)
     assert present(tmp_path) == [15, 20, 30]
@@ -61,7 +61,7 @@ def test_a_failed_pruning_is_retried_after_the_next_save(
     remove = shutil.rmtree
 
     def held(path: Path) -> None:
-        if path.name.endswith("10"):  # somebody reads a file: NFS leaves .nfs0001 in its place
+        if path.name.endswith("10"):  # another process reads a file: NFS keeps it as .nfs0001
             raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
         remove(path)
 
@@ -77,13 +77,13 @@ def test_a_failed_pruning_is_retried_after_the_next_save(
     with monkeypatch.context() as nfs:
         nfs.setattr(Path, "read_text", unreadable)
         prune(tmp_path, 40, keep_last=1, keep_every=None)
-    assert present(tmp_path) == [10, 30, 40], "which is the best can't be known"
+    assert present(tmp_path) == [10, 30, 40], "the best one is unknown"
     prune(tmp_path, 40, keep_last=1, keep_every=None)
     assert present(tmp_path) == [30, 40]
 
 
 def make_whole(run: Path, step: int) -> Path:
-    """A checkpoint that passes its checks; returns its only part."""
+    """Write a valid checkpoint; returns its only part."""
     make(run, step)
     part = checkpoint_path(run, step) / part_name(0)
     part.write_bytes(b"weights")
@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_superseded_once_the_run_resumes_before_it(tmp_p
             (part if how == "missing" else part.with_name(MANIFEST)).unlink()
     latest = newest(tmp_path)
     assert latest
-    assert newest_step(tmp_path) == 30, "who only looks renames nothing"
+    assert newest_step(tmp_path) == 30, "reading renames nothing"
     set_damaged_aside(tmp_path, latest[1].step)
     assert newest_step(tmp_path) == 10
     make(tmp_path, 25)

@@ -1,4 +1,4 @@
-"""A kept classifier: the sweep's own scores on the same volumes, calibrated, and refused where not whole."""
+"""An exported classifier: the sweep's scores on the same volumes, calibration, and incomplete files."""
 
 import errno
 import json
@@ -81,10 +81,10 @@ def test_calibration_equals_a_logistic_regression_on_platts_targets() -> None:
     generator = np.random.default_rng(0)
     truth = generator.normal(0, 1.5, 400)
     labels = generator.random(400) < expit(truth)
-    scores = expit(3 * truth + 1)  # too sure of itself, and shifted
+    scores = expit(3 * truth + 1)  # overconfident, and shifted
     actual = calibrated(scores, labels)
     assert actual is not None
-    # Each volume counts as both classes, by the weights that its target gives them.
+    # Each volume counts as both classes, weighted by its target.
     positives, negatives = labels.sum(), (~labels).sum()
     target = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     logits = np.log(scores / (1 - scores))
@@ -138,7 +138,7 @@ def test_shares_of_an_array_merge_to_the_result_of_one_run(
 def test_a_refused_path_is_retried(
     grid: SweepConfig, logistic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mount that went away for a while: stands for an exam in DICOM."""
+    """A temporarily missing mount, in place of a DICOM exam."""
 
     def failing(*given: object) -> Iterator[Scan]:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -211,7 +211,7 @@ def test_predictions_of_another_classifier_are_not_replaced(
 
 
 def forged(folder: Path, name: str) -> None:
-    """Another file of the right form in a classifier's place."""
+    """Another valid file in place of a classifier's."""
     arrays = load_file(folder / name)
     changed = {key: np.asarray(array + array.dtype.type(1)) for key, array in arrays.items()}
     save_file(changed, folder / name)

@@ -1,4 +1,4 @@
-"""Copies for training: fewer bytes, the same views to the last bit, and of no use for anything else."""
+"""Training copies: fewer bytes, bit-identical views, and rejected by everything else."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pixels that are cut, in items whose lengths fit: no decoder's filling passes for an image."""
+"""Truncated pixels in items of consistent length: no image is accepted that a decoder filled in."""
 
 import io
 import zlib
@@ -33,7 +33,7 @@ from preprocess.reasons import Reason, Rejection
 CODESTREAMS = Path(__file__).parents[1] / "data" / "codestreams"
 SHAPE = (48, 64)
 HEADERS = 20
-"""Bytes that damage leaves alone: with these a stream is another object."""
+"""First bytes that are not damaged, since a damaged header declares another object."""
 EOI = b"\xff\xd9"
 
 NAMED = {
@@ -59,7 +59,7 @@ def stream(name: str) -> bytes:
 
 
 def decoded(name: str, encoded: bytes) -> np.ndarray:
-    """What a file with this codestream as its one frame decodes to."""
+    """The pixels of a file with this codestream as its only frame."""
     kind = np.uint8 if name == "jpeg-baseline.jpg" else np.uint16
     data = ct_image(np.zeros(SHAPE, kind))
     data.file_meta.TransferSyntaxUID = NAMED[name]
@@ -74,14 +74,14 @@ def decoded(name: str, encoded: bytes) -> np.ndarray:
 
 
 def refusals(name: str, damaged: Callable[[bytes, int], bytes], tries: int) -> list[Reason]:
-    """Of the streams that `damaged` makes at many places; fails where one passes."""
+    """Reasons for the streams that `damaged` makes at many positions; fails if one is accepted."""
     whole, refused = stream(name), []
     for at in np.linspace(HEADERS, len(whole) - 3, tries).astype(int):
         try:
             decoded(name, damaged(whole, int(at)))
         except Rejection as rejection:
             refused.append(rejection.reason)
-        except Exception:  # a decoder's, which is undecodable_pixel_data to its caller
+        except Exception:  # a decoder's exception, which its caller reports as undecodable_pixel_data
             refused.append(Reason.UNDECODABLE_PIXEL_DATA)
         else:
             pytest.fail(f"cut at byte {at} of {len(whole)}, it passed", pytrace=False)
@@ -122,7 +122,7 @@ def test_rle_is_decoded_as_by_pydicom(kind: type[np.integer]) -> None:
 
 @pytest.mark.parametrize(("name", "near"), [("jpeg-ls.jls", 0), ("jpeg-ls-near-2.jls", 2)])
 def test_jpeg_ls_is_counted_by_what_it_decodes_to(name: str, near: int) -> None:
-    """The samples are the decoder's, to the last."""
+    """The decoder returns every sample."""
     whole = stream(name)
     start = whole.index(b"\xff\xda") + 10
     preset = whole[whole.index(b"\xff\xf8") + 4 :][:11]
@@ -150,7 +150,7 @@ def test_jpeg_ls_has_the_standards_defaults(precision: int, near: int, expected:
 
 
 def test_restart_intervals_are_counted() -> None:
-    """Samples by interval: one that is absent, or too many, is damage."""
+    """Samples per restart interval: a missing or an extra one is damage."""
     image = Image.fromarray(np.random.default_rng(2).integers(0, 255, SHAPE).astype(np.uint8))
     file = io.BytesIO()
     image.save(file, "jpeg", quality=90, restart_marker_blocks=5)
@@ -163,7 +163,7 @@ def test_restart_intervals_are_counted() -> None:
 
 
 def test_tiles_that_are_absent_are_reported() -> None:
-    """Tile-parts taken out whole, so that every length that is left fits."""
+    """Whole tile-parts removed, so that all remaining lengths are consistent."""
     whole = stream("jpeg2000")
     start = whole.index(b"\xff\x90")
     with pytest.raises(Rejection, match="0 of 1 tiles"):
@@ -171,7 +171,7 @@ def test_tiles_that_are_absent_are_reported() -> None:
 
 
 def deflated(behind: bytes = b"") -> tuple[bytes, bytes]:
-    """A file of noisy pixels up to its deflated data set, and what is to be deflated."""
+    """A file of noisy pixels up to its deflated data set, and the bytes to deflate."""
     noise = np.random.default_rng(3).normal(0, 6, SHAPE).astype(np.int16)
     data = ct_image(noise + np.linspace(-1000, 60, SHAPE[1]).astype(np.int16), SOPInstanceUID="1.2.3.4")
     data.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3.4")
@@ -252,7 +252,7 @@ def test_damaged_streams_end_as_zlib_ends_them() -> None:
 
 
 def test_invalid_elements_after_deflated_pixels_are_damage() -> None:
-    """110 bytes of a file overwritten: nearly always what is behind the pixels tells."""
+    """110 overwritten bytes: nearly always detected by the elements after the pixels."""
     head, data = deflated()
     for behind in (b"\0" * 8, PADDING[:-1], b"\x10\0\x10\0LO\0\0", b"\xfc\xff\xfc\xffXX\0\0", b"\0\0\0"):
         with pytest.raises(Rejection) as caught:
@@ -274,7 +274,7 @@ def test_flipped_bits_of_a_deflated_file_that_pass_are_as_documented() -> None:
 
 
 def flips_that_pass(whole: bytes, seed: int, read: Callable[[bytes], object]) -> int:
-    """How many of 100 copies with one flipped bit, behind the headers, are read without an error."""
+    """Number of 100 copies with one flipped bit, after the headers, that are read without an error."""
     random, passed = np.random.default_rng(seed), 0
     for place in random.integers(8 * HEADERS, 8 * len(whole), 100):
         flipped = bytearray(whole)
@@ -296,7 +296,7 @@ MAX_FLIPS = {
     "jpeg-baseline.jpg": 0.85,
     "htj2k.jph": 0.9,
 }
-"""Of single flipped bits, those that may pass; of other formats any may (docs/architecture.md)."""
+"""Share of single flipped bits that may pass; all may in other formats (docs/architecture.md)."""
 
 
 @pytest.mark.parametrize("name", MAX_FLIPS)

@@ -153,7 +153,7 @@ def test_three_equal_edges_are_recorded_as_one_number() -> None:
 def test_a_path_is_kept_as_written(tmp_path: Path, name: str) -> None:
     assert load(TrainConfig, None, [f"data.path={name}"]).data.path == Path(name)
     written = write(tmp_path, f"data: {{path: d}}\nrun:\n  start_from: {name}\n")
-    if name not in ("a #1", "a: b"):  # which are no plain values in YAML
+    if name not in ("a #1", "a: b"):  # not plain values in YAML
         assert load(TrainConfig, written, []).run.start_from == Path(name)
 
 

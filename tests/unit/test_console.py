@@ -1,4 +1,4 @@
-"""What a command logs on its screen: its own progress, and of libraries only what went wrong."""
+"""Log lines of a command: its own progress, and only warnings of libraries."""
 
 import logging
 from collections.abc import Iterator

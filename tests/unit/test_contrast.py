@@ -1,4 +1,4 @@
-"""What headers say of contrast, in the languages of hospitals."""
+"""Contrast stated by headers, in the languages of hospitals."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The public CI file and the hooks run what docs/contributing.md says, with tools that are pinned here."""
+"""The public CI file and the hooks run the commands of docs/contributing.md with the pinned tools."""
 
 import tomllib
 from pathlib import Path

@@ -16,7 +16,7 @@ MANY = len(os.sched_getaffinity(0))
         ("0::/user/job", {"user/job/cpu.max": "100000 100000", "user/cpu.max": "max 100000"}, 1),
         ("0::/user/job", {"user/job/cpu.max": "max 100000", "user/cpu.max": "50000 100000"}, 1),
         ("0::/user/job", {"user/job/cpu.max": "max 100000"}, MANY),
-        # In a container that sees its own cgroup at the top, whatever its path is outside.
+        # In a container whose cgroup is the top of the mount, unlike its path outside.
         ("0::/../../docker/abc", {"cpu.max": "100000 100000"}, 1),
         (
             "3:cpuset:/\n2:cpu,cpuacct:/job",

@@ -1,4 +1,4 @@
-"""The node-local cache of shards: bounded, shared, verified, never in the way."""
+"""The node-local cache of shards: bounded, shared, verified, non-blocking."""
 
 import errno
 import multiprocessing
@@ -46,7 +46,7 @@ def dataset(original: Path, tmp_path: Path) -> Path:
 
 
 def cached(path: Path, cache: Path, shards: float = SHARDS) -> CachedDataset:
-    """With room for so many shards."""
+    """With space for that many shards."""
     largest = max(shard.bytes for shard in Dataset.open(path).info.shards)
     return CachedDataset.open_cached(path, cache, int(shards * largest))
 
@@ -72,7 +72,7 @@ def wait_for(what: Callable[[], object]) -> None:
 
 @contextmanager
 def loading_ahead(data: CachedDataset) -> Iterator[Prefetcher]:
-    """Of one rank's batches of two, from step 0."""
+    """The order of one rank with batches of two, from step 0."""
     counts = tuple(shard.volumes for shard in data.info.shards)
     ahead = Prefetcher(data, Share(Order(3, counts, 2), 0, 1, 1), 0)
     try:
@@ -221,7 +221,7 @@ def _fill_and_read(path: Path, cache: Path, seed: int) -> None:
         number = int(random.integers(SHARDS))
         try:
             data.fill(number)
-        except FmctError as error:  # all space may be taken by copies that others are writing
+        except FmctError as error:  # copies in progress may take all space
             assert "no space" in str(error)  # noqa: PT017
         volume = 2 * number + int(random.integers(2))
         assert np.array_equal(data.read(volume), noise((33, 30, 36), volume))
@@ -268,13 +268,13 @@ def test_files_of_a_killed_writer_are_taken_over(dataset: Path, tmp_path: Path) 
         assert writer.stdout is not None
         assert writer.stdout.readline() == "half\n"
         data = cached(dataset, cache, shards=2.5)
-        data.fill(0)  # another is at it
+        data.fill(0)  # another process copies it
         assert copies(cache) == ["shard-0"]
         assert list(cache.rglob("*.tmp"))
         assert np.array_equal(data.read(0), noise((33, 30, 36), 0))
         writer.kill()
     data.fill(1)
-    data.fill(2)  # what it left makes room
+    data.fill(2)  # its leftovers are evicted
     assert not list(cache.rglob("*.tmp"))
     data.fill(0)
     (copy,) = cache.rglob("*-shard-0*")

@@ -30,7 +30,7 @@ def test_crops_have_their_size_in_mm_and_stay_in_the_field(
         room = DATA.field_mm if is_global else DATA.local_field_mm
         for start, edge, mm, size in zip(view.start, view.edge, spacing, field, strict=True):
             assert least - mm / 2 <= edge * mm <= greatest + mm / 2
-            # Half a voxel of rounding at each end, and one for a room that can't lie dead centre.
+            # Half a voxel of rounding at each end, and one if the range cannot be centred exactly.
             margin = (size * mm - room) / 2 - 2 * mm
             assert start * mm >= margin
             assert (start + edge) * mm <= size * mm - margin

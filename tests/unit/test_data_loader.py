@@ -1,4 +1,4 @@
-"""The loader: the same batches however they are shared out, read or resumed; clean ends and clear errors."""
+"""The loader: the same batches for any ranks, readers and resumes; clean shutdown and clear errors."""
 
 import multiprocessing
 import os
@@ -45,7 +45,7 @@ def write_dataset(path: Path) -> Path:
 
 
 def small(path: Path, workers: int = 0, prefetch: int = 2) -> DataConfig:
-    """Small views with every augmentation at work."""
+    """Small views with every augmentation enabled."""
     return DataConfig(
         path=path,
         view_size=12,
@@ -94,19 +94,19 @@ def assert_equal(left: Views, right: Views) -> None:
 
 
 def together(parts: list[Batch]) -> Views:
-    """The views of micro-batches as those of one."""
+    """The views of micro-batches, concatenated."""
     members = zip(*(part.views for part in parts), strict=True)
     return Views(*(torch.cat(member, dim=1) for member in members))
 
 
 def views_of(batch: Batch, place: int) -> Views:
-    """Those of the volume at a place of the batch."""
+    """The views of the volume at a position in the batch."""
     return Views(*(member[:, place] for member in batch.views if member is not None))
 
 
 @pytest.fixture(scope="module")
 def reference(dataset: Path) -> list[Batch]:
-    """Six steps of one rank that reads for itself."""
+    """Six steps of one rank without reader processes."""
     return take(small(dataset), 6)
 
 
@@ -139,7 +139,7 @@ def test_one_global_view_is_the_first_of_two(dataset: Path, reference: list[Batc
 def test_smaller_local_views_change_neither_the_global_ones_nor_the_order(
     dataset: Path, reference: list[Batch]
 ) -> None:
-    """What they show is tested in tests/numerics/test_views.py; here, that nothing else changes."""
+    """Their content is tested in tests/numerics/test_views.py; here, that nothing else changes."""
     smaller = small(dataset).model_copy(update={"local_view_size": 6})
     batches = take(smaller, 6)
     for batch, large in zip(batches, reference, strict=True):
@@ -220,12 +220,12 @@ def test_a_damaged_volume_is_skipped_and_reported_if_so_configured(
     for batch, whole in zip(batches, reference, strict=False):
         assert bad not in batch.keys
         assert batch.keys == [dataset_key(i) for i in batch.indices]
-        for place, key in enumerate(whole.keys):  # all others are as if nothing had happened
+        for place, key in enumerate(whole.keys):  # all others are unchanged
             if key != bad:
                 assert batch.keys[place] == key
                 assert_equal(views_of(batch, place), views_of(whole, place))
         assert bool(batch.skipped) == (bad in whole.keys)
-    # Ranks, readers and a resume agree on what takes its place.
+    # Ranks, readers and a resume agree on the substitute.
     halves = [take(data, 5, micro_batch=2, rank=rank, world_size=2) for rank in range(2)]
     for batch, *parts in zip(batches, *halves, strict=True):
         assert batch.keys == [key for part in parts for key in part.keys]
@@ -281,7 +281,7 @@ KILLS = int(os.environ.get("FMCT_KILLS", "4"))
 
 @pytest.mark.timeout(300 + 20 * KILLS)
 def test_a_killed_reader_is_reported_without_waiting(dataset: Path, seed: int) -> None:
-    """In its start, at work, asleep, with a task in its hands."""
+    """While starting, working, idle, or with a task."""
     generator = random.Random(seed)
     for number in range(KILLS):
         started = threading.Thread(target=kill_a_reader, args=(generator.random(), number % 2 == 0))
@@ -294,7 +294,7 @@ def test_a_killed_reader_is_reported_without_waiting(dataset: Path, seed: int) -
 
 
 def kill_a_reader(moment: float, early: bool) -> None:
-    """Some time after it is there: in its start, or at any time of a short run."""
+    """At a random time: while starting, or during a short run."""
     while not (readers := readers_of(os.getpid())):
         time.sleep(0.001)
     time.sleep(moment * (1.0 if early else 5.0))
@@ -302,7 +302,7 @@ def kill_a_reader(moment: float, early: bool) -> None:
 
 
 def test_closing_waits_for_no_reader(dataset: Path) -> None:
-    """One is killed, which nobody has been told, and one answers nothing any more."""
+    """One is killed without notice, and one no longer responds."""
     with loading(small(dataset, workers=2)) as loader:
         next(iter(loader))
         killed, stopped = reader_pids()

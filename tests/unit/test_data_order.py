@@ -12,7 +12,7 @@ shard_sizes = st.lists(st.integers(1, 60), min_size=1, max_size=40).map(tuple)
 
 
 def epoch_order(seed: int, samples: int, epoch: int) -> np.ndarray:
-    """The samples of one epoch of a dataset of one shard, one after another."""
+    """The samples of one epoch of a dataset of one shard, in order."""
     return Order(seed, (samples,), 1).at(epoch * samples + np.arange(samples))[1]
 
 
@@ -65,7 +65,7 @@ def test_a_huge_dataset_needs_no_memory() -> None:
 
 
 ARCHIVE = 361_663
-"""Volumes of the published data set."""
+"""Number of volumes of the published dataset."""
 
 
 def archive_shards() -> tuple[int, ...]:
@@ -86,14 +86,14 @@ def test_1024_ranks_share_an_epoch_of_the_archive(batch: int) -> None:
     taken: list[list[np.ndarray]] = [[] for _ in range(ranks)]
     steps = ARCHIVE // batch + 1
     epochs, indices = order.at(np.arange(steps * batch))
-    for rank in range(ranks):  # a rank's share of every step, by the rule the loader follows
+    for rank in range(ranks):  # a rank's share of every step, by the loader's rule
         share = Share(order, rank, ranks, 1)
         places = share.positions(0, 0)[:, None] + batch * np.arange(steps)
         assert np.array_equal(share.positions(5, 0), places[:, 5])
         taken[rank] = [indices[places].ravel(), epochs[places].ravel()]
     first = [seen[epoch == 0] for seen, epoch in taken]
     assert np.array_equal(np.sort(np.concatenate(first)), np.arange(ARCHIVE))
-    # The last batch goes on into epoch 1: no rank has less to do in it.
+    # The last batch extends into epoch 1: all ranks have equal shares of it.
     assert {len(seen) for seen, _ in taken} == {steps * batch // ranks}
     assert 0 < sum((epoch == 1).sum() for _, epoch in taken) < batch
     bytes_read = np.array([size[seen].sum() for seen in first])
@@ -102,7 +102,7 @@ def test_1024_ranks_share_an_epoch_of_the_archive(batch: int) -> None:
     opened = [set(shard_of[seen]) for seen in first]
     assert max(map(len, opened)) <= 9
     by_node = [set.union(*opened[n : n + node]) for n in range(0, ranks, node)]
-    # Almost every shard is fetched by one node alone; an order without shards has 114 nodes fetch each.
+    # Almost every shard is fetched by a single node; in an order without shards, by 114 nodes.
     assert sum(map(len, by_node)) < 1.15 * len(shards)
 
 

@@ -90,7 +90,7 @@ CODESTREAMS = Path(__file__).parents[1] / "data" / "codestreams"
 
 
 def pattern() -> np.ndarray:
-    """The image that the codestreams hold (see their README)."""
+    """The image in the codestreams (see their README)."""
     i, j = np.indices((48, 64))
     return ((20 * i + 13 * j + (i * j) % 97) % 4096).astype(np.uint16)
 
@@ -131,7 +131,7 @@ def test_other_encoders_codestreams_are_decoded(
     ],
 )
 def test_a_codestream_of_another_size_is_not_decoded(name: str, syntax: str, tmp_path: Path) -> None:
-    """A decoder would take gigabytes for what one damaged byte asks for."""
+    """A decoder would allocate gigabytes for one damaged byte."""
     whole = (CODESTREAMS / name).read_bytes()
     size = struct.pack(">LL", 64, 48) if syntax == JPEG2000 else struct.pack(">HH", 48, 64)
     assert size in whole
@@ -188,7 +188,7 @@ def test_bits_above_bits_stored_are_ignored(tmp_path: Path) -> None:
 
 
 def head_and_air() -> np.ndarray:
-    """HU of a bright disc in air, some metal, and outside the circle a scanner's code."""
+    """HU of a bright disc in air, some metal, and a scanner's code outside the circle."""
     rows, columns = np.indices((64, 96)) - np.array([32, 48])[:, None, None]
     distance = np.hypot(rows, columns)
     hu = np.where(distance < 26, 40, -1000) + np.random.default_rng(1).integers(-30, 30, (64, 96))
@@ -201,7 +201,7 @@ def head_and_air() -> np.ndarray:
 def test_twos_complement_under_an_unsigned_header_is_read(
     bits: int, intercept: int, syntax: str, tmp_path: Path
 ) -> None:
-    """As public slices of the RSNA 2019 challenge: air reads 3096."""
+    """As in public slices of the RSNA 2019 challenge, where air is 3096."""
     hu = head_and_air()
     header = {"BitsStored": bits, "HighBit": bits - 1, "RescaleIntercept": intercept}
     wrapped = (hu.astype(int) & (2**bits - 1)).astype(np.uint16)
@@ -214,7 +214,7 @@ def test_twos_complement_under_an_unsigned_header_is_read(
 
 
 def test_unsigned_values_are_not_read_as_twos_complement(tmp_path: Path) -> None:
-    """Not for metal, a forgotten intercept, or where the header's scale has room for air."""
+    """Not for metal, for a missing intercept, or if the header's scale has a value for air."""
     twelve = {"BitsStored": 12, "HighBit": 11}
     shifted = (head_and_air().astype(int) + 1024).clip(0, 4095).astype(np.uint16)
     metal = shifted.copy()
@@ -334,9 +334,9 @@ def test_saturated_unsigned_metal_is_not_a_code(tmp_path: Path) -> None:
 def test_pixels_that_start_above_bit_0_are_shifted(
     kind: type[np.integer], syntax: str, tmp_path: Path
 ) -> None:
-    """Bits Stored 12, High Bit 15: the value stands in the upper bits (PS3.5 section 8.1.1)."""
+    """Bits Stored 12, High Bit 15: the value is in the upper bits (PS3.5 section 8.1.1)."""
     values = ((STORED & 0xFFF).astype(int) - (2048 if kind is np.int16 else 0)).astype(kind)
-    raised = (values << 4) | kind(0xB)  # what stands below is no value
+    raised = (values << 4) | kind(0xB)  # the lower bits are not part of the value
     data = ct_image(raised, BitsStored=12, HighBit=15)
     if syntax == RLELossless:
         data.BitsStored = 16  # the encoder refuses the quirk
@@ -353,7 +353,7 @@ def test_other_widths_of_pixels_are_read(kind: type[np.integer], tmp_path: Path)
 
 
 def test_values_beyond_16_bits_saturate(tmp_path: Path) -> None:
-    """Metal on an extended scale; the sign does not turn."""
+    """Metal on an extended scale; the sign does not change."""
     stored = np.array([[32767, 32768, 65535], [0, 1024, 8191]], np.uint16)
     assert np.array_equal(hu(tmp_path / "a", stored), [[32767, 32767, 32767], [0, 1024, 8191]])
     scaled = hu(tmp_path / "b", stored, RescaleSlope=10, RescaleIntercept=-10240)
@@ -374,7 +374,7 @@ def test_padding_and_outside_the_circle_become_air(tmp_path: Path) -> None:
     assert np.array_equal(hu(tmp_path / "b", stored, PixelPaddingValue=-2000), expected)
     ranged = hu(tmp_path / "c", stored, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-995)
     assert np.array_equal(ranged[0], [AIR_HU] * 4)
-    # A padding value among the tissues' would punch holes into the brain.
+    # A padding value in the range of tissue would remove parts of the brain.
     assert np.array_equal(hu(tmp_path / "d", stored, PixelPaddingValue=0), expected)
     unsigned = hu(tmp_path / "e", STORED, PixelPaddingValue=5, RescaleIntercept=-1020)
     assert np.all(unsigned[STORED == 5] == AIR_HU)
@@ -410,7 +410,7 @@ def test_monochrome1_changes_the_display_not_the_units(tmp_path: Path) -> None:
         (Reason.TRUNCATED_PIXEL_DATA, {"Rows": 128}),
         (Reason.UNDECODABLE_PIXEL_DATA, {"BitsAllocated": 13}),
         (Reason.UNDECODABLE_PIXEL_DATA, {"BitsAllocated": 12, "BitsStored": 12, "HighBit": 11}),
-        # Half an image, or every other half of a value.
+        # Half an image, or half of each value.
         (Reason.UNDECODABLE_PIXEL_DATA, {"Rows": 32}),
         (Reason.UNDECODABLE_PIXEL_DATA, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}),
     ],
@@ -422,7 +422,7 @@ def test_unusable_pixels_have_a_reason(reason: Reason, attributes: dict[str, Any
 
 
 def test_a_fragment_under_an_uncompressed_syntax_is_not_read_as_pixels(tmp_path: Path) -> None:
-    """Eight bytes of item header would move every pixel by four."""
+    """Eight bytes of an item header would shift every pixel by four."""
     path = save(ct_image(STORED), tmp_path / "export" / "file")
     head, pixels = path.read_bytes()[: -STORED.nbytes - 4], STORED.tobytes()
     item = b"\xfe\xff\x00\xe0" + struct.pack("<L", len(pixels)) + pixels
@@ -466,7 +466,7 @@ def test_ges_private_syntax_has_big_endian_pixels(tmp_path: Path) -> None:
 
 
 def test_a_codestream_of_signed_values_contradicts_an_unsigned_header(tmp_path: Path) -> None:
-    """Which of the two is right nobody knows, but where no value is negative both are."""
+    """It is unknown which is right, but without negative values both are."""
     for folder, stored in (("a", STORED.astype(np.int16) - 1000), ("b", STORED.astype(np.int16))):
         data = ct_image(stored)
         data.compress(JPEG2000Lossless, generate_instance_uid=False)
@@ -495,7 +495,7 @@ def test_truncated_files_have_a_reason(syntax: str, tmp_path: Path) -> None:
 
 
 def test_a_length_beyond_the_file_allocates_no_memory(tmp_path: Path) -> None:
-    """Of an element that decoding reads and the scan does not: the Extended Offset Table (7FE0,0001)."""
+    """An element that decoding reads and the scan does not: the Extended Offset Table (7FE0,0001)."""
     path = save(ct_image(STORED), tmp_path / "export" / "file")
     head, pixels = path.read_bytes().split(b"\xe0\x7f\x10\x00OW")
     table = b"\xe0\x7f\x01\x00OV\0\0" + struct.pack("<L", 2**32 - 16)
@@ -531,7 +531,7 @@ def test_a_missing_file_is_an_error_for_the_user(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int16])
 def test_integer_rescaling_equals_float_rescaling(kind: type[np.uint16] | type[np.int16]) -> None:
-    """Every value of 16 bits, by the arithmetic of integers and by that of floating point."""
+    """Every 16-bit value, in integer and in floating-point arithmetic."""
     every = np.arange(2**16, dtype=np.uint16).view(kind).reshape(256, 256)
     for intercept in (-1024.0, 0.0, -32768.0, 65535.0):
         for padding in (None, (-2000, -1900), (63536, 65535), (5000, 5000)):

@@ -1,4 +1,4 @@
-"""What an image may ask of memory while it is decoded."""
+"""Memory limits while an image is decoded."""
 
 import struct
 import subprocess
@@ -36,7 +36,7 @@ for room in range(0, 64, 2):
     except BaseException as error:
         print(type(error).__name__)
 """
-"""Decodes the first image of a catalog with ever more memory."""
+"""Decodes the first image of a catalog with increasing memory limits."""
 
 
 def test_out_of_memory_within_a_codec_is_not_file_damage(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ LINES = b"\xff\xdc\0\4" + struct.pack(">H", 60_000)
 def test_a_codestream_of_another_image_size_reaches_no_decoder(
     codestream: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decoders take memory for what it declares: behind fill bytes, in a hierarchy, after its lines."""
+    """Decoders allocate the declared size: after fill bytes, in a hierarchy, after the lines."""
     # No header of another test.
     monkeypatch.setattr(pixel_header, "shared_header", pixel_header.shared_header.__wrapped__)
     monkeypatch.setattr(pixel_header, "get_decoder", Mock(return_value=Mock(as_array=None)))

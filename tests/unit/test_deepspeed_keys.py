@@ -1,4 +1,4 @@
-"""engine.deepspeed as DeepSpeed reads it."""
+"""engine.deepspeed checked by DeepSpeed's own reader."""
 
 from pathlib import Path
 

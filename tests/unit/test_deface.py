@@ -1,4 +1,4 @@
-"""On heads whose brain and skull are known: the face goes, brain and bone stay to the last voxel."""
+"""On heads with known brain and skull: the face is removed, every voxel of brain and bone is kept."""
 
 from dataclasses import dataclass, replace
 
@@ -13,12 +13,12 @@ from preprocess.reasons import Rejection
 from preprocess.volume.resample import Grid
 
 SKIN_FROM_BONE_MM = 4.0
-"""Skin nearer to bone than this has nothing behind it that could be blanked."""
+"""Skin nearer to bone than this has nothing under it to blank."""
 
 
 @dataclass
 class Truth:
-    """A volume and what its voxels are."""
+    """A volume and the tissue of its voxels."""
 
     hu: np.ndarray
     brain: np.ndarray
@@ -30,7 +30,7 @@ class Truth:
 
 
 def truth(head: Head, spacing: float) -> Truth:
-    """A head at `spacing` mm; brain is wherever its tissue shows, vault where a fifth is bone."""
+    """A head at `spacing` mm; brain is any voxel with its tissue, vault one that is a fifth bone."""
     shape = np.rint(np.array([190, 230, 190]) / spacing).astype(int)
     grid = Grid(np.array([95.0, 112.0, -85.0]), (spacing,) * 3, (int(shape[0]), int(shape[1]), int(shape[2])))
     points = np.argwhere(np.ones(shape, bool)) @ grid.affine[:3, :3].T + grid.origin

@@ -1,4 +1,4 @@
-"""The synthetic head: a function of patient coordinates that other tests lean on as their oracle."""
+"""The synthetic head: a function of patient coordinates, the oracle of other tests."""
 
 from dataclasses import replace
 
@@ -65,7 +65,7 @@ def test_tissues_are_at_their_anatomical_places(
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_mirrored_head_is_another_head(head: Head, axis: int) -> None:
-    """Otherwise a flip in preprocessing would go unseen."""
+    """Otherwise a flip in preprocessing would not be detected."""
     points = grid(8.0)
     mirrored = points * np.where(np.arange(3) == axis, -1, 1)
     straight, flipped = head_hu(points, head), head_hu(mirrored, head)
@@ -84,6 +84,6 @@ def test_a_bleed_is_visible_inside_the_skull_and_changes_nothing_else(head: Head
         assert bright.sum() * 4**3 / 1000 > BLOOD_ML
         after = (clean + change)[bright]
         assert 40 < np.median(after) <= lesion.hu + 0.01
-        # Of a point that is mostly bone or air, only the share that is brain can fill with blood.
+        # In a point that is mostly bone or air, only the share of brain can fill with blood.
         assert np.abs(change[(clean < -500) | (clean > 800)]).max() < 25
         assert change.max() < 80

@@ -190,7 +190,7 @@ def test_the_volume_of_a_bleed_is_that_of_its_changed_voxels() -> None:
     without = head_hu(points, replace(head, lesions=()))
     share = (head_hu(points, head) - without) / (head.lesions[0].hu - without)
     counted = (share[abs(head.lesions[0].hu - without) > 5] > 0.5).sum() * 8 / 1000
-    # Of voxels at the bone, the share cannot be told from their intensity.
+    # At the bone, the share cannot be computed from the intensity.
     assert volumes(head).blood[Bleed.EPIDURAL] == pytest.approx(counted, rel=0.06)
 
 

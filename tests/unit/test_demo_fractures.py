@@ -1,4 +1,4 @@
-"""Fractures of the generator: thin slices and bone kernels alone show them, and nothing else changes."""
+"""Fractures of the generator are visible only in thin slices and bone kernels, and nothing else changes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_a_share_of_the_studies_has_a_fracture_independently_of_findings(plans: 
 
 
 def drawn(plan: StudyPlan, kind: Kind, *quirks: Quirk) -> np.ndarray:
-    """HU that a fracture takes from each of a series' slices about its plane: (slices, rows, columns)."""
+    """HU that a fracture removes from each slice of a series around its plane: (slices, rows, columns)."""
     assert plan.fracture is not None
     patient = identity(SEED, plan.index, plan.patient)
     facts = SeriesFacts(patient, plan.scanner, "1.2", 1, "", "HFS", "")
@@ -54,7 +54,7 @@ def drawn(plan: StudyPlan, kind: Kind, *quirks: Quirk) -> np.ndarray:
         for one in axial_planes(jobs[0])
         if abs(one.position[2] - plan.head.origin[2] - plan.fracture.offset) < 8
     ]
-    # An encoding that stores HU as they are.
+    # An encoding that stores HU unchanged.
     encoding = replace(scanner.encoding, signed=True, bits_stored=16, intercept=0, padding=None)
     with_it, without = (
         np.stack(list(job.render(planes, kernel, encoding, job.noise()))).astype(int) for job in jobs
@@ -70,7 +70,7 @@ def test_a_fracture_shows_only_in_thin_slices_of_bone_kernels(plans: list[StudyP
     assert drawn(plan, Kind.BONE).max() > 150  # of 5 mm, by a share of the slice
     bone = drawn(plan, Kind.BONE, Quirk.FINE)
     assert bone.max() > 600
-    assert 0.002 < (thin > 200).any(axis=0).mean() < 0.05  # a line is little of the picture
+    assert 0.002 < (thin > 200).any(axis=0).mean() < 0.05  # a line is a small part of the image
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])

@@ -1,4 +1,4 @@
-"""The truth of the generator's bleeds: by what is drawn with and without them, and in files."""
+"""True masks of the generator's bleeds: from heads with and without them, and in files."""
 
 import csv
 from dataclasses import replace
@@ -28,9 +28,7 @@ def test_masks_cover_voxels_that_are_at_least_half_blood(kind: Bleed) -> None:
     assert mask.any()
     base = np.where(after < before, before, EDEMA_HU) if kind is Bleed.INTRAPARENCHYMAL else before
     share = (after - base) / (lesion.hu - base)
-    brain = (before > -20) & (
-        before < 50
-    )  # elsewhere the skull's edge blends in, or little can be told apart
+    brain = (before > -20) & (before < 50)  # elsewhere the skull's edge is mixed in, or contrast is too low
     assert (share[mask & brain] > 0.4).mean() > 0.98
     assert (share[~mask & brain & (after >= before)] < 0.6).mean() > 0.98
 

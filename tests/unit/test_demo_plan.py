@@ -1,4 +1,4 @@
-"""What the demo's studies are: no detail but the bleed itself may tell the label."""
+"""The plan of the demo's studies: only the bleed itself may predict the label."""
 
 from collections import Counter
 from dataclasses import replace
@@ -70,7 +70,7 @@ def test_some_patients_come_twice() -> None:
 def test_twelve_studies_show_everything_and_each_gives_one_volume() -> None:
     series = [plan for study in plan_studies(0, 12, 64) for plan in study.series]
     assert {plan.kind for plan in series} == set(Kind)
-    everything = {*Quirk} - {Quirk.FINE}  # which is there with fractures only
+    everything = {*Quirk} - {Quirk.FINE}  # exists only with fractures
     assert {quirk for plan in series for quirk in plan.quirks} == everything
     for study in plan_studies(0, 12, 64):
         assert [plan.expected for plan in study.series].count(VOLUME) == 1

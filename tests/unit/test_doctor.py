@@ -27,7 +27,7 @@ from shards import Dataset
 
 @pytest.fixture(autouse=True, scope="module")
 def modes_of_commands() -> Iterator[None]:
-    """Files are written as a command writes them."""
+    """Files are written with the modes of commands."""
     before = os.umask(0o027)
     yield
     os.umask(before)

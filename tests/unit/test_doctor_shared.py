@@ -1,4 +1,4 @@
-"""What `fmct doctor` says of modes, caches, locks and the home."""
+"""Checks of `fmct doctor` for modes, caches, locks and the home."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     [
         (0o640, None, "ok"),
         (0o640, "owner", "note"),
-        (0o600, "owner", "note"),  # its folders are the group's
+        (0o600, "owner", "note"),  # its folders belong to the group
         (0o644, None, "note"),
         (0o660, None, "note"),
         (0o644, "all", "ok"),

@@ -26,7 +26,7 @@ SLURM = {
     "squeue": "",
     "scancel": "",
 }
-"""What a cluster's commands say."""
+"""Output of a cluster's commands."""
 GOOD = {
     "account": "lab",
     "array_size": 1000,
@@ -42,7 +42,7 @@ GOOD = {
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder at the head of the PATH with a cluster's commands in it."""
+    """A folder with a cluster's commands, first on the PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, text in {**SLURM, "apptainer": ""}.items():

@@ -1,4 +1,4 @@
-"""What the documents say of commands, options, configuration keys and files is so."""
+"""Commands, options, configuration keys and files in the documents exist."""
 
 import re
 import shlex
@@ -39,7 +39,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "segment": SegmentConfig,
     "retrieval": RetrievalConfig,
 }
-"""What the overrides of a command are checked against."""
+"""The model that validates the overrides of a command."""
 FOLDERS = ("launch", "tests", "docs", "fmct_hpc", "preprocess", "shards")
 PROGRAMS = (
     "bash",
@@ -87,12 +87,12 @@ def test_every_documented_command_is_valid(command: Command, monkeypatch: pytest
     model = MODELS.get(name)
     if model is None or not (config or overrides):
         return
-    if config and config.name == "sweep.yaml":  # what `fmct benchmark --plan` wrote
+    if config and config.name == "sweep.yaml":  # written by `fmct benchmark --plan`
         return
     if config and config.name == "studies.yaml":  # shown there, and run by test_studies_section.py
         return
     if config and not (REPOSITORY / config).exists():
-        # The reader's own recipe, which has what must be given.
+        # The reader's own recipe, which has the required keys.
         assert config.name == "recipe.yaml"
         config = None
         overrides += ["key_file=k"] if model is PreprocessConfig else ["data.path=d"]

@@ -48,7 +48,7 @@ def test_a_dry_run_shows_the_savings_of_smaller_local_views(tmp_path: Path) -> N
         ({"local_view_size": 48}, {}, True),
         ({"local_view_size": 96}, {}, False),
         ({}, {}, False),
-        ({"local_view_size": 48}, {"dino_weight": 0}, False),  # which nobody looks at
+        ({"local_view_size": 48}, {"dino_weight": 0}, False),  # which is not checked
     ):
         given = {"data": {"path": str(tmp_path / "data"), **data}, "objective": objective}
         report = outlook(TrainConfig.model_validate(given), dataset, 1, 0)
@@ -57,7 +57,7 @@ def test_a_dry_run_shows_the_savings_of_smaller_local_views(tmp_path: Path) -> N
 
 
 def test_a_dry_run_shows_the_savings_of_dropped_tokens(tmp_path: Path) -> None:
-    """ViT-B with MAE alone, by hand: 12 blocks on a quarter of 256 patches, 8 of the decoder on them all."""
+    """ViT-B with MAE alone, by hand: 12 blocks on a quarter of 256 patches, 8 decoder blocks on all."""
     dataset = Dataset.open(write_dataset(tmp_path / "data"))
 
     def operations(patches: int) -> int:
@@ -91,7 +91,7 @@ def test_offload_and_the_heads_are_in_the_memory_that_is_reported(tmp_path: Path
     host = 4 * (4 * sum(student.values()) + taught)
     assert f"{host / 1e9:.2f} GB of these in host memory" in report(engine=stored)
     assert "host memory" not in report()
-    # Two views' targets twice, four views' outputs three times.
+    # Targets of two views twice, outputs of four views three times.
     assert f"about {4 * 65536 * 8 * (2 * 2 + 3 * 4) / 1e9:.2f} GB head outputs" in report()
     rows = 2 + 2 * 0.5 * 0.3 * 512
     ibot = {"ibot_weight": 1, "centring": "sinkhorn"}

@@ -1,4 +1,4 @@
-"""The marks of tests follow from their durations."""
+"""Markers of tests follow from their durations."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs that an earlier version began go on as they began, however often they are started again."""
+"""Runs of an earlier version keep its defaults over any number of resumes."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Kinds of encoder: what one cannot do is refused with its key, and records of before are a ViT's."""
+"""Kinds of encoder: unsupported keys are refused by name, and earlier records are read as ViT."""
 
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def test_a_key_that_the_kind_does_not_support_is_refused(
 def test_a_record_without_a_kind_means_vit_and_a_vit_records_none() -> None:
     assert ModelConfig.from_record({}).kind == "vit"
     assert "kind" not in ModelConfig().recorded()
-    assert "convnet" not in KINDS, "it is docs/architecture.md's, which a test adds to a copy"
+    assert "convnet" not in KINDS, "the example of docs/architecture.md, which a test adds to a copy"
 
 
 def test_measured_costs_of_an_encoder_equal_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Text from files leaves the program as text: on a terminal, in a log, in Markdown, in a spreadsheet."""
+"""Text from files is escaped on a terminal, in a log, in Markdown and in a spreadsheet."""
 
 import csv
 import io
@@ -93,7 +93,7 @@ def test_no_text_closes_a_code_block_in_markdown() -> None:
     ],
 )
 def test_markdown_shows_text_verbatim(text: str) -> None:
-    """Each character that means something has a backslash before it (CommonMark 2.4)."""
+    """Each special character has a backslash before it (CommonMark 2.4)."""
     page = Document("t", Facts("f", ()), (Section("s", (Text(text),)),)).markdown("p.html")
     line = page.rstrip().splitlines()[-1]
     assert line == markdown.escape(text)

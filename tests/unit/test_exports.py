@@ -1,4 +1,4 @@
-"""What the packages export: it is there, lazily, and the reference has a page of all of it."""
+"""Exported names of the packages exist, are imported lazily, and are in the reference."""
 
 import pickle
 import subprocess

@@ -1,4 +1,4 @@
-"""Features of new scans in parts: an array's are those of one process, and finished parts are kept."""
+"""Features of new scans in parts: an array gives the files of one process, and finished parts are kept."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_shares_give_the_files_of_one_process_and_a_killed_one_resumes(
     rows = pq.read_table(parts / "features.parquet").to_pylist()
     assert [row["path"] for row in rows] == [1] * 5
     assert list(rows[0]) == ["path", "key", "cls", "mean", "flags", "study_key", "patient_key"]
-    # The refused path, and the part whose file is lost, are tried again; the others are kept.
+    # The refused path and the part with a missing file are retried; the others are kept.
     (parts / f"{rows[0]['key']}.safetensors").unlink()
     assert "2 parts" in output(str(parts), "--share", "0/1")
     output(str(parts), "--collect")

@@ -1,4 +1,4 @@
-"""Features in a store: what stands there, who may share the work, and what is refused."""
+"""Feature stores: content, shared extraction, and refused inputs."""
 
 import re
 from dataclasses import replace
@@ -47,7 +47,7 @@ def encoder(dataset: Dataset) -> OurEncoder:
 
 @torch.no_grad()
 def by_hand(encoder: OurEncoder, dataset: Dataset, row: int, blocks: int) -> np.ndarray:
-    """Tokens of one volume behind the first blocks, by a model that has no more of them."""
+    """Tokens of one volume after the first blocks, by a model with only these blocks."""
     model = encoder.info.model.model_copy(update={"depth": blocks, "size": None})
     short = VisionTransformer(model, 3, 24).eval()
     short.load_state_dict(encoder.module.state_dict(), strict=False)

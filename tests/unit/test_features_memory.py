@@ -1,4 +1,4 @@
-"""Features of many scans: what is kept of each scan does not hold the tokens of its batch in memory."""
+"""Features of many scans do not keep the tokens of their batches in memory."""
 
 from pathlib import Path
 from typing import Any

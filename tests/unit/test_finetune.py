@@ -1,4 +1,4 @@
-"""Fine-tuning learns, is a function of its arguments, and looks at no label that it scores."""
+"""Fine-tuning learns, is deterministic, and does not use the labels of scored volumes."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_finetuning_learns_on_missing_labels_and_repeats_itself(
     first = tuned(encoder, data)
     assert roc_auc_score(data[1][ROWS.score, 0], first.scores[:, 0]) > 0.9
     assert first.step == max(first.checks, key=lambda check: (check.auc, -check.validation_loss)).step
-    # Neither torch's generator nor the scored volumes' labels have a part in it.
+    # Neither torch's generator nor the labels of scored volumes affect it.
     torch.manual_seed(2)
     blind = data[1].copy()
     blind[ROWS.score] = np.nan
@@ -105,7 +105,7 @@ def test_one_class_is_refused(encoder: VisionTransformer, data: tuple[torch.Tens
 def test_equal_areas_are_resolved_by_the_lowest_log_loss(
     encoder: VisionTransformer, data: tuple[torch.Tensor, np.ndarray]
 ) -> None:
-    """One validation volume a class: any two steps that rank both right are equal by area."""
+    """One validation volume per class: all steps that rank both correctly have equal areas."""
     views, labels = data
     rows = Rows(np.arange(60), np.array([60, 61]), np.arange(80, 120))
     config = FinetuneConfig.model_validate({"steps": 60, "batch": 16, "check_every": 6, "lr": 3e-3})

@@ -1,4 +1,4 @@
-"""Names and keys in a dataset from elsewhere: none of them decides where anything is written."""
+"""Names and keys in a foreign dataset do not determine any output path."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ KEYS = ("../runs/first/encoder", "/tmp/escaped", "A" * 32, "0" * 31, "0" * 33, "
 
 
 def forge(folder: Path, format: ShardFormat, name: str = "one", **columns: str) -> Path:
-    """A dataset as a hostile sender makes it: all digests right, a name or a column's values not."""
+    """A hostile dataset: all digests are right, but a name or the values of a column are not."""
     write_dataset(
         folder, format, {"one": {make_key(1): noise((33, 8, 8), 1), make_key(2): noise((8, 8, 8), 2)}}
     )
@@ -59,7 +59,7 @@ def forge(folder: Path, format: ShardFormat, name: str = "one", **columns: str) 
 
 
 def place_at_name(folder: Path, name: str, suffix: str) -> None:
-    """Put the shard and its index where the name leads, so that nothing is missing."""
+    """Put the shard and its index at the path of the name, so that no file is missing."""
     for ending in (suffix, SIDECAR_SUFFIX):
         try:
             target = folder / (name + ending)
@@ -93,7 +93,7 @@ def uses(folder: Path, out: Path) -> list[Callable[[], Result]]:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_forged_dataset_with_unchanged_names_verifies(tmp_path: Path, format: ShardFormat) -> None:
-    """So that the others are refused for their names alone."""
+    """The other tests' datasets are thus refused only for their names."""
     folder = forge(tmp_path / "in" / "data", format)
     assert verify(folder) == []
     assert len(Dataset.open(folder)) == 2
@@ -124,7 +124,7 @@ def refused_by_all(folder: Path, place: Path) -> None:
 
 
 def test_a_shard_named_differently_from_its_index_is_refused(tmp_path: Path) -> None:
-    """What `fmct preprocess --collect` joins are the indexes of the names that it asked for."""
+    """`fmct preprocess --collect` joins only the indexes of the requested names."""
     folder = forge(tmp_path / "in" / "data", "zarr", "two")
     (folder / f"one{SIDECAR_SUFFIX}").unlink()
     (folder / "dataset.json").unlink()
@@ -156,7 +156,7 @@ def test_only_plain_names_become_paths(tmp_path: Path, name: str) -> None:
 
 
 def test_every_name_in_a_record_is_validated() -> None:
-    """A field added later is either validated or named here as text that no path is made of."""
+    """A new field must be validated, or listed here as text that does not become a path."""
     free = {"dtype", "affine", "shape", "spacing_mm", "crc32", "facts", "role", "rank"}
     schema = VolumeRecord.model_json_schema()["properties"]
     assert {name for name, of in schema.items() if "pattern" not in of} == free

@@ -1,4 +1,4 @@
-"""docs/formats.md tells what is written: its tables against the code, a reader made from its words alone."""
+"""docs/formats.md: its tables match the code, and a reader written from its text reads a dataset."""
 
 import hashlib
 import json
@@ -31,11 +31,11 @@ VOLUMES = {
         make_key(3): np.full((33, 4, 5), -1024, np.int16),
     },
 }
-"""In shard a, streams that stand as they are and a volume with no chunk at all."""
+"""Shard a has uncompressed streams and a volume without any chunk."""
 
 
 def table_after(heading: str) -> list[list[str]]:
-    """The cells of the first table behind a line of the document."""
+    """The cells of the first table after a line of the document."""
     lines = TEXT[TEXT.index(f"\n{heading}\n") :].splitlines()
     first = next(n for n, line in enumerate(lines) if line.startswith("|"))
     rows = []
@@ -78,7 +78,7 @@ def test_the_tables_of_fields_match_the_code() -> None:
 
 
 def blosc_chunk(stored: bytes) -> np.ndarray:
-    """An inner chunk by the document's table, with zstd and nothing of blosc."""
+    """An inner chunk decoded by the document's table, with zstd and without blosc."""
     assert google_crc32c.value(stored[:-4]) == struct.unpack("<I", stored[-4:])[0]
     stored = stored[:-4]
     assert stored[:4] == bytes([2, 1, 0x81, 2])
@@ -105,7 +105,7 @@ def sharding_object(stored: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         offset, length = (int(value) for value in places[cell])
         if offset == length == 2**64 - 1:
             continue
-        assert offset == end  # chunks lie in C order
+        assert offset == end  # chunks are in C order
         end = offset + length
         block = blosc_chunk(stored[offset:end])
         assert (block != -1024).any()

@@ -1,4 +1,4 @@
-"""Multi-frame CT: every frame is an image of its own, wherever its facts stand."""
+"""Multi-frame CT: every frame is a separate image, from any place of its attributes."""
 
 from pathlib import Path
 
@@ -131,7 +131,7 @@ def test_a_truncated_object_loses_its_last_frames(tmp_path: Path) -> None:
 
 
 def test_a_single_frame_is_decoded_alone(tmp_path: Path) -> None:
-    """The other frames' bytes are damaged, and their number does not count."""
+    """The bytes of the other frames are damaged, whatever their number."""
     path = tmp_path / "export" / "object"
     data = axial().write_frames(path, waves, enhanced=True)
     whole = data.pixel_array[7]

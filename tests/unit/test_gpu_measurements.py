@@ -1,4 +1,4 @@
-"""`tests/gpu/run.sh` at toy size: all parts that need no GPU run, and one table has them."""
+"""`tests/gpu/run.sh` at toy size: all parts without a GPU run and are in one table."""
 
 import json
 import os

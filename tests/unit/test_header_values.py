@@ -1,4 +1,4 @@
-"""The short way from an element's bytes to its values gives what pydicom gives."""
+"""The fast path from an element's bytes to its values equals pydicom."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from preprocess.select.rules import SelectConfig
 from preprocess.select.series import select
 
 BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
-"""Files of many vendors, syntaxes and character sets that pydicom's package holds."""
+"""Files of many vendors, syntaxes and character sets in pydicom's package."""
 
 
 def rows(path: Path) -> list[dict[str, Any]] | Reason:
@@ -50,7 +50,7 @@ def test_values_equal_pydicoms(
 
 
 def stated(data: Dataset, keyword: str, vr: str, value: str | bytes) -> None:
-    """Have an attribute written with these bytes under this VR, as no library of ours would."""
+    """Write an attribute with these bytes and this VR, which our libraries would not do."""
     raw = value.encode() if isinstance(value, str) else value
     raw += b" " * (len(raw) % 2)
     data[Tag(keyword)] = RawDataElement(Tag(keyword), vr, len(raw), raw, 0, False, True)
@@ -69,7 +69,7 @@ def row(data: pydicom.FileDataset, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("vr", ["DS", "LO", "SH", "CS", "UT", "LT", "ST", "UC", "UN", "OB"])
 def test_a_number_with_another_vr_is_read(vr: str, tmp_path: Path) -> None:
-    """The bytes are those of the standard's VR, whichever the writer states (pydicom issue 828)."""
+    """The bytes have the standard's VR, whatever VR is stated (pydicom issue 828)."""
     whole = row(ct_image(np.zeros((4, 6), np.int16), PixelSpacing=[0.5, 0.25]), tmp_path / "whole")
     data = ct_image(np.zeros((4, 6), np.int16))
     for keyword, value in (
@@ -122,7 +122,7 @@ def test_decoding_attributes_with_another_vr_are_read(tmp_path: Path) -> None:
 
 
 def test_functional_groups_with_another_vr_are_read(tmp_path: Path) -> None:
-    """Of an anonymiser that knows none of the attributes it copies."""
+    """As written by an anonymiser that does not know the copied attributes."""
     whole, other = tmp_path / "whole" / "file", tmp_path / "other" / "file"
     slices = Acquisition(axial(slices=3).positions, matrix=(4, 6))
     data = slices.write_frames(whole, ramp, enhanced=True)
@@ -223,7 +223,7 @@ def test_missing_decoding_attributes_are_named(keyword: str, tmp_path: Path) -> 
 )
 @pytest.mark.parametrize("kind", ["explicit", "implicit", "big", "nested"])
 def test_no_file_is_lost_because_of_its_character_set(claimed: bytes, kind: str, tmp_path: Path) -> None:
-    """What a text says in ASCII is read, whatever its other bytes mean."""
+    """ASCII characters of a text are read, whatever its other bytes are."""
     names, description = ["ISO 2022 IR 100", "ISO 2022 IR 101"], "Schädel mit KM"
     data = ct_image(np.zeros((4, 6), np.int16), SpecificCharacterSet=names, SeriesDescription=description)
     if kind == "nested":

@@ -1,4 +1,4 @@
-"""Collapse is made to happen, and the alarm must name it."""
+"""Alarms for provoked collapses."""
 
 import logging
 from pathlib import Path
@@ -44,7 +44,7 @@ def figures_of(config: TrainConfig, student: Student, teacher: Teacher, views: V
 def networks(config: TrainConfig) -> tuple[Student, Teacher]:
     torch.manual_seed(0)
     student, teacher = Student(config), Teacher(config)
-    # Features that differ from volume to volume as a trained model's do, which a new one's hardly do.
+    # Features that differ between volumes, as those of a trained model but not of a new one.
     with torch.no_grad():
         for name, parameter in student.named_parameters():
             if "encoder" in name or "head" in name:
@@ -65,7 +65,7 @@ def messages(config: TrainConfig, figures: dict[str, float], caplog: pytest.LogC
     health = Health(config)
     with caplog.at_level(logging.WARNING):
         for step in range(1, PATIENCE + 1):
-            assert not caplog.messages, "before the sign has lasted"
+            assert not caplog.messages, "before the patience is over"
             health.step(step, figures)
     return caplog.messages
 
@@ -101,7 +101,7 @@ def test_one_prototype_for_all_raises_an_alarm(views: Views, caplog: pytest.LogC
     config = make()
     student, teacher = networks(config)
     for network in (student, teacher):
-        last_linear(network, "head.mlp").bias.data[0] = 1e4  # every bottleneck vector points one way
+        last_linear(network, "head.mlp").bias.data[0] = 1e4  # all bottleneck vectors have one direction
     [text] = [
         t for t in messages(config, figures_of(config, student, teacher, views), caplog) if "one proto" in t
     ]
@@ -157,7 +157,7 @@ def test_a_transient_sign_resets_and_a_persistent_one_may_stop_the_run() -> None
 
 
 def test_a_sign_persists_across_attempts() -> None:
-    """Each attempt is shorter than the patience; skipped steps neither count nor break off."""
+    """Each attempt is shorter than the patience; skipped steps neither count nor interrupt."""
     alike, skipped = {"feature_deviation": 0.0}, {"skipped": 1.0}
     rows = [{"step": 1.0, "feature_deviation": 1.0}, {"step": 2.0} | alike, {"step": 3.0} | skipped]
     health = Health(make("stop"))

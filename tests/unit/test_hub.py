@@ -1,4 +1,4 @@
-"""An exported folder computes what the encoder does, by its own code, with transformers and without."""
+"""An exported folder computes the encoder's tokens by its own code, with and without transformers."""
 
 import json
 import os
@@ -36,7 +36,7 @@ for folder in sorted(given.glob("hub-*")):
     sys.path.pop(0)
     sys.modules.pop("fmct_encoder", None)
 """
-"""The lines of Python in each model card."""
+"""The Python lines of each model card."""
 ALONE = """
 import sys
 

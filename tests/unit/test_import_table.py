@@ -1,4 +1,4 @@
-"""The table of `fmct import`: what it may look like, and what becomes of its cells in the catalog."""
+"""The table of `fmct import`: accepted forms, and its values in the catalog."""
 
 import math
 import os
@@ -113,7 +113,7 @@ def test_a_table_with_wrong_columns_is_refused(tmp_path: Path, text: str) -> Non
 
 
 def test_values_in_sidecars_count_as_part_of_the_file(tmp_path: Path) -> None:
-    """Another .raw under the same .mhd changes what the plan's digests are made of."""
+    """Another .raw with the same .mhd changes the inputs of the plan's digests."""
     write_itk(HU, AFFINE, tmp_path / "a.mhd", packed=False)
     (tmp_path / "table.csv").write_text("path,patient,study\na.mhd,1,1\n")
     catalog = tmp_path / "catalog.parquet"

@@ -1,4 +1,4 @@
-"""JPEG Lossless by our decoder: what an encoder wrote, what two other decoders make of it, and damage."""
+"""Our JPEG Lossless decoder: encoded images, two other decoders, and damage."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SHAPE = (23, 31)
 
 
 def image(precision: int) -> np.ndarray:
-    """Noise and even parts that use all bits, and a step of half the range (a difference of 16 bits)."""
+    """Noise and flat parts that use all bits, and a step of half the range (a difference of 16 bits)."""
     random = np.random.default_rng(precision)
     actual = random.normal(0, 2**precision / 6, SHAPE).cumsum(1).astype(np.int64) % 2**precision
     actual[5:9] = 0
@@ -29,7 +29,7 @@ def image(precision: int) -> np.ndarray:
 @pytest.mark.parametrize("precision", [2, 8, 9, 12, 16])
 @pytest.mark.parametrize("predictor", range(1, 8))
 def test_every_predictor_precision_and_interval(precision: int, predictor: int) -> None:
-    """What is written is read, with and without restart markers and point transform, as libjpeg reads it."""
+    """Images are decoded as by libjpeg, with and without restart markers and point transform."""
     pixels = image(precision)
     for restart_lines in (0, 1, 5):
         for shift in (0, 1):
@@ -79,8 +79,8 @@ def test_truncated_streams_and_missing_intervals_are_refused(restart_lines: int)
         (0xC3, 4, 17),  # a precision of 17 bits
         (0xC3, 9, 3),  # three components
         (0xC3, 11, 0x01),  # no horizontal sampling
-        (0xDA, 5, 9),  # of a component that is none of the frame's
-        (0xDA, 6, 0x10),  # by a Huffman table that is not there
+        (0xDA, 5, 9),  # of a component that is not in the frame
+        (0xDA, 6, 0x10),  # by a missing Huffman table
         (0xDA, 6, 0x04),
         (0xC3, 12, 4),
         (0xDA, 7, 0),  # predictor 0 is of hierarchical frames
@@ -88,7 +88,7 @@ def test_truncated_streams_and_missing_intervals_are_refused(restart_lines: int)
         (0xDA, 8, 1),
         (0xDA, 9, 0x10),
         (0xDA, 9, 12),  # a point transform by all bits
-        (0xC4, 5, 4),  # more codes of one bit than there are
+        (0xC4, 5, 4),  # more codes of one bit than possible
     ],
 )
 def test_headers_that_no_encoder_writes_are_refused(marker: int, byte: int, value: int) -> None:

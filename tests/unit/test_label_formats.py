@@ -1,4 +1,4 @@
-"""Labels of public datasets, as they are downloaded, for studies of a scan of their images."""
+"""Labels of public datasets in their original formats, for studies of a scan."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ KEY = "hmac.key"
 
 def scan_images(folder: Path, images: list[dict[str, str]]) -> Path:
     """The catalog of a scan of 2 × 2 images with these attributes."""
-    with disable_value_validation():  # RSNA's UIDs are none
+    with disable_value_validation():  # RSNA's are not valid UIDs
         for number, attributes in enumerate(images):
             save(ct_image(np.zeros((2, 2), np.int16), **attributes), folder / "dicom" / f"{number}.dcm")
     scanned(folder / "dicom", folder / "catalog.parquet")

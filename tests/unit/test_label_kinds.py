@@ -1,4 +1,4 @@
-"""Labels of several kinds through a whole sweep, its comparisons, kept classifiers and predictions."""
+"""Labels of several kinds in a sweep: comparisons, exported classifiers and predictions."""
 
 from itertools import groupby
 from pathlib import Path
@@ -45,7 +45,7 @@ SLOW = ("attentive", "finetune")
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> SweepConfig:
-    """The brighter half is of greater grades and values, and dies sooner."""
+    """The brighter half has greater grades and values, and shorter survival."""
     folder = tmp_path_factory.mktemp("kinds")
     config = bright_sweep(folder)
     table = pq.read_table(config.labels)
@@ -117,7 +117,7 @@ def test_a_figure_that_is_not_defined_is_not_listed(config: SweepConfig) -> None
         [Test(cell, "id", np.arange(4), risks, np.arange(4), np.zeros(4, int), [fitted])], config
     )
     figures: Any = row["figures"]
-    names = [figure["name"] for figure in figures]  # nobody of validation saw the event
+    names = [figure["name"] for figure in figures]  # no event in validation
     assert names == ["c_index", "auc_at_25", "auc_at_50", "auc_at_75"]
 
 

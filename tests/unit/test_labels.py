@@ -95,7 +95,7 @@ def test_labels_of_another_key_are_not_replaced(tmp_path: Path, key_file: Path) 
 
 
 def test_a_decompression_bomb_is_not_read(tmp_path: Path, key_file: Path) -> None:
-    """Parquet does that in a few bytes."""
+    """Parquet needs only a few bytes for this."""
     table = pa.table({"study_instance_uid": ["1.2"] * 10**6, "bleed": [1] * 10**6})
     pq.write_table(table, tmp_path / "labels.parquet")
     with pytest.raises(FmctError, match="not a readable Parquet file"):

@@ -1,4 +1,4 @@
-"""What is imported belongs to the layer it is imported in, and a layer that is not there is one line."""
+"""Imports belong to the declared layer, and a missing layer is reported in one line."""
 
 import ast
 import sys
@@ -34,20 +34,20 @@ ROOTS = {
     "report": ("launch.report",),
     "slurm": ("launch.slurm", "launch.pipeline", "launch.jobs"),
 }
-"""Packages and modules by the layers that are enough to import them."""
+"""Packages and modules by the layers that suffice to import them."""
 LAZY = {
     "shards": ("preprocess",),
     "preprocess": ("preprocess", "import", "seg"),
     "fmct_hpc": ("preprocess", "train", "gpu", "onnx", "peers", "search"),
     "launch": ("all",),
 }
-"""Layers whose packages any line of a package of ours may import."""
+"""Layers that a package of ours may import anywhere."""
 PROVIDED = {"triton"}
 """It comes with PyTorch for CUDA."""
 
 
 def third_party(nodes: list[ast.stmt], lazy: bool) -> Iterator[str]:
-    """Full names of what statements import, ours too; lazy: within functions as well."""
+    """Full names of imports, including ours; lazy: also within functions."""
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -72,7 +72,7 @@ def file_of(module: str) -> Path | None:
 
 
 def imported_by(roots: tuple[str, ...]) -> dict[str, str]:
-    """Third-party modules (top names) that importing every module below the roots imports; by whom."""
+    """Third-party modules (top-level names) imported by all modules below the roots, and by which module."""
     todo = [
         ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
         for root in roots
@@ -202,7 +202,7 @@ def test_a_module_of_several_layers_is_attributed_to_the_importer(monkeypatch: p
 
 
 def test_an_import_error_in_python_names_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were not there
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as if it were missing
     with pytest.raises(MissingLayerError, match=r"\[train\]"), named_layers():
         import deepspeed  # noqa: F401
     attribute, _ = exports("fmct_hpc", {"there": "deepspeed", "nowhere": "fmct_hpc.nowhere"})
@@ -216,5 +216,5 @@ def test_the_lock_pins_every_installed_package() -> None:
     lines = (REPOSITORY / "launch/constraints.txt").read_text().splitlines()[1:]
     single = [str(r) for table in project().values() for r in map(Requirement, table) if "==" in str(r)]
     locked = {canonicalize_name(line.partition("==")[0]) for line in (*lines, *single)}
-    # setuptools and wheel come with building; triton with PyTorch for CUDA, which pins its own.
+    # setuptools and wheel are for building; PyTorch for CUDA pins its own triton.
     assert closure("all", "test") - locked == {"setuptools", "wheel", "triton"}

@@ -1,4 +1,4 @@
-"""When signs that a run does not learn ring, what they name, and that a record tells the same."""
+"""Alarms for signs that a run does not learn: when, with which remedy, and the same from a record."""
 
 import logging
 from pathlib import Path
@@ -45,7 +45,7 @@ def make(**sections: dict[str, Any]) -> TrainConfig:
 
 
 def rows(*figures: dict[str, float]) -> list[dict[str, float]]:
-    """The first looks, then one after another."""
+    """The first evaluations, then consecutive ones."""
     first = [{"step": float(step), **START} for step in range(1, FIRST_EVALUATIONS + 1)]
     return first + [{"step": EVERY * (n + 1.0), **row} for n, row in enumerate(figures)]
 
@@ -66,7 +66,7 @@ def test_each_sign_alone_raises_its_alarm_after_the_patience_with_a_remedy(
     with caplog.at_level(logging.WARNING):
         for row in rows(*before, *[sick] * (3 * WINDOW)):
             alarm.step(int(row["step"]), row)
-    assert 1 < len(caplog.messages) <= 4, "again for each patience that it lasts, not at each look"
+    assert 1 < len(caplog.messages) <= 4, "once per patience, not at each evaluation"
     remedy = sign.remedy(make())
     assert all(sign.what in text and remedy in text for text in caplog.messages)
     keys = {word.strip("(),.") for word in remedy.split() if word.count(".") == 1 and "=" not in word}
@@ -189,7 +189,7 @@ def test_view_retrieval_is_judged_only_if_a_part_relates_views(
 
 
 def test_records_between_evaluations_do_not_prolong_a_sign() -> None:
-    """The online probe is asked at regular checkpoints too."""
+    """The online probe also runs at regular checkpoints."""
     sick = SOUND | SICK["the online probe does not improve"]
     config = make()
     between = [{"step": EVERY * WINDOW + EVERY * n / 5.0, **sick} for n in range(1, 5)]

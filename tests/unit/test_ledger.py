@@ -30,11 +30,11 @@ class Marker(Closed):
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing handles it."""
+    """Simulates SIGKILL: nothing handles it."""
 
 
 class Stage:
-    """Units that write their input to a file, then a marker; killed where it is told to be."""
+    """Units that write their input to a file, then a marker; killed at a given point."""
 
     def __init__(self, out: Path, plan: tuple[str, ...]) -> None:
         self.out, self.plan = out, plan
@@ -166,7 +166,7 @@ def test_a_unit_is_made_by_one_process_and_reused_by_the_next(tmp_path: Path) ->
     assert once(marker, "unit 3", lambda: "made" if made else None, make) == "made"
     assert once(marker, "unit 3", lambda: "made" if made else None, make) == "made"
     assert len(made) == 1
-    assert not list(tmp_path.iterdir()), "no lock is left"
+    assert not list(tmp_path.iterdir()), "no lock remains"
 
 
 def test_the_bytes_of_a_marker_are_unchanged(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ class Enter(Protocol):
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
-    """Takes the place of job 12's command, or another's."""
+    """Sets the environment of the command of job 12, or another."""
 
     def enter(number: str = "12") -> Path:
         file = tmp_path / "out/slurm" / f"{number}.ledgers.json"
@@ -207,7 +207,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[Share, int]:
-    """A kind of ledger, `toy`, whose counts are what is written here by share."""
+    """A kind of ledger, `toy`, with counts by share."""
     counts: dict[Share, int] = {}
     toy = SimpleNamespace(progress=lambda place, share: Progress(counts[share], unit="toy"))
     monkeypatch.setitem(sys.modules, "toy", toy)
@@ -244,7 +244,7 @@ def test_an_output_folder_is_counted_by_the_ledgers_of_its_newest_jobs(
     counted[WHOLE] = 4
     assert progress(out) == (4, 6, 2, "toy")
     counted[WHOLE] = 5
-    assert progress(out) == (5, 6, 1, "toy"), "no more failed than are not done"
+    assert progress(out) == (5, 6, 1, "toy"), "at most as many failed as not done"
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"ledgers": [{"ledger": "../x", "place": "/"}]}', '{"later": 1}'])

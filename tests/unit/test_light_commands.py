@@ -1,4 +1,4 @@
-"""Commands import what they need when they are called: none waits for the libraries of another."""
+"""Commands import their libraries when called, and no others."""
 
 import subprocess
 import sys
@@ -66,7 +66,7 @@ def test_help_imports_no_heavy_library() -> None:
     ],
 )
 def test_inspection_commands_import_only_what_they_read(looked: str, without: tuple[str, ...]) -> None:
-    """What the launcher and `fmct launch status` read of a run, and what tells of a dataset."""
+    """Modules that the launcher and `fmct launch status` use for a run, and for a dataset."""
     code = f"import sys, {looked}; print(*{{*{without}}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert (result.returncode, result.stdout.split()) == (0, [])

@@ -1,4 +1,4 @@
-"""One writer an output: who holds it is said, and no lock outlives its process."""
+"""One writer per output: the holder is named, and no lock outlives its process."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ with writing(Path(sys.argv[1]), "the holder", shared=sys.argv[2] == "shared"):
 
 
 def hold(folder: Path, kind: str = "alone", then: str = "time.sleep(60)") -> subprocess.Popen[str]:
-    """Another process that holds the folder."""
+    """Another process that holds the lock of the folder."""
     command = [sys.executable, "-P", "-c", HOLD.format(then=then), str(folder), kind]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -53,7 +53,7 @@ def test_a_second_writer_is_refused_unless_both_share(tmp_path: Path, first: str
             assert str(process.pid) in str(refused.value)
     finally:
         end(process)
-    with writing(tmp_path, "me"):  # a killed holder holds nothing
+    with writing(tmp_path, "me"):  # a killed process holds no lock
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -61,7 +61,7 @@ def test_a_second_writer_is_refused_unless_both_share(tmp_path: Path, first: str
 def test_a_child_that_outlives_its_parent_holds_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a reader process does whose rank was killed."""
+    """Like a reader process whose rank was killed."""
     process = hold(tmp_path, then="import os; print(os.fork() or time.sleep(60), flush=True); time.sleep(60)")
     assert process.stdout
     child = int(process.stdout.readline())
@@ -69,7 +69,7 @@ def test_a_child_that_outlives_its_parent_holds_no_lock(
         process.kill()
         process.wait()
         os.kill(child, 0)
-        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # waits until the child has come to itself
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")  # waits until the child runs
         with writing(tmp_path, "me"):
             pass
     finally:
@@ -78,7 +78,7 @@ def test_a_child_that_outlives_its_parent_holds_no_lock(
 
 
 def test_many_writers_never_overlap(tmp_path: Path) -> None:
-    """The lock's file goes with its holder: who waits on a removed one must not hold it beside a new one."""
+    """The lock file is removed with its holder: a process waiting on it must not hold it beside a new one."""
     script = """
 import os, sys, time
 from pathlib import Path
@@ -113,7 +113,7 @@ def test_a_link_in_place_of_the_lock_is_refused_and_its_target_unchanged(tmp_pat
 def test_a_file_system_without_locks_is_named_with_a_remedy(
     tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one mock: no file system here lacks flock."""
+    """A mock, since every file system here has flock."""
 
     def unsupported(descriptor: int, operation: int) -> None:
         raise OSError(code, os.strerror(code))
@@ -128,7 +128,7 @@ def test_a_file_system_without_locks_is_named_with_a_remedy(
 
 
 def test_any_content_of_a_holder_file_is_shown_safely(tmp_path: Path) -> None:
-    """The file may be a stranger's: no control character of it reaches the terminal."""
+    """The file may be another user's: its control characters are not printed."""
     for content in (
         b"",
         b"\xff\xfe",

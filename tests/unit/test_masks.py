@@ -1,4 +1,4 @@
-"""`fmct masks`: places against SimpleITK, formats against one another, and what becomes of bad rows."""
+"""`fmct masks`: positions compared with SimpleITK, formats with one another, and invalid rows."""
 
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def test_a_mask_has_the_position_that_simpleitk_computes(folder: Path, tmp_path:
     masks(tmp_path / "table.csv", folder / "data", tmp_path / "out", ["ball=1"])
     actual, expected = stored(tmp_path / "out")[make_key(0)][0], by_itk(mask)
     unequal = actual != (expected >= 0.5)
-    # What ITK rounds apart is at the very half; along columns the grid is coarser and ours averages.
+    # ITK rounds differently only at exactly one half; along columns the grid is coarser and ours averages.
     assert actual.sum() > 500
     assert np.abs(expected[unequal] - 0.5).max(initial=0) < 0.13
     assert unequal.sum() < 0.03 * actual.sum()
@@ -109,7 +109,7 @@ def test_segmentations_and_niftis_of_one_mask_agree_and_classes_may_overlap(
     assert (a & b).sum() > 100
     assert (a & ~b).any()
     assert np.array_equal(stored(tmp_path / "numbers")[make_key(0)], [a, b])
-    # Both segments have the code; a number goes before it.
+    # Both segments have the code; a number takes precedence.
     assert np.array_equal(stored(tmp_path / "codes")[make_key(0)], [b, a])
     volume = 4 / 3 * np.pi * RADIUS**3 / 1000
     rows = pq.read_table(tmp_path / "nifti/masks.parquet").to_pylist()
@@ -140,7 +140,7 @@ def test_an_object_of_one_slice_extends_over_its_thickness(folder: Path, tmp_pat
     table = write_table(tmp_path / "t.csv", [{"path": "slice.dcm", "key": make_key(0)}])
     masks(table, folder / "data", tmp_path / "out", ["a=1"])
     (actual,) = stored(tmp_path / "out")[make_key(0)]
-    # A slice stands for 5 mm along the table, of which its normal has the cosine of 0.2.
+    # A slice extends 5 mm along the table; its normal is at an angle of 0.2.
     expected_ml = one_slice.sum() * 2.2 * 2.0 * 5 * np.cos(0.2) / 1000
     assert actual.sum() * np.prod(GRID.spacing) / 1000 == pytest.approx(expected_ml, rel=0.15)
 

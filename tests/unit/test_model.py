@@ -163,7 +163,7 @@ def test_ibot_masks_are_blocks_of_the_drawn_share() -> None:
 
 
 def covered_by_hand(drawn: np.random.Generator, grid: tuple[int, ...], count: int) -> np.ndarray:
-    """Cuboid after cuboid until `count` patches are hidden, the last one cut off: bool, of the grid."""
+    """Cuboids until `count` patches are masked, the last one truncated: bool, of the grid."""
     mask = np.zeros(grid, dtype=bool)
     least = [min(2, edge) for edge in grid]
     most = [max(low, edge // 2) for low, edge in zip(least, grid, strict=True)]
@@ -356,7 +356,7 @@ def test_every_parameter_is_trained(parts: set[str], shared: bool) -> None:
 
 
 def test_two_parts_with_modules_of_one_name_are_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second would take the place of the first, and of its weights in checkpoints."""
+    """The second would replace the first, and its weights in checkpoints."""
     monkeypatch.setattr(Koleo, "modules", lambda _: {"head": torch.nn.Linear(1, 1)})
     with pytest.raises(AssertionError, match="koleo builds head"):
         Student(config(koleo_weight=1))
@@ -533,7 +533,7 @@ def test_layers_are_initialised_with_the_spread_of_the_reference(width: int) -> 
 
 @pytest.mark.parametrize("constants", [(0.5, 0.3), ((0.2, 0.5, 0.4), (0.3, 0.1, 0.2))])
 def test_input_is_standardised_window_by_window(constants: Any) -> None:
-    """The same weights on input that is standardised by hand, without constants of their own."""
+    """The same weights on manually standardised input, without constants in the model."""
     torch.manual_seed(0)
     mean, std = constants
     encoder = VisionTransformer(config({"input_mean": mean, "input_std": std}).model, 3, 12)

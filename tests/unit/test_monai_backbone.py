@@ -1,4 +1,4 @@
-"""`fmct export-model --monai`: the encoder's own maps, in a network that learns, by code of its own."""
+"""`fmct export-model --monai`: the encoder's maps in a trainable network, by self-contained code."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Thumbnails show the head the right way round, and the sheet tells no more than it should."""
+"""Thumbnails have the right orientation, and the sheet reveals nothing confidential."""
 
 import struct
 from pathlib import Path
@@ -14,7 +14,7 @@ AIR, BRIGHT = -1000, 300
 
 
 def marked(index: tuple[int, int, int], shape: tuple[int, int, int] = (101, 121, 111)) -> np.ndarray:
-    """Air with a bright cube of 7 voxels about `index`."""
+    """Air with a bright cube of 7 voxels around `index`."""
     voxels = np.full(shape, AIR, np.int16)
     voxels[tuple(slice(i - 3, i + 4) for i in index)] = BRIGHT
     return voxels

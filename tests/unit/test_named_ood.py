@@ -1,4 +1,4 @@
-"""Several test sets of other distributions in one sweep: each a split of its own, in all tables."""
+"""Several out-of-distribution test sets in one sweep: a separate split each, in all tables."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ NAMES = {"ood": "ood", "a": "ood:site-a", "b": "ood:2024.b"}
 
 
 def named(folder: Path, sets: tuple[str, ...]) -> pa.Table:
-    """The labels, whose patients of `ood` are dealt to several such sets."""
+    """The labels, with the patients of `ood` divided into several such sets."""
     table = pq.read_table(folder / "split-labels.parquet")
     index = Dataset.open(folder / "data").index
     patient = dict(zip(index["study_key"].to_pylist(), index["patient_key"].to_pylist(), strict=True))
@@ -43,7 +43,7 @@ def test_each_named_set_is_a_split_and_others_stay(folder: Path, tmp_path: Path)
     Sweep(config(folder, **one_cell, labels=tmp_path / "labels.parquet"), tmp_path / "several").run()
     before, after = (rows(tmp_path / out) for out in ("one", "several"))
     assert {row["split"] for row in after} == {"id", *NAMES.values()}
-    # Whatever is chosen is chosen on validation, so that naming sets changes nothing of the first test set.
+    # All choices are made on validation, so named sets do not affect the first test set.
     assert [r for r in after if r["split"] == "id"] == [r for r in before if r["split"] == "id"]
     whole = {row["encoder"]: row["n"] for row in before if row["split"] == "ood"}
     assert {e: sum(r["n"] for r in after if r["encoder"] == e and r["split"] != "id") for e in whole} == whole
@@ -99,7 +99,7 @@ def test_a_site_column_makes_separate_parts(folder: Path, tmp_path: Path) -> Non
         {r["study_key"]: r["split"] for r in pq.read_table(tmp_path / out / PARTS_NAME).to_pylist()}
         for out in ("plain", "out")
     )
-    # Volumes 2 and 3 are of one patient, 50 and 51 too, who are in the set with both.
+    # Volumes 2 and 3 are of one patient, and 50 and 51; each patient is in a set with both.
     named = {studies[n]: "ood:b" for n in (2, 3, 50, 51)} | {studies[60]: "ood:c"}
     assert after == before | named
     assert len(Dataset.open(tmp_path / "out" / "ood-b")) == 4

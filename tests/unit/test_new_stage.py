@@ -1,4 +1,4 @@
-"""docs/architecture.md, "How to add a stage that runs as an array", followed."""
+"""Follows docs/architecture.md, "How to add a stage that runs as an array"."""
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -30,7 +30,7 @@ def shown(language: str) -> tuple[str, str]:
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The document's module under its own name, and the document's registry."""
+    """The document's module and registry."""
     path, text = shown("python")
     assert not (REPOSITORY / path).exists()
     file = tmp_path / "stage.py"

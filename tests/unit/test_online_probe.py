@@ -1,4 +1,4 @@
-"""Which volumes a run probes, and the areas of its two classifiers against scikit-learn's."""
+"""The volumes that a run probes, and the areas of its two classifiers compared with scikit-learn."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""AdamW without torch's compiler is torch's AdamW."""
+"""AdamW without torch's compiler equals torch's AdamW."""
 
 import importlib
 from typing import Any
@@ -11,7 +11,7 @@ from fmct_hpc.train.muon import import_muon
 
 
 def trained(kind: type[torch.optim.AdamW], fused: bool) -> list[torch.Tensor]:
-    """Weights and moments after some steps with two groups, decay and a gradient that is None at times."""
+    """Weights and moments after some steps with two groups, decay, and a gradient that is sometimes None."""
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(5, 3, generator=generator).requires_grad_() for _ in range(3)]
     groups: list[dict[str, Any]] = [

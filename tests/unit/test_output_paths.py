@@ -1,4 +1,4 @@
-"""Outputs that can't be written, or would replace an input: one line that names the file, and no more."""
+"""Outputs that can't be written, or would replace an input: only one line that names the file."""
 
 import errno
 import os

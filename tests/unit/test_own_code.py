@@ -1,4 +1,4 @@
-"""Code that a sweep's file names is run where the file is the user's own, or at the user's word."""
+"""Code named by a sweep's file is run only if the file is the user's own, or if allowed."""
 
 import json
 import os
@@ -15,7 +15,7 @@ RAN = "ran"
 
 
 def sweep_file(folder: Path, name: str = "grid.yaml") -> Path:
-    """A file whose encoder makes the folder `RAN` where the command is called, and is no encoder."""
+    """A file whose function creates the folder `RAN` and returns no encoder."""
     folder.mkdir(parents=True, exist_ok=True)
     encoder = {"name": "peer", "function": "os:mkdir", "arguments": {"path": RAN}}
     grid = {"data": "data", "labels": "labels.parquet", "features": "features", "encoders": [encoder]}
@@ -31,7 +31,7 @@ def output(*arguments: object) -> tuple[int, str]:
 
 def is_refused(path: Path, *more: str) -> bool:
     code, words = output("sweep", path, "--out", "out", "--plan", *more)
-    assert code == 2, "there is no dataset either"
+    assert code == 2, "the dataset is missing too"
     assert ("names code to run (os:mkdir)" in words) == ("--allow-code" in words)
     assert not Path(RAN).exists()
     return "names code to run" in words
@@ -39,7 +39,7 @@ def is_refused(path: Path, *more: str) -> bool:
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's own folder, with data and runs in it, which are no folders above."""
+    """The user's own folder, which contains data and runs."""
     monkeypatch.chdir(tmp_path)
     for inside in ("data/dataset.json", "runs/first/encoder.safetensors"):
         (tmp_path / inside).parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Worker processes: what Ctrl-C, which goes to all processes of a command, makes of them."""
+"""Worker processes and Ctrl-C, which all processes of a command get."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def interrupted(command: list[str], ready: Callable[[], bool]) -> tuple[int, lis
             time.sleep(0.01)
         began = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
-        errors = process.communicate(timeout=25)[1]  # until no worker is left that could say more
+        errors = process.communicate(timeout=25)[1]  # until no worker is left
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A part of a head that headers do not tell of gives way, when it is built, to the head of its study."""
+"""A partial head that headers do not reveal is replaced by its study's head when it is built."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from shards import Dataset
 from shards.roles import study_roles
 
 THIN_PART = axial(slices=34, gap=3.0, start=(-70, -60, -2))
-"""Of a head from z = -2 to 122, up to 97."""
+"""A part, up to 97, of a head from z = -2 to 122."""
 HEAD = axial(slices=22, gap=6.0, start=(-70, -60, 0))
 
 
 @pytest.fixture
 def export(tmp_path: Path) -> Export:
-    """A study of a thin part and a thick head, which no header relates; and one of the part alone."""
+    """A study of a thin part and a thick head without related headers, and one of the part alone."""
     folder = tmp_path / "dicom"
     write_series(folder, 0, 1, THIN_PART, FrameOfReferenceUID="1.2.3.1", SliceThickness=3)
     write_series(folder, 0, 2, HEAD, FrameOfReferenceUID="1.2.3.2", SliceThickness=6)
@@ -61,7 +61,7 @@ def test_with_all_series_kept_the_best_has_rank_0_and_all_have_roles(export: Exp
     run_inline(export, tmp_path / "out", config)
     volumes = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
     actual = sorted((row["slices"], row["rank"], row["role"]) for row in volumes)
-    # The head before the part, though its slices are the thicker ones: keep: best takes it.
+    # The head is preferred to the part although its slices are thicker: keep: best selects it.
     assert actual == [(22, 0, "soft_thick"), (34, 0, "soft_thick"), (34, 1, "soft_thick")]
     by_key = {row["key"]: (row["role"], row["rank"]) for row in volumes}
     for name in ("zarr", "webdataset"):

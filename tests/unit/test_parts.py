@@ -29,7 +29,7 @@ def patient(number: int) -> str:
 
 
 def dataset(folder: Path, volumes: int = 2 * PATIENTS) -> Dataset:
-    """Two studies a patient; the scans of patients 0 and 1 are equal, as are those of 2 and 3."""
+    """Two studies per patient; the scans of patients 0 and 1 are equal, and those of 2 and 3."""
     voxels = noise((4, 5, 6), 0)
     with ShardWriter(folder, "s", "zarr") as shard:
         for n in range(volumes):

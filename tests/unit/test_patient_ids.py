@@ -1,4 +1,4 @@
-"""Patient IDs that do not tell patients apart: a series cut in two by them, a scan that bears two of them."""
+"""Inconsistent Patient IDs: a series divided between two, and a scan with two."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +28,7 @@ def under(patient: str, images: tuple[Instance, ...]) -> Series:
 
 
 def again(images: tuple[Instance, ...]) -> tuple[Instance, ...]:
-    """Another patient's scan under careless UIDs."""
+    """Another patient's scan with reused UIDs."""
     return tuple(replace(i, sop_uid=f"2.{i.sop_uid}") for i in images)
 
 
@@ -62,7 +62,7 @@ def edit(folder: Path, change: Callable[[pydicom.Dataset, int], None]) -> None:
 
 
 def an_export(where: Path) -> Export:
-    """Of study 2 the ID changes within the series; study 3 is study 0 under another one, and other UIDs."""
+    """In study 2 the ID changes within the series; study 3 is study 0 with another ID and other UIDs."""
     export = make_export(where, studies=3)
 
     def cut(data: pydicom.Dataset, number: int) -> None:

@@ -1,4 +1,4 @@
-"""Encoders of others: inputs against MONAI's transforms, files against shapes of their own code."""
+"""External encoders: inputs compared with MONAI's transforms, files with the shapes of their code."""
 
 import json
 from collections.abc import Callable
@@ -46,7 +46,7 @@ merlin: Any = Merlin
 
 
 def head(shape: tuple[int, int, int] = (37, 46, 41)) -> np.ndarray:
-    """HU with a bright, lopsided body in air, (D, H, W)."""
+    """HU with a bright, asymmetric body in air, (D, H, W)."""
     volume = np.full(shape, -1000, np.int16)
     inside = (slice(5, 31), slice(8, 43), slice(3, 30))
     values = np.random.default_rng(1).normal(40, 300, volume[inside].shape)
@@ -55,7 +55,7 @@ def head(shape: tuple[int, int, int] = (37, 46, 41)) -> np.ndarray:
 
 
 def for_monai(volume: np.ndarray) -> MetaTensor:
-    """The same voxels as MONAI reads files: axes (D, H, W) towards S, A, R; MONAI's affines lead to RAS."""
+    """The same voxels as MONAI reads files: axes (D, H, W) towards S, A, R; MONAI's affines map to RAS."""
     affine = np.zeros((4, 4))
     affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = *SPACING, 1
     affine[:3, 3] = (-17.5, 3.25, 40)
@@ -93,11 +93,11 @@ def test_ct_fm_gets_the_input_of_its_own_transforms(
     blood = ScaleIntensityRange(a_min=0, a_max=80, b_min=0, b_max=1, clip=True)
     in_hu = ct_fm_by_monai(volume, spacing, size) * 3072 - 1024
     assert stacked.shape == (1, 2 * size[0], *size[1:])
-    assert torch.allclose(stacked[:, : size[0]], blood(in_hu), atol=4e-3)  # by way of [0, 1], so 0.1 HU
+    assert torch.allclose(stacked[:, : size[0]], blood(in_hu), atol=4e-3)  # computed via [0, 1], so 0.1 HU
 
 
 def test_merlin_gets_the_input_of_its_own_transforms() -> None:
-    volume = np.full((101, 45, 370), -1000, np.int16)  # wider than its field along one axis alone
+    volume = np.full((101, 45, 370), -1000, np.int16)  # wider than its field along one axis
     volume[20:80, 5:40, 20:350] = np.random.default_rng(2).normal(40, 400, (60, 35, 330))
     steps = [
         Orientation(axcodes="RAS"),
@@ -112,7 +112,7 @@ def test_merlin_gets_the_input_of_its_own_transforms() -> None:
 
 
 def inflated_shapes(blocks: list[int]) -> dict[str, tuple[int, ...]]:
-    """Of Merlin's image encoder, as merlin/models/i3res.py makes it of torchvision's ResNet."""
+    """Shapes of Merlin's image encoder, as merlin/models/i3res.py inflates torchvision's ResNet."""
 
     def norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
         parts = ("weight", "bias", "running_mean", "running_var")
@@ -156,7 +156,7 @@ def test_ct_fms_network_has_the_size_of_its_published_file() -> None:
 
 
 def test_an_encoder_within_a_larger_checkpoint_is_found_and_a_wrong_one_named(tmp_path: Path) -> None:
-    """The file as StanfordMIMI/Merlin saves it, for a network of one block a stage."""
+    """The file as saved by StanfordMIMI/Merlin, for a network of one block per stage."""
     shapes, generator = inflated_shapes([1, 1, 1, 1]), torch.Generator().manual_seed(0)
     own = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
     state = {f"{PREFIX}{name}": tensor for name, tensor in own.items()} | {
@@ -192,7 +192,7 @@ def test_an_encoder_within_a_larger_checkpoint_is_found_and_a_wrong_one_named(tm
     file.write_bytes(b"PK not a file of tensors")
     with pytest.raises(FmctError, match="tensors only"):
         loaded(build, file, PREFIX, IGNORED)
-    torch.save({"a": object()}, file)  # would run code of the file's
+    torch.save({"a": object()}, file)  # would run code in the file
     with pytest.raises(FmctError, match="tensors only"):
         loaded(build, file, PREFIX, IGNORED)
 
@@ -288,7 +288,7 @@ def test_tokens_of_a_residual_network_average_to_its_pooled_features() -> None:
 
 
 def test_an_encoder_without_a_cls_token_is_fine_tuned() -> None:
-    """A small residual network learns which volumes are bright; its stages' rates fall towards the stem."""
+    """A small residual network learns which volumes are bright; learning rates fall towards the stem."""
     config = FinetuneConfig(steps=6, batch=8, check_every=3, lr=3e-3, pool=("cls", "mean"), move=0, seed=1)
     module = ResidualTokens(bottlenecks([1, 1, 1, 1], 1, (7, 7, 7), (2, 2, 2)), 2048)
     labels = np.arange(24) % 2

@@ -1,4 +1,4 @@
-"""The division of a catalog into tasks, on catalogs that are made up without any DICOM file."""
+"""The division of a catalog into tasks, on synthetic catalogs without DICOM files."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ def key_file(tmp_path: Path) -> Path:
 
 
 def make_catalog(path: Path, studies: range, changed: int | None = None) -> Path:
-    """Two series a study of 4 slices of 512 × 512: 4 MiB of pixels; one file of study `changed` is newer."""
+    """Two series per study of 4 slices of 512 × 512: 4 MiB of pixels; a file of study `changed` is newer."""
     empty = dict.fromkeys(INSTANCE_TABLE.names)
     rows = [
         empty

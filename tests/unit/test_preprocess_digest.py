@@ -1,4 +1,4 @@
-"""What the digests of preprocessing cover: every key is classified here, and a later key changes nothing."""
+"""What the digests of preprocessing cover: every key is classified here, and new keys change nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ DEFAULT, MARKED = (
     "7ca80c330f446d7cd644725f0527be5dc67dc509a451984b092aa1049d0e2359",
     "7f98d6016d9e6ae76e743ae7170921fc4d4fba48f7a3ce2ed047deac73a5e587",
 )
-"""Digests that 0.1.0 gave."""
+"""Digests of 0.1.0."""
 
 OTHER = HeadPatterns(include=("head",))
 SHAPES: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "check": {"reject": (Reason.NOT_A_HEAD,)},
     "privacy": {"deface": True},
 }
-"""Another value of each key that decides which volumes there are, or what is in them."""
+"""Another value of each key that affects which volumes exist, or their voxels."""
 LIMITS: dict[str, tuple[Reason, Any]] = {
     "hu_error": (Reason.HU_OUT_OF_RANGE, 201.0),
     "min_agreement": (Reason.AFFINE_MISMATCH, 0.9),
@@ -56,9 +56,9 @@ LIMITS: dict[str, tuple[Reason, Any]] = {
     "max_jump_mm": (Reason.MOTION, 2.0),
     "max_jump_hu": (Reason.INTENSITY_STEP, 21.0),
 }
-"""The keys of `check` that shape volumes where their finding is rejected, and only mark them otherwise."""
+"""The keys of `check` that affect volumes only if their finding rejects, and otherwise only flags."""
 BESIDE: dict[str, Any] = {"show_defacing": False, "date_shift_days": 30}
-"""The keys of `privacy` that change what stands beside the volumes."""
+"""The keys of `privacy` that change files beside the volumes."""
 SECTIONS: dict[str, type[Section]] = {
     "select": SelectConfig,
     "grid": GridConfig,
@@ -72,17 +72,17 @@ def config(**sections: dict[str, Any]) -> PreprocessConfig:
 
 
 def test_every_key_is_classified() -> None:
-    """A new key fails here. Its default must mean what was done before it, and must never change.
+    """A new key fails here. Its default must keep the earlier behaviour, and must never change.
 
     Put it under SHAPES, LIMITS (and preprocess.config.LIMITS), or BESIDE (and shards.preprocessing.BESIDE).
     """
     classified = {
         **{name: {*keys} for name, keys in SHAPES.items()},
         "check": {*SHAPES["check"], *LIMITS},
-        "privacy": {*SHAPES["privacy"], *BESIDE, "share"},  # who may read files is in nothing's digest
+        "privacy": {*SHAPES["privacy"], *BESIDE, "share"},  # file permissions are in no digest
     }
     assert classified == {name: {*section.model_fields} for name, section in SECTIONS.items()}
-    later = {"output", "key_file", "workers"}  # where to, and how fast
+    later = {"output", "key_file", "workers"}  # output and speed
     assert {*PreprocessConfig.model_fields} - later == {*SECTIONS}
 
 

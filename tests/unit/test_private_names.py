@@ -1,4 +1,4 @@
-"""Tests use what is public, of ours and of DALI: a private name in a test could not be changed freely."""
+"""Tests use only public names of our packages and of DALI, so that private names can be changed."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A node's scratch is anybody's to write in: what others left there is not used, followed or overwritten."""
+"""All users can write to a node's scratch: files of others are not used, followed or overwritten."""
 
 import os
 import stat
@@ -25,7 +25,7 @@ OURS = f"fmct-shards-{os.getuid()}"
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """World-writable and sticky, as /tmp and most nodes' scratch are, below nothing that is less."""
+    """World-writable and sticky, like /tmp and most nodes' scratch."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o755)
         place = Path(folder) / "scratch"
@@ -124,7 +124,7 @@ def test_a_link_in_place_of_a_copy_is_not_followed(data: Path, scratch: Path, su
     (scratch / OURS).mkdir(mode=0o700)
     (scratch / OURS / (copy_name(data) + suffix)).symlink_to(victim)
     dataset = cached(data, scratch)
-    with suppress(OSError):  # which costs the copy, and no more
+    with suppress(OSError):  # only the copy is lost
         dataset.fill(0)
     assert dataset.read(0).tobytes() == Dataset.open(data).read(0).tobytes()
     assert victim.read_bytes() == b"mine"
@@ -134,7 +134,7 @@ def test_a_link_in_place_of_a_copy_is_not_followed(data: Path, scratch: Path, su
 def test_the_work_folder_of_a_scan_is_private(
     tmp_path: Path, scratch: Path, plant: Callable[[Path], None]
 ) -> None:
-    """It holds what headers tell of patients."""
+    """It contains header data of patients."""
     (tmp_path / "export").mkdir()
     plant(scratch / ".catalog.parquet.scan")
     with pytest.raises(FmctError, match=r"\.catalog\.parquet\.scan"):

@@ -1,4 +1,4 @@
-"""What a probe or sweep is asked is what it answers: whose patients, whose results, why there are none."""
+"""Results of probes and sweeps: test patients, existing results, and reasons for missing figures."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from shards import FmctError
 from shards.lock import LOCK_NAME
 
 SPLITS = ("train", "train", "test", "validation", "ood")
-"""Of five patients in turn."""
+"""Alternating over five patients."""
 POSITIVE = [number // 5 % 2 for number in range(len(KEYS))]
 
 
@@ -50,7 +50,7 @@ def probed(folder: Path, out: Path, run: str = "run", **values: object) -> dict[
 
 
 def grid(folder: Path, **values: object) -> dict[str, object]:
-    """A sweep as `fmct probe` makes one."""
+    """A sweep as created by `fmct probe`."""
     weights = str(folder / "run")
     given = {
         "data": str(folder / "data"),
@@ -93,7 +93,7 @@ def test_folds_with_labels_that_have_splits_are_refused(folder: Path, tmp_path: 
 
 
 def swept(folder: Path, out: Path, tmp_path: Path, **values: object) -> tuple[int, str]:
-    """Exit code and words of `fmct sweep`."""
+    """Exit code and output of `fmct sweep`."""
     recipe = tmp_path / "grid.yaml"
     recipe.write_text(yaml.safe_dump(grid(folder, **values)))
     result = CliRunner().invoke(app, ["sweep", str(recipe), "--out", str(out)])
@@ -149,7 +149,7 @@ def test_an_operating_point_that_cannot_be_chosen_has_a_reason(
 
 
 def state(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file's content, and when it was written, but for the lock's."""
+    """Content and modification time of every file except the lock."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK_NAME)
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
@@ -174,7 +174,7 @@ def test_results_of_another_run_dataset_or_labels_are_not_replaced(folder: Path,
 
 
 def test_the_same_request_resumes_after_its_inputs_moved(folder: Path, tmp_path: Path) -> None:
-    """Moved inputs are the same by their digests; what has changed at its place is probed anew."""
+    """Moved inputs are recognised by their digests; inputs changed in place are probed again."""
     for name in ("run", "data"):
         shutil.copytree(folder / name, tmp_path / name)
     shutil.copyfile(folder / "labels.parquet", tmp_path / "labels.parquet")
@@ -188,7 +188,7 @@ def test_the_same_request_resumes_after_its_inputs_moved(folder: Path, tmp_path:
 def test_results_without_a_recorded_request_are_foreign_unless_they_share_units(
     folder: Path, tmp_path: Path
 ) -> None:
-    """As versions up to 0.1.0 left them."""
+    """As written by versions up to 0.1.0."""
     out = tmp_path / "out"
     first = probed(folder, out)
     (out / "subject.json").unlink()

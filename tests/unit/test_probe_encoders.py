@@ -1,4 +1,4 @@
-"""Encoders as a configuration names them, all on the same volumes."""
+"""Encoders as named in a configuration, all on the same volumes."""
 
 import shutil
 from pathlib import Path
@@ -36,9 +36,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with a checkpoint and, of the same weights, the encoder of the run's end."""
+    """A run folder with a checkpoint and the final encoder with the same weights."""
     folder = tmp_path_factory.mktemp("run")
-    # The reference's layout takes heads of 64 channels.
+    # The reference's layout has heads of 64 channels.
     model = {"width": 64, "heads": 1, "positions": "sincos", "drop_path": 0.0}
     config = small_config(dataset.path, model=model)
     torch.manual_seed(0)

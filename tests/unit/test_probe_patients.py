@@ -1,4 +1,4 @@
-"""Patients of a probe: their labels, their splits, and those that pretraining has seen."""
+"""Patients of a probe: labels, splits, and overlap with pretraining."""
 
 import json
 import logging
@@ -83,14 +83,14 @@ def test_the_split_of_a_patient_depends_on_the_patient_alone() -> None:
     some = np.random.default_rng(0).permutation(4000)[:500]
     assert (hashed_splits(patients[some], SplitConfig(test=0.3, validation=0.1)) == splits[some]).all()
     assert (hashed_splits(patients, SplitConfig(seed=1)) != splits).any()
-    # Which patients are sampled has nothing to do with the split they are in.
+    # Sampling of patients is independent of their split.
     draws = patient_draws(patients, 0, "labels")
     assert draws[splits == "train"].mean() == pytest.approx(0.5, abs=0.03)
     assert set(patients[draws < 0.01]) < set(patients[draws < 0.1])
 
 
 def trained(run: Path, data: Path, start_from: Path | None = None) -> Path:
-    """A run folder as training leaves it, but for what is in the weights."""
+    """A run folder as written by training, with arbitrary weights."""
     run.mkdir()
     config = small_config(data, run={"start_from": start_from})
     facts = file_facts(start_from) if start_from else None
@@ -123,7 +123,7 @@ def test_patients_of_an_initial_run_are_pretraining_patients(tmp_path: Path) -> 
 def test_relative_paths_of_a_record_resolve_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called_from: str
 ) -> None:
-    """As training recorded them up to 0.1.0; another dataset at such a path is not taken for it."""
+    """As recorded by training up to 0.1.0; another dataset at such a path is not accepted."""
     write_dataset(tmp_path / "data", 3)
     write_dataset(tmp_path / called_from / "other" / "data", 5)
     (tmp_path / "runs").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A head whose voxels are declared half or twice as large, along any axis, is no head; a head is one."""
+"""A head with voxels declared half or twice as large along any axis is rejected; a head is accepted."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def objection(voxels: np.ndarray, spacing: tuple[float, float, float]) -> str | 
 
 @pytest.fixture(scope="module")
 def heads() -> list[np.ndarray]:
-    """Of four patients, upright and tilted, in voxels of 4 mm."""
+    """Heads of four patients, upright and tilted, in voxels of 4 mm."""
     scans = [(stack_of(np.arange(-90, 110, 5.0), tilt=20.0 * (n % 2)), n) for n in range(4)]
     return [stored(scan_of(slices, patient), slices, 4.0)[1] for slices, patient in scans]
 

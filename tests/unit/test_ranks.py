@@ -24,7 +24,7 @@ def test_each_rank_gets_its_index_and_the_same_rendezvous(tmp_path: Path) -> Non
     rows = [(tmp_path / str(rank)).read_text().split() for rank in range(3)]
     assert [row[1] for row in rows] == ["0", "1", "2"]
     assert {(row[0], row[2], row[3]) for row in rows} == {("3", "127.0.0.1", rows[0][3])}
-    # Rank 0 listens a while later: until then no other program may be given the port.
+    # Rank 0 listens later: until then the port must not be assigned to another program.
     given_out = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]
     assert int(rows[0][3]) < int(given_out)
 
@@ -88,7 +88,7 @@ def test_a_gpu_recipe_without_a_gpu_is_refused() -> None:
 
 @pytest.mark.parametrize("wrong", ["run.stepz=3", "engine.device=gpu"])
 def test_an_error_of_every_rank_is_printed_once(tmp_path: Path, wrong: str) -> None:
-    """Also where something else than `fmct train` has started the ranks."""
+    """Also if the ranks were not started by `fmct train`."""
     if wrong.startswith("engine") and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     recipe = write_recipe(small_config(write_dataset(tmp_path / "data")), tmp_path / "recipe.yaml")

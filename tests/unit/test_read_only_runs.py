@@ -1,4 +1,4 @@
-"""A colleague's run, dataset and features can be used by whoever may only read them."""
+"""A colleague's run, dataset and features can be used with read permission only."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from report_run import write_inputs
 from test_probe_answers import state
 
 DROP, OVERRIDES = 24, (1, 2)
-"""PR_CAPBSET_DROP, and root's capabilities to pass over permissions (capabilities(7)): CAP_DAC_OVERRIDE and
+"""PR_CAPBSET_DROP, and root's capabilities to bypass permissions (capabilities(7)): CAP_DAC_OVERRIDE and
 CAP_DAC_READ_SEARCH."""
 
 COMMANDS = """
@@ -42,7 +42,7 @@ for command in (
 
 
 def bound_by_permissions() -> None:
-    """Of a process about to start: root, too, may then do only what permissions say."""
+    """For a process about to start: file permissions then apply to root too."""
     libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() == 0:
         for capability in OVERRIDES:
@@ -53,7 +53,7 @@ def bound_by_permissions() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("owner", ["this user", "another"])
 def test_read_only_runs_are_used_and_unchanged(tmp_path: Path, owner: str) -> None:
-    """Of this user's, permissions forbid to write; of another's nothing is, though root's powers allow it."""
+    """This user's files are made read-only; another user's are protected by ownership, also from root."""
     if owner == "another" and os.geteuid():
         pytest.skip("only root can give files away")
     given, out = tmp_path / "given", tmp_path / "out"

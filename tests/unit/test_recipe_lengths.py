@@ -1,4 +1,4 @@
-"""What each "How to add ..." of docs/architecture.md shows is short, and so are the files of the packages."""
+"""The examples of each "How to add ..." in docs/architecture.md are short, and so are the package files."""
 
 import re
 import statistics
@@ -7,7 +7,7 @@ from documents import REPOSITORY, blocks
 
 DOCUMENT = REPOSITORY / "docs/architecture.md"
 LINES = 60
-"""More than any recipe takes: the lines of its new file that are not empty, and those that its diffs add."""
+"""Upper limit of a recipe's lines: non-empty lines of its new file, and lines added by its diffs."""
 PACKAGES = ("shards", "preprocess", "fmct_hpc", "launch")
 
 

@@ -61,12 +61,12 @@ def test_training_recipes_fit_their_machines(tmp_path: Path, name: str, ranks: i
         + gradient_bytes(stage, ranks, student)
         + activation_bytes(config, micro)
     )
-    # Activations are known to about a third, and libraries take their own part.
+    # Activations are estimated to about a third, and libraries need memory too.
     assert needed < 0.6e9 * memory_gb
 
 
 def test_the_second_stage_recipe_loads_the_whole_state_of_the_first() -> None:
-    """`matching_weights` finds every weight of the one in the other, at their own sizes."""
+    """`matching_weights` finds every weight of one in the other, at their own sizes."""
     first, second = (
         load(TrainConfig, FOLDER / f"{name}-train.yaml", ["data.path=data"])
         for name in ("small-hospital", "small-hospital-highres")

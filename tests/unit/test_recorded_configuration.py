@@ -1,4 +1,4 @@
-"""`fmct train --run RUN` without a recipe: the run's own record."""
+"""`fmct train --run RUN` without a recipe uses the recorded configuration."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from shards.errors import FmctError
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A folder as a run of 77 steps begins it."""
+    """A folder as a run of 77 steps creates it."""
     config = small_config(write_dataset(tmp_path / "data"), run={"steps": 77, "batch": 4})
     folder = tmp_path / "run"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""What a run writes of its steps: log lines with the time left, and TensorBoard's groups."""
+"""Records of steps: log lines with the time left, and TensorBoard's groups."""
 
 import logging
 from pathlib import Path

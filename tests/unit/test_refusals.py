@@ -1,4 +1,4 @@
-"""What the system refuses is told as such, and never taken for damage."""
+"""System errors are reported as such and not treated as damage."""
 
 import errno
 import os
@@ -44,7 +44,7 @@ def dataset(tmp_path: Path, request: pytest.FixtureRequest) -> Dataset:
     volumes = {make_key(number): noise((40, 33, 35), number) for number in range(4)}
     write_dataset(tmp_path / "data", request.param, {"a": volumes})
     opened = Dataset.open(tmp_path / "data")
-    opened.read(0)  # compiled before the rights are gone
+    opened.read(0)  # compiled before permissions are dropped
     return opened
 
 
@@ -103,7 +103,7 @@ def test_files_beside_the_volumes_are_refused_by_name(dataset: Dataset) -> None:
 
 
 def whole_checkpoint(run: Path, step: int) -> Path:
-    """A checkpoint that passes its checks; returns its only part."""
+    """Write a valid checkpoint; returns its only part."""
     part = checkpoint_path(run, step) / checkpoint.part_name(0)
     part.parent.mkdir(parents=True)
     part.write_bytes(b"weights")
@@ -205,7 +205,7 @@ def test_a_scan_that_runs_out_of_open_files_ends_and_rejects_nothing(tmp_path: P
     for number, kind in ((errno.EMFILE, UnavailableError), (errno.ENOMEM, UnavailableError)):
         with pytest.raises(kind):
             unreadable(OSError(number, os.strerror(number), str(tmp_path)))
-    for number in (errno.EACCES, errno.EIO, errno.ESTALE):  # of this file, and the others are read
+    for number in (errno.EACCES, errno.EIO, errno.ESTALE):  # only this file; the others are read
         assert unreadable(OSError(number, os.strerror(number), str(tmp_path))).detail == os.strerror(number)
 
 
@@ -214,7 +214,7 @@ def test_machine_failures_are_retried_by_the_launcher(number: int) -> None:
     error = refusal(OSError(number, os.strerror(number), "/some/file"))
     assert isinstance(error, UnavailableError)
     assert str(error).startswith("/some/file: ")
-    assert by_code(error.exit_code, "", Slurm()).cause == "crash", "which Slurm's policy tries again"
+    assert by_code(error.exit_code, "", Slurm()).cause == "crash", "which the restart policy retries"
     assert isinstance(refusal(MemoryError("of 3 GiB")), UnavailableError)
 
 

@@ -1,4 +1,4 @@
-"""Maps of a score: attention as blocks compute it, gradients as differences have them, voxels in place."""
+"""Relevance maps: attention as computed by blocks, gradients equal to differences, voxel positions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +89,7 @@ def method_input(model: VisionTransformer, rows: list[str], layer: int = DEPTH -
 
 @torch.no_grad()
 def plain_attention(model: VisionTransformer, inputs: MethodInput) -> tuple[list[np.ndarray], np.ndarray]:
-    """Each block's weights (heads, T, T), one query at a time in NumPy, and the tokens behind the last."""
+    """Each block's weights (heads, T, T), query by query in NumPy, and the tokens after the last block."""
     width = WIDTH // 4
     x = model.embed_patches(inputs.view, inputs.kept, None)
     turns = model.turns(inputs.view, inputs.kept, None)
@@ -107,7 +107,7 @@ def plain_attention(model: VisionTransformer, inputs: MethodInput) -> tuple[list
                 powers = np.exp(scores - scores.max())
                 weights[head, token] = powers / powers.sum()
                 mixed[token, head * width : (head + 1) * width] = weights[head, token] @ value[head]
-        # The block's own output, by the fused attention, is that of the weights times the values.
+        # The block's output with fused attention equals the weights times the values.
         own = block.attention(normed, None if turns is None else turns[number])
         again = block.attention.projection(torch.from_numpy(mixed))
         torch.testing.assert_close(own[0], again, atol=1e-5, rtol=0)
@@ -234,7 +234,7 @@ def differences(
 
     base = torch.from_numpy(weights)[None]
     generator = np.random.default_rng(number)
-    # All heads, keys and queries would be thousands of passes; what is not differenced is autograd's.
+    # All heads, keys and queries would be thousands of passes; the others are autograd's.
     with torch.enable_grad(), explicit_attention(model.blocks) as seen:
         tokens = inputs.tokens(inputs.view.detach().requires_grad_())
         logits = inputs.reading.logits(tokens, inputs.reading.weights(tokens))
@@ -276,7 +276,7 @@ def exam(grid: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_explained_score_equals_the_exported_classifiers(
     method: str, kept: dict[str, Path], exam: Path
 ) -> None:
-    """Of integrated gradients the sum too, so that every method's logit is the classifier's."""
+    """Also the sum of integrated gradients, so that every method's logit is the classifier's."""
     classifier = load_classifier(kept[method])
     explainer = Explainer(classifier)
     for explained in explainer.of_scans(read_scans(exam, classifier.encoder.info)):
@@ -291,9 +291,7 @@ def test_the_explained_score_equals_the_exported_classifiers(
         assert total == pytest.approx((score - air).item(), rel=0.3, abs=0.05)
         assert all(np.isfinite(values).all() for values in explained.maps.values())
         assert explained.maps["bright", "rollout"].min() > 0
-        assert (
-            explained.maps["bright", "attention-gradient"].min() >= 0
-        )  # 0 where nothing speaks for the label
+        assert explained.maps["bright", "attention-gradient"].min() >= 0  # 0 without evidence for the label
 
 
 KINDS = {
@@ -307,7 +305,7 @@ SERIES = np.array([1, 3, 0])
 
 
 def wanted(kind: Kind, raw: np.ndarray) -> dict[int | None, float]:
-    """What of a head's raw outputs, of one sample, is followed back."""
+    """The scalar of a head's raw outputs, of one sample, that is explained."""
     if kind.name == "multiclass":
         return {number: raw[0, k] - raw[0].mean() for k, number in enumerate(kind.classes)}
     return {None: float(raw.mean())}
@@ -357,7 +355,7 @@ def test_a_reading_equals_the_head_output_for_every_kind_of_scans_and_studies(ta
 
 @pytest.fixture(scope="module")
 def of_kinds(grid: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kept logistic classifier of every kind of label."""
+    """An exported logistic classifier of every kind of label."""
     folder, rng = tmp_path_factory.mktemp("kinds"), np.random.default_rng(1)
     table = pq.read_table(grid.labels)
     bright = table["bright"].to_numpy()
@@ -462,7 +460,7 @@ def test_neighbours_and_unknown_names_are_refused(kept: dict[str, Path], grid: S
 def test_a_voxel_has_the_value_of_the_patch_with_the_nearest_centre(
     spacing: float, grid: SweepConfig, tmp_path: Path
 ) -> None:
-    """In the patient: by the volume's own affine, and by what nibabel reads of the map."""
+    """In patient coordinates: by the volume's affine, and by nibabel's affine of the map."""
     explainer = open_explainer(None, grid.features.parent / "ours")
     shape = (14, 20, 17)
     turn = np.radians(20)
@@ -484,7 +482,7 @@ def test_a_voxel_has_the_value_of_the_patch_with_the_nearest_centre(
     index = np.argwhere(np.ones(stored.shape, bool))
     ras = nibabel.affines.apply_affine(image.affine, index)
     lps = ras * [-1, -1, 1]
-    # The volume's own affine says the same of each voxel.
+    # The volume's own affine gives the same position of each voxel.
     own = nibabel.affines.apply_affine(scan.affine, index[:, ::-1])
     np.testing.assert_allclose(lps, own, atol=1e-3)
     centres = explainer.encoder.info.patch_centres(scan.voxels, scan.spacing_mm, scan.affine)
@@ -502,7 +500,7 @@ def test_a_voxel_has_the_value_of_the_patch_with_the_nearest_centre(
 
 
 def test_figures_of_a_map_against_a_mask() -> None:
-    """By voxels on a fine grid: a lesion in one patch and a half."""
+    """Computed by voxels on a fine grid: a lesion in one and a half patches."""
     affine = np.diag([-2.0, -2.0, 2.0, 1.0])[:, [2, 1, 0, 3]]
     patches = PatchGrid(np.full(3, -0.5), np.full(3, 12.0), (3, 3, 3), affine)
     mask = np.zeros((12, 12, 12), bool)
@@ -543,7 +541,7 @@ def test_means_resample_patients() -> None:
 
 
 def masks_of(exam: Path, folder: Path) -> Path:
-    """A table of two volumes' masks, each on a finer grid of its own."""
+    """A table of two volumes' masks, each on a separate finer grid."""
     lines = ["key,task,mask"]
     for number, scan in enumerate(read_scans(exam, open_info(exam))):
         if number < 2:
@@ -608,7 +606,7 @@ def test_the_command_writes_maps_a_page_and_figures(
     assert again == [file.read_bytes() for file in sorted(out.glob("*.nii.gz"))]
     with pytest.raises(FmctError, match="contains 9 maps that were not requested now"):
         CliRunner().invoke(app, [*words, "--method", "rollout"], catch_exceptions=False)
-    # Another classifier's maps do not take their place.
+    # Another classifier's maps do not replace them.
     words[words.index(str(kept["logistic"]))] = str(kept["attentive"])
     with pytest.raises(FmctError, match="holds results of the classifier"):
         CliRunner().invoke(app, words, catch_exceptions=False)
@@ -647,7 +645,7 @@ def test_shares_give_the_bytes_of_one_process_and_a_killed_one_resumes(
     assert units[2].stat().st_mtime_ns == times
     output(str(parts), "--collect")
     assert all((parts / name).read_bytes() == made[Path(name)] for name in (*files, lost))
-    # Other masks are measured anew.
+    # Other masks are measured again.
     masks.write_text(masks.read_text().rsplit("\n", 2)[0] + "\n")
     assert "3 parts mapped" in output(str(parts), "--share", "0/1")
 

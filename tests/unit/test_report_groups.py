@@ -1,4 +1,4 @@
-"""Sections of a report about groups, changed scans and retrieval, made of tables alone."""
+"""Report sections on groups, changed scans and retrieval, made from tables alone."""
 
 from pathlib import Path
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""The lines that say what a report shows: every figure comes from a file, and the verdict from intervals."""
+"""The summary of a report: every figure is from a file, and the verdict from intervals."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ HIGH, MIDDLE, LOW = (0.8, 0.75, 0.85), (0.7, 0.6, 0.78), (0.6, 0.5, 0.7)
 
 
 def probed(areas: dict[str, tuple[Interval, Interval]], seen: int | None = 0) -> ProbeResult:
-    """What a probe found of tasks, each with the trained and the untrained encoder's area."""
+    """The results of a probe: areas of the trained and the untrained encoder for each task."""
     rows = [
         Row(task=task, head=head, encoder=encoder, volumes=9, positives=4, auc=area, gain=(0.1, -0.1, 0.3))
         for task, pair in areas.items()

@@ -1,4 +1,4 @@
-"""The policy of what runs again, and how a start's end is explained."""
+"""The restart policy, and the cause of each start's end."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -95,7 +95,7 @@ class Starts(Protocol):
 
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
-    """Ends start after start of job 77 with a code; gives the numbers of those that were queued again."""
+    """End consecutive starts of job 77 with a code; returns the numbers of the requeued ones."""
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_PROCID", "0")
     queued: list[int] = []
@@ -115,7 +115,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Starts]:
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Progress]:
-    """In the job 77: what is known of its progress, by what it has registered."""
+    """In job 77: its progress, by its registered ledgers."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "slurm/77.ledgers.json"))
     return lambda: progress_of_job(tmp_path / "slurm", "77")
 
@@ -123,7 +123,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Progres
 def test_a_share_of_preprocessing_with_a_task_longer_than_its_time_limit_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, starts: Starts
 ) -> None:
-    """Share 1 of 3: its tasks are 1, 4, 7, 10; those of others say nothing of it."""
+    """Share 1 of 3 has tasks 1, 4, 7 and 10; those of others do not count."""
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     for name, value in {"JOB_ID": "75", "TASK_ID": "1", "TASK_COUNT": "3"}.items():
@@ -189,7 +189,7 @@ def test_a_split_registers_the_shards_of_each_part(tmp_path: Path, job: Callable
 
 
 def test_a_sweep_share_with_progress_is_restarted(tmp_path: Path, job: Callable[[], Progress]) -> None:
-    """Share 1 of 2 has tasks 1 and 3, of three units; those of the other say nothing of it."""
+    """Share 1 of 2 has tasks 1 and 3, of three units; those of the other do not count."""
     digests = tuple(f"{number:064d}"[::-1] for number in range(6))
     grid = Plan(
         units=(), digests=digests, seconds=(), tasks=((0,), (1, 2), (3, 4), (5,)), encoders=(), leakage=()
@@ -229,7 +229,7 @@ def keep_part(store: Path, start: int, stop: int) -> None:
 def test_a_feature_extraction_is_restarted_while_it_progresses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Callable[[], Progress]
 ) -> None:
-    for number in range(3):  # parts of a store: of two tasks, every second each
+    for number in range(3):  # parts of a store, alternating between two tasks
         keep_part(tmp_path / "other", 256 * number, 256 * (number + 1))
     collected = []
     for share in range(2):

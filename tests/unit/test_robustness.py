@@ -1,4 +1,4 @@
-"""Figures over severities: the sweep's own at 0, a kept classifier's on volumes changed elsewhere."""
+"""Figures over severities: equal to the sweep at 0, and to an exported classifier on changed volumes."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def rows_of(table: pa.Table | None) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[RobustnessConfig, Path]:
-    """A sweep with its results, and classifiers that it kept."""
+    """A sweep with its results and exported classifiers."""
     folder = tmp_path_factory.mktemp("robust")
     sweep = bright_sweep(folder).model_copy(
         update={"methods": ("logistic", "linear", "neighbours", "attentive"), "pools": ("both", "cls")}
@@ -82,7 +82,7 @@ def test_severity_0_equals_the_sweep_and_finished_units_are_kept(
     assert steps == [("thicker", 0), ("thicker", 30), ("noise", 0), ("noise", 40), ("noise", 400)]
     assert len(rows) == len(own) * len(steps)
 
-    # One severity more, in two shares: nothing else is scored again.
+    # One more severity, in two shares: nothing else is scored again.
     scored = []
     real = score.write_scores
 
@@ -116,7 +116,7 @@ def test_shares_require_extracted_features_and_are_counted(
         assert progress_of_job(tmp_path, f"7_{number}") == Progress(1, 1)
         units = list((tmp_path / "out" / "units").iterdir())
         assert len(units) == number + 1
-        # Results of every version name them so; a missing column would be read as null.
+        # All versions use this name; a missing column would be read as null.
         assert {tuple(pq.read_schema(unit).names) for unit in units} == {("judge", "row", "said")}
     assert progress(tmp_path / "out") == Progress(2, 2)
 

@@ -20,7 +20,7 @@ from shards.errors import FmctError
 
 
 def reason(one: Series, **config: Any) -> str | None:
-    """Why `one` is rejected; None where it is not."""
+    """Why `one` is rejected; None if it is accepted."""
     try:
         select(one, SelectConfig(**config))
     except Rejection as rejection:

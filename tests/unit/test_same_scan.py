@@ -1,4 +1,4 @@
-"""Patients who share a scan are one: in a split, in a probe, and in what pretraining has seen."""
+"""Patients who share a scan count as one in splits, probes and leakage checks."""
 
 import logging
 from itertools import combinations
@@ -27,7 +27,7 @@ def digest(scan: int) -> str:
 
 
 def write(folder: Path, volumes: list[tuple[int, int]]) -> Dataset:
-    """A dataset of volumes, each of a patient and a scan, and a study of its own."""
+    """A dataset of volumes, each with a patient, a scan and a separate study."""
     voxels = np.zeros((4, 4, 4), np.int16)
     with ShardWriter(folder, "shard-00000", "zarr") as writer:
         for number, (patient, scan) in enumerate(volumes):
@@ -46,7 +46,7 @@ def write_labels(path: Path, volumes: int, **columns: list[str]) -> Path:
 
 
 TWICE = [(patient, patient) for patient in range(60)] + [(60 + n, n) for n in range(0, 60, 2)]
-"""60 patients with a scan each, of which every second was exported again under another ID."""
+"""60 patients with one scan each, every second one exported again under another ID."""
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=20))

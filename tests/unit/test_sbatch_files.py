@@ -1,4 +1,4 @@
-"""The sbatch files under bash, with stand-ins on the PATH for Slurm's commands and for fmct."""
+"""The sbatch files run by bash, with fakes of Slurm's commands and of fmct on the PATH."""
 
 import os
 import subprocess
@@ -42,12 +42,12 @@ echo "fmct FMCT_LOG=${{FMCT_LOG:-}} $*"
 class Ended:
     code: int
     said: list[str]
-    """Of stand-ins: what they were called with, after the variables that they saw."""
+    """Arguments of each call of a fake, after the variables in its environment."""
 
 
 @dataclass
 class Shell:
-    """Where an sbatch file is run as a node's slurmd would."""
+    """Runs an sbatch file as slurmd on a node does."""
 
     folder: Path
 
@@ -108,7 +108,7 @@ def test_the_cause_of_the_last_end_is_read_from_the_job_log(shell: Shell, file: 
     ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
     [before] = [number for number, line in enumerate(ended.said) if " launch before" in line]
     assert ended.said[before].startswith("fmct FMCT_LOG=/logs/12.out ")
-    assert ended.said[before - 1].startswith("fmct: job 1"), "where this start begins in the log"
+    assert ended.said[before - 1].startswith("fmct: job 1"), "the first line of this start in the log"
 
 
 BUSY = "echo 'slurm_load_jobs error: Socket timed out on send/recv operation' >&2; exit 1"
@@ -171,7 +171,7 @@ TASKS = 8
 
 
 def array(numbers: str) -> dict[int, dict[str, str]]:
-    """By number, what Slurm tells each task of `sbatch --array=NUMBERS`."""
+    """The variables of each task of `sbatch --array=NUMBERS`, by number."""
     parts = [part.split("-") for part in numbers.split(",")]
     members = [n for part in parts for n in range(int(part[0]), int(part[-1]) + 1)]
     facts = {"MIN": min(members), "MAX": max(members), "COUNT": len(members)}
@@ -220,7 +220,7 @@ def sweep_status(out: Path, done: set[int], monkeypatch: pytest.MonkeyPatch) -> 
         write_text(UnitFiles(out, digests[number]).marker, "")
     monkeypatch.setattr(Sweep, "current_plan", lambda sweep: read_plan(sweep.out))
     monkeypatch.setattr(Sweep, "is_done", lambda sweep, plan, number: number in done)
-    unread: Any = None  # the configuration, which the two above would read
+    unread: Any = None  # the configuration, which the two above would load
     return Sweep(unread, out).status().split("; tasks to do: ")[1]
 
 

@@ -26,7 +26,7 @@ PIXELS = np.zeros((8, 8), np.int16)
 
 
 def export(folder: Path) -> Path:
-    """A small untidy tree: two CT series, an MR, other files, and every kind of broken file."""
+    """A small tree: two CT series, an MR, other files, and every kind of broken file."""
     axial(slices=5).write(folder / "a", waves, names=["z", "00.txt", "m.jpg", "b", "q"])
     save(ct_image(PIXELS, SeriesInstanceUID="1.2.3.9", PatientID="other"), folder / "a" / "deep" / "x")
     save(ct_image(PIXELS, SeriesInstanceUID="1.2.3.8", Modality="MR"), folder / "mr.dcm")
@@ -94,7 +94,7 @@ def test_two_patients_with_one_series_uid_stay_two_series(tmp_path: Path) -> Non
 
 
 def test_a_non_image_object_does_not_describe_the_series(tmp_path: Path) -> None:
-    """Presentation states and reports under their images' series UID, as careless exports write them."""
+    """Presentation states and reports with their images' series UID, as in careless exports."""
     axial(slices=5).write(tmp_path / "export", waves)
     report = ct_image(PIXELS, SOPInstanceUID="0.1", Modality="SR", SeriesDescription="Report")
     save(report, tmp_path / "export" / "report")
@@ -123,7 +123,7 @@ def test_a_ct_whose_modality_was_removed_is_known_by_its_class(tmp_path: Path) -
 
 
 def test_a_header_truncated_in_a_sequence_is_broken_not_unreadable(tmp_path: Path) -> None:
-    """pydicom tells of it by an OSError, as if the disk had failed."""
+    """pydicom raises an OSError, as if the disk had failed."""
     whole = save(ct_image(PIXELS), tmp_path / "export" / "whole").read_bytes()
     at = whole.index(b"\x08\x00\x60\x00CS")
     sequence = b"\x08\x00\x40\x00SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
@@ -162,7 +162,7 @@ def test_a_length_beyond_the_file_allocates_no_memory(tmp_path: Path) -> None:
 
 
 def test_the_log_has_no_line_about_a_single_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """pydicom logs what it finds odd, with the value or the file's name."""
+    """pydicom logs anomalies with the value or the file's name."""
     folder = tmp_path / "Doe^Jane"
     latin = ct_image(PIXELS, SpecificCharacterSet="ISO_IR 100", StudyDescription="J\xfcrgen")
     text = save(latin, folder / "a").read_bytes().replace(b"ISO_IR 100", b"DOE^JANE  ")
@@ -213,7 +213,7 @@ def test_nothing_to_scan_is_reported_with_a_remedy(tmp_path: Path) -> None:
 
 
 def test_a_dicomdir_is_ignored(tmp_path: Path) -> None:
-    """Neither what it lists nor its place: its objects are found because they are there."""
+    """Neither its content nor its path is used: objects are found by reading the tree."""
     save(ct_image(PIXELS), tmp_path / "export" / "IM1")
     shutil.copy(str(get_testdata_file("DICOMDIR")), tmp_path / "export" / "DICOMDIR")
     summary = scan(tmp_path / "export", tmp_path / "c.parquet")
@@ -223,7 +223,7 @@ def test_a_dicomdir_is_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packed", ["no", "zip", "tar"])
 def test_headers_only_are_read(packed: str, tmp_path: Path) -> None:
     """By the kernel's count of the bytes that this process reads (rchar, proc(5))."""
-    count, header = 20, 2 * HEADER_BUFFER  # what a header takes, and what an archive says of a member
+    count, header = 20, 2 * HEADER_BUFFER  # a header, and an archive's entry of a member
     pixels = np.random.default_rng(0).integers(0, 4000, (512, 512)).astype(np.uint16)
     for number in range(count):
         save(ct_image(pixels, SOPInstanceUID=f"1.2.{number}"), tmp_path / "export" / str(number))
@@ -231,14 +231,14 @@ def test_headers_only_are_read(packed: str, tmp_path: Path) -> None:
         (tmp_path / "packed").mkdir()
         shutil.make_archive(str(tmp_path / "packed" / "a"), packed, tmp_path / "export")
     folder = tmp_path / ("export" if packed == "no" else "packed")
-    scan(folder, tmp_path / "first.parquet")  # whatever is imported or mapped is so by now
+    scan(folder, tmp_path / "first.parquet")  # all imports and mappings are done by now
 
     def read_by(catalog: Path) -> int:
         before = bytes_read()
         scan(folder, catalog)
         return bytes_read() - before
 
-    # The tables that the scan writes and reads again are the rest; they hold no pixels.
+    # The rest are the tables that the scan writes and reads again, without pixels.
     tables = 40 * (tmp_path / "first.parquet").stat().st_size
     assert read_by(tmp_path / "second.parquet") < count * header + tables < count * pixels.nbytes / 4
 
@@ -254,7 +254,7 @@ def test_a_scan_replaces_only_output_of_a_scan(tmp_path: Path) -> None:
     for name in ("labels.csv", "empty.parquet", "other.rejected.parquet"):
         (tmp_path / name).write_text("mine" * (name != "empty.parquet"))
     scan(folder, catalog)
-    actual = "catalog.rejected.parquet"  # which is no catalog
+    actual = "catalog.rejected.parquet"  # not a catalog
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     for name in ("labels.parquet", "labels.csv", "empty.parquet", "other.parquet", actual):
         with pytest.raises(FmctError, match=r"was not written by `fmct scan`"):

@@ -1,4 +1,4 @@
-"""Scanning again: what is known is not read, and the tables are those of a first scan, to the byte."""
+"""Scanning again: known files are not read, and the tables equal those of a first scan byte for byte."""
 
 import errno
 import io
@@ -64,7 +64,7 @@ def image(patient: int, series: int, number: int, **attributes: object) -> bytes
 
 
 def export(folder: Path, patients: int = 6) -> Path:
-    """16 images a patient, the last but one in a zip and the last in a tar, with broken and foreign files."""
+    """16 images per patient, the last but one in a zip, the last in a tar, with broken and other files."""
     for patient in range(patients):
         files = {
             f"p{patient}/s{series}/{number}": image(patient, series, number)
@@ -89,7 +89,7 @@ def export(folder: Path, patients: int = 6) -> Path:
 
 
 class Reads:
-    """Counts the objects whose header is read."""
+    """Counts objects with a read header."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
@@ -149,7 +149,7 @@ def test_only_new_or_changed_files_are_read(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_each_image_keeps_its_own_texts(tmp_path: Path) -> None:
-    """Whichever image of a series is gone, nothing has to be read again."""
+    """If any image of a series is removed, nothing is read again."""
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     scan(folder, catalog)
 
@@ -185,7 +185,7 @@ def test_an_interrupted_scan_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         total += reads.count
     reads.count, reads.stop_at = 0, None
     scan(folder, catalog)
-    # A kill loses the batch that was read at the time: 8 files, or an archive of 18 members.
+    # A kill loses the current batch: 8 files, or an archive of 18 members.
     assert 108 <= total + reads.count <= 108 + 3 * 18
     assert tables(catalog) == expected
     assert not list(tmp_path.glob(".*"))
@@ -193,7 +193,7 @@ def test_an_interrupted_scan_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("before", ["nothing", "an older export"])
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_tables(before: str, tmp_path: Path) -> None:
-    """In turn, a call that makes, moves or removes a file is the one that never happens."""
+    """The kill precedes each call that creates, moves or removes a file, one after the other."""
     folder, where = export(tmp_path / "export", patients=3), tmp_path / "run"
     catalog = where / "catalog.parquet"
     old = None
@@ -204,7 +204,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_tables(before: str, tmp_pa
     new = fresh(folder, tmp_path / "fresh")
 
     def calls_until(stop: int) -> list[str]:
-        """Scan, to be killed at call number `stop`, from 1; the calls, each as what it was called with."""
+        """Scan, and be killed at call number `stop`, from 1; returns the arguments of the calls."""
         calls: list[str] = []
 
         def step(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -227,7 +227,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_tables(before: str, tmp_pa
 
     calls = calls_until(0)
     assert tables(catalog) == new
-    # While the marker of a whole scan is there, every call counts.
+    # While the marker of a complete scan exists, every call counts.
     marked = [number for number, call in enumerate(calls, 1) if "complete" in call]
     assert len(marked) > 2
     for stop in [*random.Random(0).sample(range(1, len(calls)), 6), *range(marked[0], marked[-1] + 2)]:
@@ -275,7 +275,7 @@ def test_files_refused_by_the_system_are_retried(tmp_path: Path, monkeypatch: py
 def test_a_partly_read_archive_is_read_again(
     killed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The members before the error are in the tables, of many row groups, but do not make it known."""
+    """Members before the error are in the tables, of many row groups, but the archive is not known."""
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     real, calls = read_header, 0
 
@@ -365,7 +365,7 @@ def test_objects_with_one_uid_are_compared_by_their_bytes(
         return real(source)
 
     monkeypatch.setattr(duplicates, "content_digest", digest)
-    for count in (2, 0):  # the second scan takes the digests from the first's catalog
+    for count in (2, 0):  # the second scan reuses the digests of the first catalog
         (folder / "copy").write_bytes((folder / "p0" / "s1" / "2").read_bytes())
         os.utime(folder / "copy", ns=(1, 1))
         digested.clear()
@@ -375,7 +375,7 @@ def test_objects_with_one_uid_are_compared_by_their_bytes(
     (folder / "elsewhere").write_bytes(image(0, 1, 2, PatientID="another"))
     with zipfile.ZipFile(folder / "packed", "w") as archive:
         archive.writestr("x", (folder / "p0" / "s1" / "2").read_bytes())
-        archive.writestr("y", image(4, 0, 0))  # there already, in the other zip
+        archive.writestr("y", image(4, 0, 0))  # already in the other zip
     digested.clear()
     assert scan(folder, catalog).repeated == Repeated(same_bytes=3, other_bytes=2)
     assert len(digested) == 5

@@ -1,4 +1,4 @@
-"""Slurm's answers as they may be: names and folders of bytes that are no UTF-8, keys inside of names."""
+"""Unusual output of Slurm: names and folders that are not UTF-8, keys inside names."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ JOB = rf"""JobId=12 JobName=JobState=FAILED {LATIN_1}
 
 @pytest.fixture
 def requeue_marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where Slurm's commands note that a job was queued again."""
+    """The file that marks a requeued job."""
     programs = tmp_path / "bin"
     programs.mkdir()
     requeue_marker = tmp_path / "requeue_marker"

@@ -1,4 +1,4 @@
-"""Which files know Slurm: its variables and programs are behind `RunningJob` and `Scheduler`."""
+"""Slurm's variables and programs are used only behind `RunningJob` and `Scheduler`."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ VARIABLES = {"shards/slurm_job.py", "launch/slurm/submit.py"}
 PROGRAMS = {
     *("launch/slurm/scheduler.py", "launch/slurm/submit.py", "launch/slurm/partitions.py"),
     "launch/slurm/container.py",  # pyxis is a plugin of srun
-    "launch/slurm/site.py",  # says what sbatch takes
+    "launch/slurm/site.py",  # describes sbatch's options
 }
 NAMES = re.compile(
     r"(?<![./\w])(sbatch|srun|squeue|sacct|sacctmgr|scontrol|scancel|sinfo|slurmctld|slurmd)(?![/.\w])"
@@ -33,7 +33,7 @@ NAMES = re.compile(
 
 
 def strings(path: Path) -> Iterator[str]:
-    """The strings of a module that are no docstrings."""
+    """The strings of a module, without docstrings."""
     tree = ast.parse(path.read_text())
     documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -51,7 +51,7 @@ def test_slurm_variables_and_programs_are_used_in_its_implementation_only() -> N
 
 
 def test_the_stages_do_not_know_slurm() -> None:
-    """But for the key of a record, the layer of the same name, and the folder where progress is counted."""
+    """Except for the key of a record, the layer of the same name, and the folder of progress records."""
     stages = [path for path in SOURCES if relative(path).split("/")[0] != "launch"]
     known = {
         relative(path) for path in stages if "slurm" in path.read_text().lower().replace("launch/slurm/", "")

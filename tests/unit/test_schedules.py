@@ -46,7 +46,7 @@ def test_configured_part_weights_move_to_their_end_and_others_stay() -> None:
 def test_part_weights_warm_up_from_0() -> None:
     objective = {"koleo_weight": 0.1, "final_weights": {"koleo": 0.0}, "weight_warmups": {"koleo": 0.2}}
     weights = [settings(config(objective=objective), step).weights for step in range(1000)]
-    assert {weight["dino"] for weight in weights} == {1.0}, "what is not named stays"
+    assert {weight["dino"] for weight in weights} == {1.0}, "others are unchanged"
     assert weights[0]["koleo"] == 0
     for step in (1, 50, 150):
         along = 0.1 * (1 + math.cos(math.pi * step / 1000)) / 2

@@ -1,4 +1,4 @@
-"""No value ends its line of a batch script, or is read there as anything but itself; without Slurm."""
+"""No value ends its line of a batch script or is interpreted there; without Slurm."""
 
 import copy
 import shlex
@@ -32,7 +32,7 @@ WHOLE: dict[str, Any] = {
     **{stage: STAGE for stage in ("light", "scan", "preprocess", "train", "probe")},
     **{"width": 1, "array_size": 1, "backoff_seconds": 1, "warn_seconds": 1},
 }
-"""Every key that a site file can have."""
+"""All keys of a site file."""
 HIDDEN = ("\ntouch owned", "\r", "\x1b[2J", "\x00", "\u2028", "\udcff")
 
 
@@ -42,7 +42,7 @@ def sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def keys(model: type[BaseModel]) -> dict[str, Any]:
-    """The keys of a section, each with those of the section below it."""
+    """The keys of a section, with those of nested sections."""
     inner = {name: sections(field.annotation) for name, field in model.model_fields.items()}
     return {name: keys(nested[0]) if nested else None for name, nested in inner.items()}
 
@@ -53,7 +53,7 @@ def keys_given(value: Any, model: type[BaseModel]) -> Any:
 
 
 def spoilt(value: Any, hidden: str, place: str = "") -> Iterator[tuple[str, Any]]:
-    """`value` with one of its texts, or keys of free choice, made to hold `hidden`; each after its place."""
+    """Yield the place, and `value` with `hidden` in one of its texts or free keys."""
     if isinstance(value, str):
         yield place, value + hidden
     elif isinstance(value, (dict, list)):
@@ -75,7 +75,7 @@ def test_every_key_of_a_site_is_tested_here() -> None:
 def test_a_site_refuses_unsafe_characters_in_every_value(hidden: str, tmp_path: Path) -> None:
     for place, values in spoilt(WHOLE, hidden):
         if place == "setup.0" and hidden == "\ntouch owned":
-            assert Site.model_validate(values).setup == ("true", "touch owned")  # shell, as lines of it
+            assert Site.model_validate(values).setup == ("true", "touch owned")  # lines of shell
             continue
         (tmp_path / "site.yaml").write_text(yaml.safe_dump(values))
         with pytest.raises(FmctError, match=place.split(".")[0]) as caught:
@@ -106,7 +106,7 @@ def test_a_script_refuses_unsafe_characters_from_any_source(hidden: str) -> None
         value = getattr(JOB, name)
         for changed in _each_spoilt(value, hidden):
             refused(replace(JOB, **{name: changed}), Path("slurm"), Site())
-    if hidden != "\x00":  # no path can hold it
+    if hidden != "\x00":  # impossible in a path
         refused(JOB, Path(f"run{hidden}/slurm"), Site())
     for place, values in spoilt({key: WHOLE[key] for key in ("account", "modules", "environment")}, hidden):
         unchecked = Site.model_construct(**{**dict(Site()), **values})
@@ -146,7 +146,9 @@ def test_printable_characters_stay_one_shell_word(text: str) -> None:
     [
         {"directives": {"comment=x --account": "other"}},
         {"directives": {"Account": "other"}},
-        {"directives": {"comment": "\\'\\' --account=other"}},  # in quotes too sbatch reads the backslash
+        {
+            "directives": {"comment": "\\'\\' --account=other"}
+        },  # sbatch interprets the backslash in quotes too
         {"directives": {"comment": ""}},
         {"account": "a\\"},
         {"setup": ["true", " #SBATCH --account=other"]},

@@ -1,4 +1,4 @@
-"""A run that begins with another run's whole state: what it takes, draws and refuses."""
+"""A run that starts from another run's whole state: loaded and random weights, and refused sources."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def random_state(config: TrainConfig, seed: int) -> dict[str, Tensor]:
-    """A checkpoint's entries: all weights, averages and centres are other random numbers."""
+    """A checkpoint's entries, with different random weights, averages and centres."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         entries = {f"weight/{name}": torch.randn(t.shape) for name, t in Student(config).named_parameters()}
@@ -96,7 +96,7 @@ def test_a_run_starts_with_the_whole_state_of_another(data: Path, tmp_path: Path
 
 @pytest.mark.parametrize("positions", ["learned", "sincos"])
 def test_a_view_of_the_new_size_has_the_same_features(data: Path, tmp_path: Path, positions: str) -> None:
-    """Sin-cos positions are computed for the new grid, so there the first encoder is built for it as well."""
+    """Sin-cos positions are computed for the new grid, so the first encoder is built for it too."""
     model: dict[str, object] = {"positions": positions}
     config = small_config(data, model=model)
     first_run(tmp_path / "first", config, data)
@@ -135,7 +135,7 @@ def test_weights_missing_in_the_other_run_are_drawn_from_the_seed_and_named(
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_centre_is_taken_only_with_its_head(data: Path, tmp_path: Path, shared: bool) -> None:
-    """One of the two runs has a head for patches of its own, whose centre is not that of a shared one."""
+    """One of the two runs has a separate head for patches, whose centre is not that of a shared one."""
     first_run(tmp_path / "first", small_config(data, objective={"ibot_shared_head": shared}), data)
     settings = second(data, tmp_path / "first", objective={"ibot_shared_head": not shared})
     targets = initial(settings, require_start(settings, tmp_path / "second")).targets
@@ -199,7 +199,7 @@ def test_the_modules_beside_an_encoder_are_part_of_the_start_digest(data: Path, 
         beginning = preflight(settings, tmp_path / "new", 1).beginning
         assert beginning is not None
         digests.append(beginning.digest)
-        assert beginning.digest in digests_of(weights), "by which pretraining patients are found"
+        assert beginning.digest in digests_of(weights), "used to find pretraining patients"
     assert len(set(digests)) == 3
     assert digests[0] == sha256(weights), "as earlier versions record it"
     begin(run, settings, DataFacts.of(Dataset.open(data)), ["host"], 0, start_digest=digests[1])
@@ -220,7 +220,7 @@ def test_a_start_without_an_intact_checkpoint_is_refused(data: Path, tmp_path: P
 
 
 def test_origin_and_patients_follow_a_chain_of_runs(tmp_path: Path) -> None:
-    """Each stage has other patients; the last knows of all, as long as the manifests before it are there."""
+    """Each stage has other patients; the last one lists all, while the earlier manifests exist."""
     runs, datas = [tmp_path / f"run-{n}" for n in range(3)], []
     beginning: InitialWeights | None = None
     for number, (run, volumes) in enumerate(zip(runs, (5, 3, 4), strict=True)):

@@ -1,4 +1,4 @@
-"""Sections of configurations: what is recorded of them, and keys under old names."""
+"""Sections of configurations: records, and keys under old names."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ RECORDED: tuple[type[Section], ...] = (
     *(Patterns, HeadPatterns, SelectConfig, GridConfig, CheckConfig, PrivacyConfig, ModelConfig),
     *(LogisticConfig, LinearConfig, NeighboursConfig, AttentiveConfig, FinetuneConfig, SplitConfig),
 )
-"""Those of which a digest is taken."""
+"""Sections with a digest."""
 ENCODER = {"name": "ours", "function": "module:function"}
 
 
@@ -65,7 +65,7 @@ def test_later_keys_keep_the_digests_of_features_and_units() -> None:
 
 
 def test_a_later_key_of_a_manifest_leaves_old_ones_valid() -> None:
-    """Its digest is of what is written, as of features.json."""
+    """Its digest is over the keys in the file, as of features.json."""
     document = {"format_version": 2, "step": 3, "data": {"spacing_mm": [1.0, 2e-06]}}
     assert seal({**document, "digest": "anything"}) == seal(document)
     text = b'{"format_version":2,"step":3,"data":{"spacing_mm":[1.0,2e-6]}}'
@@ -154,7 +154,7 @@ def test_validators_of_a_section_see_current_names(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_renamed_key_of_0_1_0_keeps_its_digests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The version to come has `air_limit_hu` in place of `air_threshold_hu`."""
+    """A future version has `air_limit_hu` instead of `air_threshold_hu`."""
     fields: dict[str, Any] = {
         **{key: (field.annotation, field.default) for key, field in GridConfig.model_fields.items()},
         "air_limit_hu": (float, -500.0),
@@ -173,7 +173,7 @@ def test_a_renamed_key_of_0_1_0_keeps_its_digests(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_record_of_0_1_0_keeps_its_meaning_and_its_digest() -> None:
-    """The defaults of new configurations are others."""
+    """New configurations have other defaults."""
     old, new = ModelConfig.from_record({}), ModelConfig()
     assert (old.input_mean, old.input_std, old.initialisation) == (0.0, 1.0, "fixed")
     assert (new.input_mean, new.input_std, new.initialisation) == (0.5, 0.3, "fan_in")

@@ -1,4 +1,4 @@
-"""What tests draw at random has a seed, which is printed and can be given."""
+"""Random draws of tests have a seed, which is printed and can be set."""
 
 import ast
 import os
@@ -31,7 +31,7 @@ def test_no_test_draws_without_a_seed() -> None:
             alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
         ]
         actual = [ast.unparse(call) for call in calls_in(tree) if is_unseeded(call, "random" in imports)]
-        # The fixture `seed` is where a new one comes from.
+        # The fixture `seed` draws a new one.
         assert actual == (["secrets.randbits(32)"] if path.name == "conftest.py" else []), path
 
 

@@ -141,14 +141,16 @@ def test_adjacent_passes_and_single_retakes_are_a_stack() -> None:
     assert len(select(series((*passes, *retaken)), SelectConfig()).positions) == 30
     sparse = series(stack([5.0 * k for k in (0, 4, 5, 8, 9, 14, 15, 18, 19, 22, 23)]))
     assert len(select(sparse, SelectConfig(max_slice_gap_mm=25)).positions) == 11
-    spaces = tuple(replace(i, frame_of_reference_uid=i.sop_uid) for i in stack())  # a de-identifier's doing
+    spaces = tuple(
+        replace(i, frame_of_reference_uid=i.sop_uid) for i in stack()
+    )  # as left by de-identification
     assert len(select(series(spaces), SelectConfig()).positions) == 30
     each = tuple(replace(i, acquisition_number=k) for k, i in enumerate(stack()))
     assert len(select(series(each), SelectConfig()).positions) == 30
 
 
 FIRST, SECOND = [5.0 * k for k in range(24)], [97.5 + 5.0 * k for k in range(16)]
-"""A pass over the patient, and one that begins 17.5 mm below the first one's end."""
+"""A pass over the patient, and one that starts 17.5 mm below the end of the first."""
 
 
 def passes(*heights: list[float], numbered: bool = True) -> Series:
@@ -191,7 +193,7 @@ def test_the_thinner_of_two_passes_in_a_series_is_kept() -> None:
 
 
 def test_interleaved_passes_need_no_acquisition_number() -> None:
-    """Of 5 mm slices, each a scan by itself, or with wider steps; of 2.5 mm slices both are one scan."""
+    """With 5 mm slices, or wider steps, each is a scan; with 2.5 mm slices both are one scan."""
     for between in ([2.5 + 10.0 * k for k in range(14)], [2.5 + 5.0 * k for k in range(29)]):
         assert kept_heights(passes(EVERY_5_MM, between, numbered=False)) == EVERY_5_MM
     thin = [replace(i, thickness=2.5) for i in passes(EVERY_5_MM, between, numbered=False).instances]
@@ -199,7 +201,7 @@ def test_interleaved_passes_need_no_acquisition_number() -> None:
 
 
 def test_slices_that_complete_a_pass_are_kept() -> None:
-    """Slices in the place of absent ones, of every second place, of rotations, at the same positions."""
+    """Slices at missing positions, at every second position, in rotations, at the same positions."""
     absent = [5.0 * k for k in (7, 8, 16)]
     holed = [z for z in EVERY_5_MM if z not in absent]
     for numbered in (True, False):

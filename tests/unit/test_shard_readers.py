@@ -1,4 +1,4 @@
-"""docs/other-readers.md: what other programs make of the shards."""
+"""docs/other-readers.md: reading shards with other programs."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ from shards.dump import dump
 
 DOCUMENT = REPOSITORY / "docs" / "other-readers.md"
 KEYS = [make_key(number) for number in (3, 1, 7, 2, 6, 4, 5, 0)]
-"""In the order in which they are stored; the first one's volume has chunks that are left out."""
+"""In stored order; the first volume has omitted chunks."""
 SHARD = "shard-00000"
 ZARR, TAR = Path("data/zarr"), Path("data/webdataset") / f"{SHARD}.tar"
 ZIP = ZARR / f"{SHARD}.zarr.zip"
@@ -83,7 +83,7 @@ READERS: dict[str, Callable[[Path, str, tuple[slice, ...]], np.ndarray]] = {
 
 
 def documented() -> dict[str, dict[str, str]]:
-    """The document's table of shards: cells by reader and head."""
+    """The document's table of shards: cells by reader and heading."""
     text = DOCUMENT.read_text().split("## Shards")[1]
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     head, _, *lines = rows
@@ -140,7 +140,7 @@ def test_tensorstore_has_the_fill_value_the_axes_and_the_record(folder: Path) ->
 
 
 def test_a_zip_lists_its_arrays_in_another_order_than_the_shard(folder: Path) -> None:
-    """That another order comes out is a chance of 1 in 40,320 short of certain."""
+    """The order differs with a probability of 1 - 1/40,320."""
     shard = folder / ZIP
     with zarr.storage.ZipStore(shard) as store:
         listed = list(zarr.open_group(store, mode="r").array_keys())
@@ -148,7 +148,7 @@ def test_a_zip_lists_its_arrays_in_another_order_than_the_shard(folder: Path) ->
     assert listed != KEYS
     by_name = tensorstore.KvStore.open(f"file://{shard}|zip:").result().list().result()
     assert [name.decode().split("/")[0] for name in by_name if b"/zarr.json" in name] == sorted(KEYS)
-    # As docs/other-readers.md says: the index has the order.
+    # As documented in docs/other-readers.md: the index has the order.
     assert Dataset.open(folder / ZARR).index["key"].to_pylist() == KEYS
 
 
@@ -179,7 +179,7 @@ def test_readers_that_detect_a_flipped_bit_in_a_chunk(reader: str, folder: Path,
         assert zlib.crc32(read().tobytes()) != row["crc32"]
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its file to the collector
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its file to garbage collection
 def test_a_flipped_bit_in_a_tar_is_detected_by_the_crc_of_the_record_alone(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -217,7 +217,7 @@ def test_webdataset_decodes_the_record_and_leaves_the_voxels(folder: Path) -> No
         np.testing.assert_array_equal(decoded(sample["vol.blosc"], sample["json"]), volume(sample["__key__"]))
 
 
-@pytest.mark.filterwarnings("ignore")  # what MONAI says of nvImageCodec
+@pytest.mark.filterwarnings("ignore")  # MONAI's message about nvImageCodec
 def test_a_dumped_volume_has_the_position_in_its_record(folder: Path, tmp_path: Path) -> None:
     from monai.transforms import LoadImage
 

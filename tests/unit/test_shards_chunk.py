@@ -1,4 +1,4 @@
-"""A chunk is what blosc itself reads, at every entropy; nothing else passes for one."""
+"""blosc reads our chunks at every entropy; nothing else is accepted as one."""
 
 from collections.abc import Callable
 

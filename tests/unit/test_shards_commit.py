@@ -1,4 +1,4 @@
-"""A shard or a dataset appears when it is whole, and only then; what may not be joined is refused."""
+"""A shard or dataset appears only when complete; incompatible shards are refused."""
 
 import json
 import signal

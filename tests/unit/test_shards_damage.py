@@ -1,4 +1,4 @@
-"""Every flipped bit is found: by `verify` wherever it lies, and by reading where it hurts voxels."""
+"""Every flipped bit is found: by `verify` anywhere, and by reading if it affects voxels."""
 
 import contextlib
 import errno
@@ -48,7 +48,7 @@ both_formats = pytest.mark.parametrize("dataset", FORMATS, indirect=True)
 
 
 def regions(file: Path) -> dict[str, range]:
-    """What the bytes of a shard are, beside voxels and records."""
+    """Regions of a shard's bytes besides voxels and records."""
     collected = {}
     if file.suffix == ".zip":
         with zipfile.ZipFile(file) as archive:
@@ -101,7 +101,7 @@ def test_every_changed_byte_of_dataset_json_is_detected(tmp_path: Path) -> None:
     file = tmp_path / "dataset.json"
     whole = file.read_bytes()
     text = whole.decode()
-    # a digest of an index is held against the index, and so blamed on it
+    # a wrong digest of an index is reported as damage of the index
     indexes = [text.index(f'"{name}"') for name in ("index_sha256", "sidecar_sha256", "digest")]
     for place in range(len(whole)):
         for bit in range(8) if EXHAUSTIVE else [place % 8]:
@@ -171,7 +171,7 @@ def test_a_box_finds_a_flipped_bit_in_its_chunks(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("dataset", ["webdataset"], indirect=True)
 def test_damaged_bytes_never_crash_the_decoder(dataset: Dataset, tmp_path: Path) -> None:
-    """A tar has no checksum before decoding: an error, or voxels that the CRC-32 refuses, but no crash."""
+    """A tar has no checksum before decoding: an error, or voxels with a CRC-32 mismatch, but no crash."""
     rng = np.random.default_rng(3)
     i = dataset.position(make_key(1))
     shape = dataset.record(i).shape
@@ -220,7 +220,7 @@ def test_verify_prints_its_progress(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("codec", ["zstd", "lz4"])
 def test_chunks_with_forged_checksums_never_crash_the_kernel(tmp_path: Path, codec: Codec) -> None:
-    """What the CRC-32C would have caught, lengths and headers among it, is an error or other voxels."""
+    """Damage that CRC-32C would detect, in lengths and headers too, is an error or gives other voxels."""
     rng = np.random.default_rng(4)
     shape = (32, 32, 64)
     whole = zarr_shard.encode(noise(shape, 4), codec)
@@ -266,7 +266,7 @@ def test_a_changed_configuration_is_found_and_goes_into_no_other_dataset(
 
 
 def test_any_missing_file_of_a_dataset_is_reported(tmp_path: Path) -> None:
-    """All but dataset.json, which `info.read` asks for; a derived dataset has the same files."""
+    """All except dataset.json, which `info.read` requires; a derived dataset has the same files."""
     write_dataset(tmp_path / "zarr", "zarr", {"a": VOLUMES}, PREPROCESSING)
     convert(tmp_path / "zarr", tmp_path / "tar", "webdataset")
     for folder in (tmp_path / "zarr", tmp_path / "tar"):
@@ -316,13 +316,13 @@ LIES = {
     "length": (2**40, -1),
     "offset": (-1, 2**62),
 }
-"""What an index may claim of its first volume, and no shard can hold."""
+"""Impossible sizes of the first volume in an index."""
 
 
 @both_formats
 @pytest.mark.parametrize("column", LIES)
 def test_an_index_with_too_large_extents_allocates_no_memory(dataset: Dataset, column: str) -> None:
-    """It is consistent in itself, as a dataset from elsewhere may be; the other volumes stay readable."""
+    """It is self-consistent, as a foreign dataset may be; the other volumes stay readable."""
     sidecar = indexes.sidecar_path(dataset.path, "b")
     table, shard = indexes.read_sidecar(sidecar, dataset.info.format)
     place = table.schema.get_field_index(column)
@@ -345,7 +345,7 @@ def test_an_index_with_too_large_extents_allocates_no_memory(dataset: Dataset, c
 
 
 def test_an_index_of_more_rows_than_it_has_bytes_is_not_read(tmp_path: Path) -> None:
-    """Parquet repeats a row at no cost."""
+    """Parquet can repeat a row at no cost."""
     write_dataset(tmp_path, "zarr", {"a": {make_key(9): noise((3, 3, 3), 9)}})
     table = indexes.read(tmp_path / "index.parquet")
     indexes.write(table.take([0] * 100_000), tmp_path / "index.parquet")

@@ -1,4 +1,4 @@
-"""Datasets made from datasets: the same volumes, patients whole, each file whole or absent."""
+"""Derived datasets: the same volumes, undivided patients, complete files."""
 
 import hashlib
 import json
@@ -136,7 +136,7 @@ def test_another_command_does_not_replace_a_finished_dataset(tmp_path: Path) -> 
             make()
         assert shard_bytes(tmp_path / "out") == before
     (tmp_path / "out" / "shard-00000.zarr.zip").unlink()
-    sample(tmp_path / "one", tmp_path / "out", 5)  # the same command mends it
+    sample(tmp_path / "one", tmp_path / "out", 5)  # the same command repairs it
     assert shard_bytes(tmp_path / "out") == before
 
 
@@ -172,7 +172,7 @@ def test_merging_joins_the_volumes_without_rewriting(
             raise OSError(18, "Invalid cross-device link")
 
         monkeypatch.setattr(os, "link", refuse)
-    for _ in range(2):  # a second time changes nothing
+    for _ in range(2):  # repeating it changes nothing
         info = merge([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
         assert [shard.name for shard in info.shards] == ["00-a", "00-b", "01-a"]
         assert volumes(tmp_path / "out") == volumes(tmp_path / "one") | volumes(tmp_path / "two")

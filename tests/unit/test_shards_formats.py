@@ -1,4 +1,4 @@
-"""What goes into a shard comes out, by this package and by zarr and webdataset without it."""
+"""Shards return their volumes, by this package and by zarr and webdataset alone."""
 
 import json
 import multiprocessing

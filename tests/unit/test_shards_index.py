@@ -1,4 +1,4 @@
-"""The index is flat, complete and the same for the same volumes."""
+"""The index is flat, complete and deterministic."""
 
 import tarfile
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_a_record_survives_the_round_trip_through_its_row() -> None:
 
 
 def test_extents_point_at_the_stored_bytes(tmp_path: Path) -> None:
-    """Another program may cut a tar member's data out of the file by the index alone."""
+    """Another program can extract a tar member's data by the index alone."""
     volumes = {make_key(n): noise((5, 6, 7 + n), n) for n in range(3)}
     write_dataset(tmp_path, "webdataset", {"s": volumes})
     dataset = Dataset.open(tmp_path)
@@ -53,7 +53,7 @@ def test_the_index_joins_many_shards_in_order(tmp_path: Path) -> None:
 
 
 def test_the_content_of_a_study_is_from_the_record_or_the_facts(tmp_path: Path) -> None:
-    """As an archive has it that an earlier version began and this one went on with."""
+    """As in an archive that an earlier version started and this one continued."""
     voxels = noise((3, 4, 5), 0)
     facts = {
         1: FACTS.model_copy(update={"slice_thickness_mm": 5.0, "slice_gap_mm": (5.0, 5.0)}),

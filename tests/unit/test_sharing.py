@@ -1,4 +1,4 @@
-"""Who else may read what a command writes."""
+"""Read permissions of outputs."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ from shards.sharing_section import Sharing
 
 
 def convert(folder: Path, umask: int, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command whose worker processes write shards, started at some mask."""
+    """A command whose worker processes write shards, started with a umask."""
     write_dataset(
         folder / "data", "zarr", {name: {make_key(n): noise((8, 8, 8), n)} for n, name in enumerate("ab")}
     )
@@ -57,7 +57,7 @@ def test_outputs_have_the_configured_permissions(
 def test_a_recipe_sets_permissions_for_its_command_and_child_processes(
     tmp_path: Path, given: str, file: int
 ) -> None:
-    """Over what a site file has said."""
+    """Overrides the setting of a site file."""
     write_dataset(tmp_path / "data", "zarr", {"one": {make_key(1): noise((60, 60, 60), 1)}})
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"{{data: {{path: {tmp_path}/data}}, privacy: {{share: {given}}}}}")

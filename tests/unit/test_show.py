@@ -1,4 +1,4 @@
-"""`fmct show`: any table of ours on the screen."""
+"""`fmct show` prints any table."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Being asked to stop: by signals, and by the clock."""
+"""Stop requests by signals and by time limits."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""One head is told from others, whatever was done to its pixels."""
+"""One head is distinguished from others after any change of its pixels."""
 
 from dataclasses import replace
 from functools import cache
@@ -19,12 +19,12 @@ from preprocess.qc.similar import SIMILAR, similar_pairs, sketch
 
 HEADS = 16
 SLICES = stack_of(np.arange(-30.0, 103.0, 5.0))
-"""What lies below has no part in a sketch."""
+"""Lower parts do not affect a sketch."""
 
 
 @cache
 def clean(number: int, bleeds: bool = False) -> np.ndarray:
-    """HU of a head without noise, as it lies in the scanner."""
+    """HU of a head without noise, at its pose in the scanner."""
     pose = generator(5, Stream.POSE, number)
     rotation, origin = (tuple(pose.normal(0, sd, 3).tolist()) for sd in (4, 3))
     lesions = (draw_lesion(generator(5, Stream.LESION, number), Bleed.SUBDURAL),) if bleeds else ()
@@ -39,7 +39,7 @@ def scanned(hu: np.ndarray, kernel: Kernel = SCANNERS[0].soft, seed: int = 1) ->
 
 
 def sketch_of(hu: np.ndarray, cut: int = 0) -> np.ndarray:
-    """Of a scan, without its `cut` outermost pixels and its lowest slice."""
+    """The sketch of a scan without its `cut` outermost pixels and its lowest slice."""
     slices = replace(
         SLICES,
         positions=SLICES.positions[bool(cut) :] + cut * 2.0 * (SLICES.column_step + SLICES.row_step),

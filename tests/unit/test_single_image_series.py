@@ -1,4 +1,4 @@
-"""A Series Instance UID for each slice: each refusal says what happened."""
+"""A Series Instance UID for each slice is explained in each rejection."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from preprocess.select.study import select_study
 
 
 def outcomes(folder: Path, images: int, at_one_place: bool = False) -> list[Outcome]:
-    """Of a study of single images in series of their own, and one series of two."""
+    """Outcomes of a study of single images in separate series, and one series of two."""
     slices = axial(slices=images + 2)
     for k, position in enumerate(slices.positions):
         place = slices.attributes(slices.positions[0] if at_one_place and k < images else position)

@@ -1,4 +1,4 @@
-"""What a site file does to the batch script and to the command lines; without Slurm."""
+"""Effects of a site file on the batch script and the command lines; without Slurm."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Objects in archives: found and decoded as from files of their own; what cannot be read is named."""
+"""Objects in archives are found and decoded like files; unreadable ones are named."""
 
 import gzip
 import io
@@ -58,7 +58,7 @@ PACKERS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def reasons(catalog: Path) -> dict[str, str]:
-    """Reason by the name of the file or member that cannot be read."""
+    """Reasons by the name of the unreadable file or member."""
     rows = pq.read_table(rejected_path(catalog)).to_pylist()
     return {
         Path(os.fsdecode(row["member"] or row["path"])).name: row["reason"]
@@ -73,7 +73,7 @@ def test_archive_members_are_scanned_and_decoded_like_files(packer: str, tmp_pat
     (plain / "notes.txt").write_text("not DICOM")
     (plain / "broken").write_bytes(b"\0" * 128 + b"DICM" + bytes(range(256)))
     (tmp_path / "packed").mkdir()
-    # The name of an archive says nothing, and neither does that of a file.
+    # The names of archives and files are not used.
     archive = tmp_path / "packed" / "export.dcm"
     PACKERS[packer](plain, archive)
     (of_files,), (of_members,) = scanned(plain), scanned(tmp_path / "packed")
@@ -94,7 +94,7 @@ def test_archive_members_are_scanned_and_decoded_like_files(packer: str, tmp_pat
 
 
 def test_several_members_may_have_one_name(tmp_path: Path) -> None:
-    """A tar that was appended to holds old and new under one name; both are objects."""
+    """An appended tar has old and new members of one name; both are objects."""
     images = [ct_image(np.full((8, 8), value, np.int16)) for value in (1, 2)]
     (tmp_path / "e").mkdir()
     with tarfile.open(tmp_path / "e" / "t", "w") as archive:
@@ -124,7 +124,7 @@ def test_members_of_a_long_gzip_stream_are_read_from_its_index(tmp_path: Path) -
 def test_a_large_member_of_a_zip_is_read_in_place(
     method: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In any order, as the same bytes; one that rotted is refused when it is opened."""
+    """In any order, with the same bytes; a changed one is refused on opening."""
     monkeypatch.setattr(sources, "RATIO_FROM", 1000)
     monkeypatch.setattr(inflate, "INDEX_SPACING", 2**14)
     rng = np.random.default_rng(0)
@@ -163,7 +163,7 @@ def bomb_zip(declared: int) -> bytes:
 
 
 def bomb_gzip(unpacked: int) -> bytes:
-    """A tar.gz whose member is `unpacked` zeros, and a DICOM object behind it."""
+    """A tar.gz whose member is `unpacked` zeros, followed by a DICOM object."""
     member, buffer = tarfile.TarInfo("bomb"), io.BytesIO()
     member.size = unpacked
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
@@ -181,7 +181,7 @@ def tar_of(*members: tuple[str, bytes]) -> bytes:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-        return buffer.getvalue()[: archive.offset]  # its end mark is written on leaving
+        return buffer.getvalue()[: archive.offset]  # its end mark is written on exit
 
 
 def zip_of(*members: tuple[str, bytes]) -> bytes:
@@ -258,8 +258,8 @@ def test_unreadable_archives_are_named_and_affect_no_others(tmp_path: Path) -> N
         "split-2.zip": Reason.DAMAGED_ARCHIVE,
         "zip.gz": Reason.NESTED_ARCHIVE,
     }
-    # What stands before the damage is kept: in absurd, name and cut (tar and gz), and behind inner.tar.
-    assert summary.objects == 8  # and in the zip that unpacks itself
+    # Members before the damage are kept: in absurd, name and cut (tar and gz), and after inner.tar.
+    assert summary.objects == 8  # and in the self-extracting zip
 
 
 def zip_end(disk: int) -> bytes:
@@ -356,7 +356,7 @@ def long_name(size: int) -> bytes:
 
 @pytest.mark.parametrize("packer", PACKERS)
 def test_a_member_with_changed_bytes_is_refused(packer: str, tmp_path: Path) -> None:
-    """Zip has a checksum a member, gzip one for its stream; a tar has none, as a plain file."""
+    """Zip has a checksum per member, gzip one per stream; a tar has none, like a plain file."""
     plain = axial(slices=2).write(tmp_path / "plain", waves)
     (tmp_path / "e").mkdir()
     archive = tmp_path / "e" / "a"
@@ -386,7 +386,7 @@ def test_a_mutated_archive_is_read_or_named(packer: str, tmp_path: Path, fixed_s
     mutated = tmp_path / "mutated"
     for number in range(int(os.environ.get("FMCT_FUZZ", "60"))):
         changed = np.frombuffer(data, np.uint8).copy()
-        # Half of the changes fall on the directory of a zip and on the first header of a tar.
+        # Half of the changes are in the directory of a zip and the first header of a tar.
         low, high = [(0, len(data)), (0, 600), (max(len(data) - 600, 0), len(data))][number % 3]
         places = rng.integers(low, high, 1 + number % 8)
         changed[places] = (

@@ -1,4 +1,4 @@
-"""Images that were computed from several energies, and parts of a head, beside the head itself."""
+"""Spectral images and parts of a head, compared with the whole head."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Archives in parts: read in place as one; a missing part is named, and its arrival is seen."""
+"""Archives in parts are read in place as one; a missing part is named, and detected once added."""
 
 import io
 import os
@@ -118,7 +118,7 @@ KINDS = (
 
 
 def series(folder: Path) -> list[Series]:
-    """Those of archives, beside a file that can be read: a scan without one is an error."""
+    """Rejections of archives, beside a readable file, since a scan without any is an error."""
     save(ct_image(np.zeros((8, 8), np.int16), SeriesInstanceUID="1.2.3.9"), folder / "good")
     return [one for one in scanned(folder) if len(one.instances) > 1]
 

@@ -1,4 +1,4 @@
-"""The table of `fmct launch status`: stages in their order, each by its last job, of any scheduler."""
+"""The table of `fmct launch status`: stages in order, each by its last job, for any scheduler."""
 
 import os
 import time
@@ -25,7 +25,7 @@ NOW = datetime.now(UTC)
 
 
 class Known(Scheduler):
-    """One that knows these jobs, and by accounting of others; it runs none."""
+    """A scheduler with these jobs, and with accounting of others; it runs none."""
 
     title = "it"
 
@@ -138,7 +138,7 @@ def test_an_array_of_listed_files_has_the_time_left_at_its_own_rate(tmp_path: Pa
     files = [tmp_path / f"units/{number}.json" for number in range(6)]
     register_files(tmp_path, files)
     now = time.time()
-    for file, seconds in zip(files, (5000, 600, 300), strict=False):  # one was made by an earlier job
+    for file, seconds in zip(files, (5000, 600, 300), strict=False):  # one was done by an earlier job
         file.parent.mkdir(exist_ok=True)
         file.touch()
         os.utime(file, (now - seconds,) * 2)

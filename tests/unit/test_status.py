@@ -1,4 +1,4 @@
-"""`fmct launch status` where Slurm answers, in part or not at all: commands on the PATH stand for it."""
+"""`fmct launch status` with complete, partial or no answers of Slurm, by fake commands on the PATH."""
 
 import json
 import os
@@ -45,7 +45,7 @@ NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
 
 
 class Slurm:
-    """What Slurm's commands say."""
+    """Fakes of Slurm's commands."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class Slurm:
         path.chmod(0o755)
 
     def job(self, state: str | None, restarts: int = 0, reason: str = "None") -> None:
-        """What scontrol says of the only job; None: it has forgotten it."""
+        """The output of scontrol for the only job; None: it no longer knows it."""
         script = "case $* in 'show job 12') cat <<'END'\n{}\nEND\n;; *) exit 1;; esac"
         text = JOB.format(state=state, restarts=restarts, reason=reason)
         forgotten = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
@@ -75,7 +75,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run whose attempt, in job 12, has saved at step 6 and done 9."""
+    """A run whose attempt, in job 12, has completed 9 steps and saved at step 6."""
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         for name, value in {"JOB_ID": "12", "PROCID": "0", "JOB_NODELIST": "n[1-2]"}.items():
@@ -87,7 +87,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def status_lines(folder: Path) -> list[str]:
-    """What follows the table of stages (test_stage_table.py)."""
+    """The lines after the table of stages (test_stage_table.py)."""
     with redirect_stdout(StringIO()) as shown:
         status(folder, Answering())
     return [line for line in shown.getvalue().splitlines() if not line.startswith("stage ")]
@@ -116,7 +116,7 @@ def test_a_requeued_job_shows_the_cause_and_the_lost_steps(run: Path, slurm: Slu
     assert "restart after: node failure: Slurm: NODE_FAIL, step 9 of 20" in head
     assert attempt.endswith("steps 1-9, lost 3, state node failure: Slurm: NODE_FAIL")
     assert job.endswith("reason BeginTime, not before 23:41:04")
-    assert attempts.attempts(run)[0].cause == "node failure", "what was learned is on record"
+    assert attempts.attempts(run)[0].cause == "node failure", "the cause is recorded"
 
 
 def test_without_slurmctld_the_records_of_the_run_are_shown(run: Path, slurm: Slurm) -> None:
@@ -267,7 +267,7 @@ def test_a_resubmitted_job_is_not_shown_as_given_up_once_slurm_forgets_it(
     assert not any("does not run again" in line for line in status_lines(stage))
     assert [path.name for path in newest_log(stage, Answering())] == ["12_0_log.out"]
     give_up(stage, "5", "fmct-y")
-    assert status_lines(stage)[0] == f"{stage}: job 5 does not run again: crash", "another stage's"
+    assert status_lines(stage)[0] == f"{stage}: job 5 does not run again: crash", "of another stage"
 
 
 def test_a_resubmitted_sbatch_training_is_not_shown_as_given_up(run: Path, slurm: Slurm) -> None:

@@ -1,4 +1,4 @@
-"""Sweeps of studies with several series, and kept classifiers: a row a study, with the roles that it had."""
+"""Sweeps of studies with several series, and exported classifiers: one row per study, with its roles."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_study_samples_beat_best_series_and_are_compared(
 ) -> None:
     summary = Sweep(grid, swept).collect()
     assert summary.torn_studies == len(TORN)
-    assert sum("several_patients" in record.getMessage() for record in caplog.records) == 2  # a sample each
+    assert sum("several_patients" in record.getMessage() for record in caplog.records) == 2  # one per sample
     rows = pq.read_table(swept / "results.parquet").to_pylist()
     results = {(row["method"], row["sample"]): row for row in rows}
     assert len(results) == 6
@@ -162,7 +162,7 @@ def rewrite_patient(files: list[Path]) -> None:
 
 
 def test_new_exams_are_read_by_study(exams: Export, tmp_path: Path) -> None:
-    """By Study Instance UID, with the selection of the volumes that the classifier learnt from."""
+    """By Study Instance UID, with the selection of the classifier's training volumes."""
     config = PreprocessConfig(
         key_file=exams.key_file,
         select=SelectConfig(keep="all", kernels=("soft", "unknown", "bone")),
@@ -190,7 +190,7 @@ def test_new_exams_are_read_by_study(exams: Export, tmp_path: Path) -> None:
         preprocess_digest=dataset.info.config_digest,
     )
     record = kept.record.model_copy(update={"of_studies": studied})
-    # Of an encoder that was trained on the best series alone, as encoders are.
+    # The encoder was trained on the best series alone, as usual.
     alone = PreprocessConfig(key_file=exams.key_file, grid=config.grid)
     info = encoder.info.model_copy(
         update={"preprocessing": alone.everything(), "preprocess_digest": alone.digest()}

@@ -37,9 +37,9 @@ def outcomes(
     tried: list[str] | None = None,
     **config: Any,
 ) -> dict[str, Outcome]:
-    """Outcomes by series UID; those of `failing` cannot be built, in those of `partial` the vertex is cut.
+    """Outcomes by series UID; `failing` ones cannot be built, `partial` ones lack the vertex.
 
-    tried: takes what is built, in order.
+    tried: gets the built candidates, in order.
     """
 
     def make(candidate: Candidate, whole: bool) -> BuildResult:
@@ -105,14 +105,14 @@ def test_the_best_of_a_study_is_kept(members: tuple[Series, ...], best: str, con
 
 
 def test_candidates_are_ranked_without_being_built() -> None:
-    """The value that a builder consumes: parts of a joined head last, each rejection with its reason."""
+    """The input of a builder: parts of a joined head last, each rejection with its reason."""
     base, vault = named("base", stack(BASE, thickness=2.5)), named("vault", stack(VAULT, thickness=7.0))
     members = (vault, base, BONE, across_of(THICK))
     actual = select_study(members, SelectConfig())
     assert [one.series for one in actual.series] == list(members)
     assert [[key[2] for key in one.keys] for one in actual.candidates] == [["base", "vault"], ["vault"]]
     assert {one.series.series_uid: str(one.rejection.reason) for one in actual.series if one.rejection} == {
-        "base": "coverage_too_small",  # by itself
+        "base": "coverage_too_small",  # alone
         "bone": "bone_kernel",
         "coronal": "reformat",
     }
@@ -130,9 +130,9 @@ def test_the_next_best_replaces_a_series_that_cannot_be_built() -> None:
 
 
 FACE = named("face", stack([-90.0 + k for k in range(150)], thickness=1.0))
-"""Ends 85 mm below `THICK`, named for nothing."""
+"""Ends 85 mm below `THICK`, without a description."""
 LOWER = named("lower", stack([-20.0 + k for k in range(150)], thickness=1.0))
-"""Ends 15 mm below `THICK`, as a scan may that shows the vertex."""
+"""Ends 15 mm below `THICK`, as a scan with the vertex may."""
 
 
 def test_a_series_ending_far_below_the_highest_lacks_the_vertex() -> None:
@@ -142,7 +142,7 @@ def test_a_series_ending_far_below_the_highest_lacks_the_vertex() -> None:
     assert result(outcomes(LOWER, THICK)["lower"]) == "volume"
     elsewhere = tuple(replace(i, frame_of_reference_uid="4") for i in FACE.instances)
     assert result(outcomes(named("face", elsewhere), THICK)["face"]) == "volume"
-    upright = tuple(  # stored from above, with rows that run the other way
+    upright = tuple(  # stored from above, with reversed rows
         replace(i, orientation=(1.0, 0.0, 0.0, 0.0, -1.0, 0.0)) for i in reversed(FACE.instances)
     )
     assert result(outcomes(named("face", upright), THICK)["thick"]) == "volume"
@@ -174,7 +174,7 @@ def test_the_best_is_kept_if_none_shows_more() -> None:
 
 
 def test_a_series_of_two_kernels_is_ranked_and_joined_by_its_kept_kernel() -> None:
-    """The sharp images are as many as the soft ones, and would speak for the series."""
+    """There are as many sharp images as soft ones, which would determine the series' class."""
 
     def twofold(uid: str, heights: list[float], thickness: float) -> Series:
         sharp = stack(heights, thickness=thickness, kernel="H60s")
@@ -321,7 +321,7 @@ def test_parts_are_kept_separate_if_the_whole_cannot_be_built() -> None:
 
 @given(st.data())
 def test_any_split_of_a_stack_is_joined_to_the_whole(data: st.DataObject) -> None:
-    """However a tilted, uneven stack is divided into parts of three slices and more, in whatever order."""
+    """For any division of a tilted, uneven stack into parts of at least three slices, in any order."""
     gaps = data.draw(st.lists(st.floats(4, 8), min_size=20, max_size=28))
     z = np.concatenate([[0], np.cumsum(gaps)])
     cuts = data.draw(st.lists(st.integers(1, len(z) // 3 - 1), max_size=3, unique=True).map(sorted))

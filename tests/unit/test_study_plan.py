@@ -1,4 +1,4 @@
-"""Which cells a study has: of each objective as many draws and pretrainings as its recipe says."""
+"""The cells of a study: for each objective the recipe's number of draws and pretrainings."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def test_draws_are_distributed_among_pretrainings_and_may_be_fewer() -> None:
     }
     cells = all_cells(config)
     assert len({cell.file_name for cell in cells}) == len(cells)
-    # What labels' fractions are compared at has them all, the other size one; scratch has every draw.
+    # The size at which fractions are compared has all, the other size one; scratch has every draw.
     few = {(cell.arm, cell.fraction) for cell in cells if cell.size == 100}
     assert few == {("mae", 0.1), ("dino", 0.1), ("both", 0.1)}
     scratch = [cell for cell in cells if cell.arm == "scratch"]

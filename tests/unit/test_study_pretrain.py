@@ -1,4 +1,4 @@
-"""What a study's folder has of an earlier call is taken only where it is what the recipe asks for."""
+"""An encoder in a study's folder is reused only if it matches the recipe."""
 
 from pathlib import Path
 

@@ -27,7 +27,7 @@ def some_series(values: np.ndarray) -> Series:
 
 
 def each(series: Series) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Values and roles, study by study."""
+    """Values and roles by study."""
     return [
         (series.values[start : start + count], series.roles[start : start + count])
         for start, count in zip(series.starts, series.counts, strict=True)

@@ -1,4 +1,4 @@
-"""Figures by subgroup: scikit-learn's on each group, gaps seen where they are, and refused tables."""
+"""Figures by subgroup: equal to scikit-learn on each group, true gaps detected, invalid tables refused."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ THICKNESS = (None, 0.625, 1.5, 5.0)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Predictions that are worth less on one vendor's scans; half of the patients have two volumes."""
+    """Predictions that are worse on one vendor's scans; half of the patients have two volumes."""
     out = tmp_path_factory.mktemp("subgroups")
     generator = np.random.default_rng(0)
     with ShardWriter(out / "data", "shard-00000", "zarr") as writer:
@@ -93,7 +93,7 @@ def test_figures_of_each_group_equal_scikit_learn(folder: Path) -> None:
     assert actual["manufacturer", "ge"]["gap_low"] > 0.1
     assert actual["manufacturer", "ge"]["patients"] == VOLUMES / 2
     assert actual["kvp", "110 to 130"]["gap"] is None, "all volumes are in it"
-    # A group beside all others is their gap the other way round, to the very resamples.
+    # The gap of a group is minus that of all others, for every resample.
     ge, siemens = actual["manufacturer", "ge"], actual["manufacturer", "siemens"]
     assert [ge["gap_low"], ge["gap_high"]] == pytest.approx([-siemens["gap_high"], -siemens["gap_low"]])
 

@@ -1,4 +1,4 @@
-"""A sweep from its grid to its tables: on features that are there, in tasks, resumed, and partly done."""
+"""A sweep from grid to tables: with existing features, in tasks, resumed, and incomplete."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ VOLUMES = 120
 
 
 class Mirror(Encoder):
-    """Features of a volume are its voxels and noise: it sees the labels' cause, more or less."""
+    """Features are voxels plus noise, so they predict the labels to some degree."""
 
     def __init__(self, noise: float) -> None:
         import torch
@@ -63,7 +63,7 @@ def mirror(noise: float) -> Mirror:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset whose labels are told by its voxels; every fourth patient has two volumes."""
+    """A dataset whose labels depend on its voxels; every fourth patient has two volumes."""
     out = tmp_path_factory.mktemp("sweep")
     generator = np.random.default_rng(0)
     causes = generator.normal(0, 100, (VOLUMES, 8))
@@ -133,7 +133,7 @@ def test_there_is_a_row_for_every_cell_of_the_grid(swept: Path) -> None:
         for encoder in ("clear", "dim")
         for method in ("logistic", "neighbours")
         for task in ("bleed", "mass")
-        # Neither method draws anything when it has all patients, so one seed says it all.
+        # Neither method is random with all patients, so one seed suffices.
         for budget in ((0.5, None, 0), (0.5, None, 1), (1.0, None, 0), (None, 4, 0), (None, 4, 1))
         for split in ("id", "ood")
     }
@@ -195,7 +195,7 @@ def test_comparisons_are_delongs_with_holms_correction_within_each_family(swept:
             if p["encoder"] == encoder
             and all(p[name] == row[name] for name in ("method", "task", "fraction", "seed", "split"))
         }
-        # Of two volumes of a patient the even-numbered key comes first: patients by the keys' numbers.
+        # The first of a patient's two volumes has the even number.
         patients = [int(key, 16) for key in sorted(own)]
         numbers = np.unique([n - (n % 4 == 3) for n in patients], return_inverse=True)[1]
         labels = np.array([own[key]["label"] for key in sorted(own)])
@@ -269,7 +269,7 @@ def test_a_unit_of_other_features_is_recomputed(folder: Path, monkeypatch: pytes
         interrupted.setattr("fmct_hpc.probe.sweep.run.compute", stop)
         with pytest.raises(KeyboardInterrupt):
             grid.run_share(0, 1)
-    assert progress(folder / "own").done == 2, "what is to be computed again is no progress"
+    assert progress(folder / "own").done == 2, "units to recompute do not count as progress"
     monkeypatch.setenv(VARIABLE, str(folder / "12.ledgers.json"))
     assert grid.run_share(0, 1) == 2
     assert progress(folder / "own").done == 4
@@ -277,7 +277,7 @@ def test_a_unit_of_other_features_is_recomputed(folder: Path, monkeypatch: pytes
     shutil.rmtree(second.features)
     with pytest.raises(FmctError, match="no finished feature store"):
         Sweep(second, folder / "own").run_share(0, 1)
-    assert progress(folder / "own").done == 4, "features that are away for now take nothing with them"
+    assert progress(folder / "own").done == 4, "temporarily missing features remove nothing"
 
 
 def test_folds_test_every_volume_once_by_a_classifier_not_trained_on_its_patient(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep's figures come from is what its configuration names now: these weights, these volumes."""
+"""Figures of a sweep are of the weights and volumes that its configuration currently names."""
 
 import shutil
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_other_weights_or_other_pretraining_patients_need_another_plan(folder: P
 
 
 def test_unknown_pretraining_patients_need_explicit_permission(folder: Path) -> None:
-    """Refused before features are extracted; said by the encoder's `pretraining`, they are known."""
+    """Refused before extraction; with the encoder's `pretraining` they are known."""
     sweep_ = sweep(folder)
     strict = Sweep(sweep_.config.model_copy(update={"allow_unknown_pretraining": False}), folder / "out")
     with pytest.raises(FmctError, match=r"encoder e: .*allow_unknown_pretraining=true"):

@@ -1,4 +1,4 @@
-"""The table of terms: its rows, how they are found in texts, and what a site adds."""
+"""The table of terms: its rows, matching in texts, and a site's additions."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Worker processes get their function once, however many arguments they work on."""
+"""Worker processes get their function once for any number of arguments."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from shards.parallel import unordered
 
 
 class Opened:
-    """Notes each time that it is unpickled, as a dataset is opened then."""
+    """Records each unpickling, as a dataset opens then."""
 
     def __init__(self, notes: Path):
         self.notes = notes

@@ -1,4 +1,4 @@
-"""Enhanced vessels are seen, and nothing else is taken for them."""
+"""Enhanced vessels are detected, and nothing else."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from preprocess.volume.resample import INDEX_STEPS
 
 @pytest.mark.parametrize("number", range(6))
 def test_enhanced_heads_are_distinguished_from_plain_ones(number: int) -> None:
-    """Of all three ways to scan, with none to two bleeds, calcifications, and metal in two."""
+    """Heads of all three scan modes, with zero to two bleeds, calcifications, and metal in two."""
     plain, enhanced = (scanned(number, agent) for agent in (False, True))
     assert shown(plain, SPACING, None) == {}
     assert list(shown(enhanced, SPACING, None)) == [Reason.VESSELS_ENHANCED]
@@ -34,7 +34,7 @@ def test_a_new_scan_has_the_flag() -> None:
 
 
 def test_the_length_of_vessels_is_reported() -> None:
-    """The anterior cerebral artery climbs 36 mm and goes back 33 mm from the base on."""
+    """The anterior cerebral artery rises 36 mm and runs back 33 mm from the base."""
     voxels = scanned(0, True)
     assert 34 <= max(vessels(voxels, SPACING, coarse(voxels, SPACING))) <= 110
 

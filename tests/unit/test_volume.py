@@ -119,7 +119,7 @@ def test_the_crop_contains_the_head_but_not_the_table(tmp_path: Path) -> None:
     margin = GridConfig().crop_margin_mm
     low = volume.affine[:3, 3]
     high = volume.affine[:3, :3] @ (np.array(volume.voxels.shape) - 1) + low
-    # x and y sink with their index (right, anterior); a coarse voxel of 4 mm is the box's precision.
+    # x and y decrease with their index (right, anterior); the box is exact to a coarse voxel of 4 mm.
     assert low[:2] == pytest.approx([70 + margin, 90 + margin], abs=5)
     assert high[:2] == pytest.approx([-70 - margin, -90 - margin], abs=5)
     assert volume.voxels.max() == pytest.approx(900, abs=1)
@@ -134,7 +134,7 @@ def test_a_table_alone_is_not_a_head(tmp_path: Path) -> None:
 
 
 def test_slices_far_apart_sideways_are_refused_before_allocating_memory(tmp_path: Path) -> None:
-    """Their median direction of travel is straight, so that they cover no more than a head does."""
+    """Their median direction of travel is straight, so that their coverage is that of a head."""
     scan = axial()
     scan.positions[5, 0] = -3000
     scan.positions[9, 1] = 3000
@@ -161,4 +161,4 @@ def test_axes_have_no_negative_zero() -> None:
         axes.cache_clear()
         first = repr(axes((1.0, zero, zero, zero, 1.0, zero)).tolist())
         seen += [first, repr(axes((1.0, -zero, -zero, -zero, 1.0, -zero)).tolist())]
-    assert len(set(seen)) == 1, "digests are taken of these"
+    assert len(set(seen)) == 1, "these enter digests"

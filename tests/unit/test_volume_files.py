@@ -1,4 +1,4 @@
-"""What files of volumes say of themselves is held against what they hold."""
+"""Headers of volume files are checked against their content."""
 
 import gzip
 import zlib
@@ -18,7 +18,7 @@ from preprocess.volume.hounsfield import require_defined, to_hu
 from preprocess.volume.volume_file import VolumeFile
 
 HU, AFFINE = as_array(axial(slices=24, gap=6.0, start=(-70, -60, -10)))
-# Without noise a changed distance of deflate could point to equal bytes.
+# Without noise a changed deflate distance could refer to equal bytes.
 HU += np.random.default_rng(0).integers(0, 32, HU.shape, np.int16)
 
 
@@ -101,7 +101,7 @@ def test_a_nifti_file_that_contradicts_itself_is_refused(tmp_path: Path) -> None
         ({"srow_z": [0, 0, np.nan, 0]}, Reason.INVALID_GEOMETRY),
     ):
         assert refusal(header_of(write_nifti(HU, AFFINE, path), **changes)) is reason, changes
-    for codes in ((1, 0), (0, 1), (1, 1), (2, 1), (1, 4)):  # a template's sform is not where the patient lay
+    for codes in ((1, 0), (0, 1), (1, 1), (2, 1), (1, 4)):  # a template's sform is not the patient's position
         volume = open_volume(write_nifti(HU, AFFINE, path, codes=codes))
         assert np.allclose(affine_of(volume), AFFINE, atol=1e-4), codes
     header_of(path, xyzt_units=2 + 64)  # mm, and an undefined unit of time
@@ -193,7 +193,7 @@ def test_undefined_values_are_air_only_outside_the_head() -> None:
     for wrong in (
         np.where(np.indices(HU.shape).sum(axis=0) == 58, np.nan, values),  # within the head
         np.where(brain, values, np.nan),  # a head that was masked
-        np.where(np.arange(len(values))[:, None, None] == 12, np.nan, values),  # a slice that is lost
+        np.where(np.arange(len(values))[:, None, None] == 12, np.nan, values),  # a lost slice
         np.where(brain, np.inf, values),
     ):
         with pytest.raises(Rejection) as caught:

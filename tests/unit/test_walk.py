@@ -1,4 +1,4 @@
-"""The quick way through a header gives the rows and pixels of pydicom, or leaves the file to pydicom."""
+"""The fast header reader gives the rows and pixels of pydicom, or leaves the file to it."""
 
 import warnings
 from io import BytesIO
@@ -25,7 +25,7 @@ MUTANTS = 1000
 
 
 class Reader:
-    """Reads headers, and counts those that the walk took."""
+    """Reads headers, and counts those that the fast reader accepted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.taken = 0
@@ -39,7 +39,7 @@ class Reader:
         return actual
 
     def rows(self, data: bytes, walks: bool = True) -> str:
-        """What is read, in words that tell NaN, floats and integers apart."""
+        """The result as text that distinguishes NaN, floats and integers."""
         self.walks = walks
         try:
             return repr(header.read_header(BytesIO(data), Source(Path("file"), len(data), 0)))
@@ -47,21 +47,21 @@ class Reader:
             return repr((rejection.reason, rejection.detail))
 
     def pixels(self, data: bytes, walks: bool = True) -> str:
-        """The same for the pixels and the attributes of their conversion."""
+        """The same for pixels and their conversion attributes."""
         self.walks = walks
         try:
             image = ImageFile(BytesIO(data), len(data))
             stored, allocated = image.stored(0)
             return repr((image.attributes(0), stored.dtype, stored.tobytes(), allocated.tobytes()))
-        except Exception as error:  # whichever of pydicom's
+        except Exception as error:  # any of pydicom's
             return repr((type(error), getattr(error, "reason", None), getattr(error, "detail", None)))
 
     def both(self, data: bytes) -> bool:
-        """Whether the walk took the file; fails where pydicom reads it otherwise."""
+        """Whether the fast reader accepted the file; fails if pydicom reads it differently."""
         before = self.taken
         assert self.rows(data) == self.rows(data, walks=False)
         taken = self.taken > before
-        with warnings.catch_warnings(), config.disable_value_validation():  # as where they are read
+        with warnings.catch_warnings(), config.disable_value_validation():  # as in the reader
             warnings.simplefilter("ignore")
             assert self.pixels(data) == self.pixels(data, walks=False)
         return taken
@@ -80,7 +80,7 @@ def item(**attributes: object) -> Dataset:
 
 
 def full(**changes: object) -> pydicom.FileDataset:
-    """An image with what a header may hold: sequences of both lengths, private blocks, another charset."""
+    """An image with all kinds of elements: sequences of both lengths, private blocks, another charset."""
     inner = item(CodeValue="1", CodeMeaning="Kopf", ContrastBolusAgentSequence=[item(CodeMeaning="none")])
     attributes = {
         "SpecificCharacterSet": "ISO_IR 100",
@@ -113,7 +113,7 @@ def test_a_common_header_is_walked(reader: Reader, tmp_path: Path) -> None:
 
 
 def test_a_deflated_header_is_walked(reader: Reader, tmp_path: Path) -> None:
-    """The walk accepts an undamaged one, and agrees with pydicom on damaged ones."""
+    """The fast reader accepts an undamaged header, and agrees with pydicom on damaged ones."""
     data = full()
     data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     whole = written(data, tmp_path)
@@ -167,7 +167,7 @@ def test_damaged_headers_give_the_same_rows_or_refusals(reader: Reader, tmp_path
 
 
 def test_flipped_bits_in_sequences_give_the_same_rows(reader: Reader, tmp_path: Path) -> None:
-    """Each bit of what the walk passes over: heads, lengths and delimiters of items."""
+    """Each bit that the fast reader skips: heads, lengths and delimiters of items."""
     small = full()
     del small[0x00291001]
     data = written(small, tmp_path)

@@ -1,4 +1,4 @@
-"""How headers word what an image is and is not, by rule and in several languages."""
+"""Descriptions of images in headers, by rule and in several languages."""
 
 import pytest
 from header_series import series, stack, with_texts
@@ -303,7 +303,7 @@ def why(**texts: str) -> str | None:
 
 
 def test_a_head_is_often_examined_with_the_neck() -> None:
-    """A study, a protocol or a preset of a neck may hold a head; a series of a neck is none."""
+    """A study, protocol or preset of a neck may contain a head; a series of a neck does not."""
     for text in NECKS:
         assert why(series_description=text) == "series_description", text
         assert why(series_description="5.0", study_description=text, protocol=text, body_part=text) is None, (

@@ -1,4 +1,4 @@
-"""A working folder that holds modules of our names, and of libraries', is never imported from."""
+"""Modules in the working folder with names of ours or of libraries are never imported."""
 
 import os
 import subprocess
@@ -25,14 +25,14 @@ HOSTILE = (
 STAND_INS = {
     "sbatch": "echo Submitted batch job 12",
     "scontrol": 'case $* in *"show node"*) echo "A=1 NodeAddr=127.0.0.1 B=2" ;; *hostnames*) echo n ;; esac',
-    # What srun does for one task on this node: its own options end where the interpreter begins.
+    # What srun does for one task on this node; its own options precede the interpreter.
     "srun": f'while [ "$1" != {sys.executable} ]; do shift; done; exec "$@"',
 }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working folder whose modules leave a file when they are imported."""
+    """A working folder whose modules create a file when imported."""
     hostile = tmp_path / "hostile"
     hostile.mkdir()
     for name in HOSTILE:
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run it there, without what an earlier test's `main` has put into the environment."""
+    """Run it there, without changes of the environment by an earlier test's `main`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **variables}
     environment.pop("PYTHONSAFEPATH", None)
     result = subprocess.run(
@@ -75,7 +75,7 @@ def test_worker_processes_ignore_the_working_folder(folder: Path, tmp_path: Path
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder on the PATH with stand-ins for Slurm's commands."""
+    """A folder on the PATH with fakes of Slurm's commands."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, line in STAND_INS.items():
@@ -101,8 +101,8 @@ def test_a_slurm_job_and_its_hooks_ignore_the_working_folder(
     result = run(folder, "bash", slurm / "12_submission.sh", **here)
     assert result.returncode == 2, (
         result.stdout + result.stderr
-    )  # the command's own: there is no such catalog
-    endings = read(slurm, "12")  # put down by the hooks, before and after it
+    )  # the command's exit code: the catalog is missing
+    endings = read(slurm, "12")  # written by the hooks, before and after it
     assert [(ending.start, ending.code) for ending in endings] == [(0, None), (1, 2)]
 
 
