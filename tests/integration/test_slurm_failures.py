@@ -29,7 +29,6 @@ from launch.ranks import run_ranks
 from launch.scheduler import Job
 from launch.slurm.scheduler import Slurm
 from launch.slurm.site import Resources, Site
-from launch.slurm.submit import submit
 from preprocess.tasks import ledger
 from shards.errors import FmctError
 
@@ -69,7 +68,7 @@ class Training:
 
     def submit(self, site: Site = SITE, resources: Resources = SITE.train) -> "Training":
         job = Job("fmct-train", (self.command,), resources, nodes=2, kept=("--run", str(self.run)))
-        (self.job,) = submit([job], self.run / "slurm", site)
+        (self.job,) = Slurm(site).submit([job], self.run / "slurm")
         return self
 
     def at_step(self, step: int = HIT) -> "Training":
@@ -192,7 +191,7 @@ def restart(*command: str) -> None:
 
 def preempt(cluster: Cluster, folder: Path) -> None:
     urgent = Job("urgent", ((sys.executable, "-c", "pass"),), Resources(partition="high", cpus_per_task=4), 4)
-    (number,) = submit([urgent], folder, SITE)
+    (number,) = Slurm(SITE).submit([urgent], folder)
     assert cluster.wait(number) == "COMPLETED"
 
 
@@ -411,7 +410,9 @@ def test_preprocessing_with_more_tasks_than_an_array_takes_and_one_that_dies_eac
 
     array, collect = preprocess_jobs(catalog, out, None, overrides, site)
     dies = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
-    numbers = submit([replace(array, commands=(*array.commands[:-1], dies)), collect], out / "slurm", site)
+    numbers = Slurm(site).submit(
+        [replace(array, commands=(*array.commands[:-1], dies)), collect], out / "slurm"
+    )
     cluster.wait(numbers[1], 300)
     assert sorted(cluster.states(numbers[0])) == ["COMPLETED", "COMPLETED", "FAILED"]
     status = ledger.status(out)
@@ -421,7 +422,7 @@ def test_preprocessing_with_more_tasks_than_an_array_takes_and_one_that_dies_eac
     done = f"tried twice, then given up, with its reason; {status.done} of {tasks} tasks done by the others"
     table("an array task dies each time", [], done)
 
-    numbers = submit(preprocess_jobs(catalog, out, None, overrides, site), out / "slurm", site)
+    numbers = Slurm(site).submit(preprocess_jobs(catalog, out, None, overrides, site), out / "slurm")
     assert [cluster.wait(number, 300) for number in numbers] == ["COMPLETED", "COMPLETED"]
     for form in ("zarr/dataset.json", "webdataset/dataset.json"):
         assert (out / form).read_bytes() == (here / form).read_bytes()
@@ -451,7 +452,7 @@ def test_a_share_of_preprocessing_whose_task_takes_longer_than_its_time(
         SITE.preprocess.model_copy(update={"time_minutes": 1}),
     )
     site = SITE.model_copy(update={"warn_seconds": 20})
-    (number,) = submit([array], out / "slurm", site)
+    (number,) = Slurm(site).submit([array], out / "slurm")
     cluster.wait(number, 500)
     assert [ending.cause for ending in overview_of(out, Slurm()).given_up[f"{number}_1"]] == [
         "time limit"
@@ -468,5 +469,5 @@ def test_an_array_that_slurm_does_not_take_is_one_line(
 ) -> None:
     job = Job("many", ((sys.executable, "-c", "pass"),) * 1100, SITE.preprocess)
     with pytest.raises(FmctError, match=r"Slurm rejected many .*nvalid job array") as refused:
-        submit([job], tmp_path, SITE)
+        Slurm(SITE).submit([job], tmp_path)
     table("`array_size` above `MaxArraySize`", [], f"refused before anything runs: {refused.value}")

@@ -15,8 +15,9 @@ from submitit.core.utils import DelayedSubmission
 
 from launch.config import load
 from launch.scheduler import Job
+from launch.slurm.scheduler import Slurm
 from launch.slurm.site import Container, Resources, Site
-from launch.slurm.submit import describe, submit
+from launch.slurm.submit import describe
 from launch.task import become
 from shards.errors import FmctError
 
@@ -50,7 +51,7 @@ def test_an_array_runs_every_task_within_its_width_then_the_job_after_it(
     )
     array = Job("array", tuple(python(note, tmp_path / f"task{i}") for i in range(5)), SITE.preprocess)
     after = Job("after", (python(count, tmp_path),), SITE.preprocess, after_end=("array",))
-    numbers = submit([array, after], tmp_path / "slurm", SITE)
+    numbers = Slurm(SITE).submit([array, after], tmp_path / "slurm")
     assert [cluster.wait(number) for number in numbers] == ["COMPLETED", "COMPLETED"], logs(
         tmp_path / "slurm"
     )
@@ -72,7 +73,7 @@ def test_ranks_on_two_nodes_find_each_other(cluster: Cluster, tmp_path: Path) ->
         dist.destroy_process_group()
     """
     job = Job("ranks", (python(ranks, tmp_path),), SITE.train, nodes=2, tasks_per_node=2)
-    (number,) = submit([job], tmp_path / "slurm", SITE)
+    (number,) = Slurm(SITE).submit([job], tmp_path / "slurm")
     assert cluster.wait(number) == "COMPLETED", logs(tmp_path / "slurm")
     placed = [(tmp_path / f"rank{rank}").read_text().split() for rank in range(4)]
     assert [local for _, local, _ in placed] == ["0", "1", "0", "1"]
@@ -85,7 +86,7 @@ def test_ranks_get_the_batch_scripts_environment_where_sbatch_exports_none(
 ) -> None:
     site = SITE.model_copy(update={"directives": {"export": "NONE"}, "environment": {"WORDS": "two words"}})
     source = "import os; print(*(os.environ.get(name) for name in ('MASTER_ADDR', 'WORDS')))"
-    (number,) = submit([Job("exports", (python(source),), SITE.train)], tmp_path / "slurm", site)
+    (number,) = Slurm(site).submit([Job("exports", (python(source),), SITE.train)], tmp_path / "slurm")
     assert cluster.wait(number) == "COMPLETED", logs(tmp_path / "slurm")
     assert "\n127.0.0.1 two words\n" in logs(tmp_path / "slurm")
 
@@ -117,8 +118,8 @@ def test_every_rank_is_signalled_before_the_time_limit_and_the_job_continues_unt
 ) -> None:
     site = SITE.model_copy(update={"warn_seconds": 50})
     resources = SITE.train.model_copy(update={"time_minutes": 1})
-    (number,) = submit(
-        [Job("limit", (python(TRAINING, tmp_path),), resources, nodes=2)], tmp_path / "slurm", site
+    (number,) = Slurm(site).submit(
+        [Job("limit", (python(TRAINING, tmp_path),), resources, nodes=2)], tmp_path / "slurm"
     )
     assert cluster.wait(number, 150) == "COMPLETED", logs(tmp_path / "slurm")
     for rank in range(2):
@@ -132,7 +133,7 @@ def test_a_job_that_crashes_each_time_stops_after_two_tries_and_says_so(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     source = "import os, sys, time; time.sleep(2 * int(os.environ['SLURM_PROCID'])); sys.exit(3)"
-    (number,) = submit([Job("fails", (python(source),), SITE.train, nodes=2)], tmp_path / "slurm", SITE)
+    (number,) = Slurm(SITE).submit([Job("fails", (python(source),), SITE.train, nodes=2)], tmp_path / "slurm")
     assert cluster.wait(number) == "FAILED"
     assert cluster.restarts(number) == 1
     said = [line.split("E ", 1)[1] for line in logs(tmp_path / "slurm").splitlines() if " E job" in line]
@@ -144,7 +145,7 @@ def test_a_job_that_crashes_each_time_stops_after_two_tries_and_says_so(
 
 def test_a_mistake_is_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
     job = Job("mistaken", (python("import sys; sys.exit(2)"),), SITE.train)
-    (number,) = submit([job], tmp_path / "slurm", SITE)
+    (number,) = Slurm(SITE).submit([job], tmp_path / "slurm")
     assert cluster.wait(number) == "FAILED"
     assert cluster.restarts(number) == 0
 
@@ -160,7 +161,7 @@ def test_an_array_task_that_dies_each_time_leaves_the_others_alone(cluster: Clus
     """
     array = Job("array", tuple(python(source, tmp_path / f"task{i}") for i in range(3)), SITE.preprocess)
     after = Job("after", (python("pass"),), SITE.preprocess, after_end=("array",))
-    first, second = submit([array, after], tmp_path / "slurm", SITE)
+    first, second = Slurm(SITE).submit([array, after], tmp_path / "slurm")
     assert cluster.wait(second) == "COMPLETED", logs(tmp_path / "slurm")
     assert sorted(cluster.states(first)) == ["COMPLETED", "COMPLETED", "FAILED"]
     starts = [(tmp_path / f"task{i}").read_text().count("started") for i in range(3)]
@@ -171,14 +172,16 @@ def test_an_array_task_that_dies_each_time_leaves_the_others_alone(cluster: Clus
 def preempt(cluster: Cluster, folder: Path) -> None:
     """Run a job of higher priority that needs every core."""
     urgent = Job("urgent", (python("pass"),), Resources(partition="high", cpus_per_task=4), nodes=4)
-    (number,) = submit([urgent], folder, SITE)
+    (number,) = Slurm(SITE).submit([urgent], folder)
     assert cluster.wait(number) == "COMPLETED", logs(folder)
 
 
 def test_every_rank_hears_of_a_preemption_saves_and_continues_afterwards(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    (number,) = submit([Job("saves", (python(TRAINING, tmp_path),), SITE.train, 4)], tmp_path / "slurm", SITE)
+    (number,) = Slurm(SITE).submit(
+        [Job("saves", (python(TRAINING, tmp_path),), SITE.train, 4)], tmp_path / "slurm"
+    )
     cluster.until(lambda: len(list(tmp_path.glob("began-0-*"))) == 4, 60, "four ranks")
     preempt(cluster, tmp_path / "urgent")
     assert cluster.wait(number, 120) == "COMPLETED", logs(tmp_path / "slurm")
@@ -197,7 +200,7 @@ def test_a_preempted_task_that_saves_nothing_starts_again(cluster: Cluster, tmp_
         time.sleep(0 if again else 100)
     """
     job = Job("starts again", (python(source, tmp_path / "began"),), SITE.preprocess)
-    (number,) = submit([job], tmp_path / "slurm", SITE)
+    (number,) = Slurm(SITE).submit([job], tmp_path / "slurm")
     cluster.until((tmp_path / "began").exists, 60, "start")
     preempt(cluster, tmp_path / "urgent")
     assert cluster.wait(number, 120) == "COMPLETED", logs(tmp_path / "slurm")
@@ -205,8 +208,8 @@ def test_a_preempted_task_that_saves_nothing_starts_again(cluster: Cluster, tmp_
 
 
 def test_a_cancelled_job_saves_and_stays_away(cluster: Cluster, tmp_path: Path) -> None:
-    (number,) = submit(
-        [Job("cancelled", (python(TRAINING, tmp_path),), SITE.train)], tmp_path / "slurm", SITE
+    (number,) = Slurm(SITE).submit(
+        [Job("cancelled", (python(TRAINING, tmp_path),), SITE.train)], tmp_path / "slurm"
     )
     cluster.until((tmp_path / "began-0-0").exists, 60, "start")
     subprocess.run(["scancel", number], check=True)
@@ -218,14 +221,14 @@ def test_a_cancelled_job_saves_and_stays_away(cluster: Cluster, tmp_path: Path) 
 def test_what_slurm_refuses_is_one_line_with_its_words(cluster: Cluster, tmp_path: Path) -> None:
     job = Job("refused", (python("pass"),), Resources(partition="nowhere"))
     with pytest.raises(FmctError, match=r"Slurm rejected refused .*nvalid partition"):
-        submit([job], tmp_path, SITE)
+        Slurm(SITE).submit([job], tmp_path)
 
 
 def test_the_printed_scripts_and_commands_are_what_sbatch_gets(cluster: Cluster, tmp_path: Path) -> None:
     array = Job("array", tuple(python(f"print({i})") for i in range(2)), SITE.preprocess)
     alone = Job("alone", (python("print('a b')"),), SITE.train, 2, after_success=("array",))
     printed = "\n".join(describe(job, tmp_path, SITE) for job in (array, alone))
-    numbers = submit([array, alone], tmp_path, SITE)
+    numbers = Slurm(SITE).submit([array, alone], tmp_path)
     sections = dict(part.split("\n", 1) for part in printed.removeprefix("### ").split("\n### "))
     heads = ["array, an array of 2 tasks: batch script", "alone, 2 nodes of 1 ranks: batch script"]
     for head, number in zip(heads, numbers, strict=True):
@@ -266,7 +269,7 @@ def test_a_job_runs_in_its_container_with_the_sites_environment(
         import os, pathlib, tempfile
         print(os.environ["WORDS"], tempfile.gettempdir(), flush=True)
     """
-    (number,) = submit([Job("inside", (python(source),), SITE.train)], tmp_path / "slurm", site)
+    (number,) = Slurm(site).submit([Job("inside", (python(source),), SITE.train)], tmp_path / "slurm")
     assert cluster.wait(number) == "COMPLETED", logs(tmp_path / "slurm")
     assert f"of the site's {tmp_path}/scratch" in logs(tmp_path / "slurm")
     options = ["exec", "--nv", "--pwd", str(Path.cwd()), "--bind", "/opt:/opt:rw"]
@@ -277,6 +280,6 @@ def test_a_job_runs_in_its_container_with_the_sites_environment(
 def test_what_depends_on_a_failed_job_is_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     fails = Job("fails", (python("import sys; sys.exit(3)"),), SITE.preprocess)
     after = Job("after", (python("pass"),), SITE.preprocess, after_success=("fails",))
-    numbers = submit([fails, after], tmp_path, SITE)
+    numbers = Slurm(SITE).submit([fails, after], tmp_path)
     assert cluster.wait(numbers[1]) == "CANCELLED"
     assert cluster.states(numbers[0]) == ["FAILED"]

@@ -23,8 +23,8 @@ from fmct_hpc.train.export import EncoderInfo, write_encoder
 from fmct_hpc.train.start import untrained_encoder
 from launch.jobs.progress import progress_of_job
 from launch.scheduler import Job
+from launch.slurm.scheduler import Slurm
 from launch.slurm.site import Resources, Site
-from launch.slurm.submit import submit
 from shards.progress import Progress
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
@@ -143,7 +143,7 @@ def test_a_preempted_training_resumes_with_the_same_losses(
     (number,) = launched("train", "--run", preempted, "--nodes", "2", *recipe)
     cluster.until((preempted / "checkpoints/step-00000010").is_dir, 120, "first checkpoint")
     urgent = Job("urgent", ((sys.executable, "-c", "pass"),), Resources(partition="high", cpus_per_task=4), 4)
-    (other,) = submit([urgent], tmp_path / "urgent", Site(account="test"))
+    (other,) = Slurm(Site(account="test")).submit([urgent], tmp_path / "urgent")
     assert cluster.wait(other) == "COMPLETED", logs(tmp_path)
     assert cluster.wait(number, 200) == "COMPLETED", logs(preempted)
     assert cluster.restarts(number) == 1

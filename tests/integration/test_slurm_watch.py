@@ -9,8 +9,8 @@ from slurm_cluster import Cluster
 
 from launch.config import load
 from launch.scheduler import Job
+from launch.slurm.scheduler import Slurm
 from launch.slurm.site import Site
-from launch.slurm.submit import submit
 
 pytestmark = pytest.mark.slurm
 
@@ -39,7 +39,7 @@ def test_an_arrays_tasks_are_signalled_shown_and_cancelled(cluster: Cluster, tmp
     commands = tuple(
         (sys.executable, "-c", f"exec({FAILS_FIRST!r})", str(number), str(tmp_path)) for number in range(3)
     )
-    (number,) = submit([Job("sleepers", commands, SITE.preprocess)], tmp_path / "slurm", site)
+    (number,) = Slurm(site).submit([Job("sleepers", commands, SITE.preprocess)], tmp_path / "slurm")
     cluster.until(lambda: len(list(tmp_path.glob("[12]"))) == 2, 90, "two tasks that run")
     cluster.until(
         lambda: f"job {number}_0 does not run again" in fmct("status", tmp_path), 60, "end of task 0"
@@ -66,7 +66,7 @@ def test_an_arrays_tasks_are_signalled_shown_and_cancelled(cluster: Cluster, tmp
 def test_a_job_that_waits_to_start_again_is_cancelled_for_good(cluster: Cluster, tmp_path: Path) -> None:
     site = SITE.model_copy(update={"backoff_seconds": 300})
     job = Job("fails", ((sys.executable, "-c", "import sys; sys.exit(3)"),), SITE.preprocess)
-    (number,) = submit([job], tmp_path / "slurm", site)
+    (number,) = Slurm(site).submit([job], tmp_path / "slurm")
     cluster.until(lambda: "reason BeginTime" in fmct("status", tmp_path), 60, "that it waits")
     assert "restarts 1" in fmct("status", tmp_path)
     assert fmct("cancel", tmp_path) == f"job {number} (fails, pending): cancelled\n"
