@@ -10,6 +10,6 @@ from lifelines.utils import concordance_index
 from pandas import DataFrame
 from statsmodels.miscmodels.ordinal_model import OrderedModel
 
-sys.path.pop()  # processes that tests start are to have none of it
+sys.path.pop()  # not for processes that tests start
 
 __all__ = ["CoxPHFitter", "DataFrame", "KaplanMeierFitter", "OrderedModel", "concordance_index"]

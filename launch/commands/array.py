@@ -28,7 +28,7 @@ DIVIDED = {
     "relevance": Divided("using", last=("--collect",)),
     "features": Divided("using", last=("--collect",)),
 }
-"""Sweeps, predictions and preprocessing have commands of their own in `fmct launch`."""
+"""Sweeps, predictions and preprocessing have separate commands in `fmct launch`."""
 
 INPUTS = ("paths", "classifier", "encoder", "beside", "masks", "key_file")
 """The paths that commands without a configuration read."""

@@ -1,6 +1,6 @@
-"""Files that earlier versions wrote: this one opens each, or says clearly that it doesn't.
+"""Files of earlier versions: this version opens each, or reports clearly that it cannot.
 
-tests/make_artefacts.sh made them, with the code of the version that they are named after.
+tests/make_artefacts.sh created them with the code of the version in their name.
 """
 
 import json
@@ -44,7 +44,7 @@ DATA = Path(__file__).parents[1] / "data" / "artefacts"
 VERSIONS = sorted(path.stem for path in DATA.glob("*.zip"))
 VOLUMES = 8
 MARKED = ["check.max_noise_hu=5", "privacy.date_shift_days=30", "output.formats=[zarr]"]
-"""What the recipe of the dataset `marked` has beside preprocess.yaml."""
+"""Overrides of preprocess.yaml in the dataset `marked`."""
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -58,7 +58,7 @@ def unpacked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def artefacts(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of them all, where commands are called from, as paths in them are relative to it."""
+    """A copy of all artefacts, the commands' working folder: the artefacts' paths are relative to it."""
     copy = tmp_path / "artefacts"
     shutil.copytree(unpacked, copy)
     monkeypatch.chdir(copy)
@@ -70,7 +70,7 @@ def recipe(*overrides: str) -> PreprocessConfig:
 
 
 def written(*folders: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file's time and bytes."""
+    """Modification time and bytes of every file."""
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files if path.name != ".lock"}
 
@@ -83,9 +83,9 @@ def contents(*folders: Path) -> dict[str, bytes]:
 
 
 def times(out: Path) -> dict[str, int]:
-    """Of what the tasks wrote; joining them writes the datasets' own files again, with the same bytes."""
+    """Joining the tasks' outputs again writes the datasets' files with the same bytes."""
     made = {name: time for name, (time, _) in written(out).items() if "tasks/" in name or "shard-" in name}
-    del made[str(out / PLAN)]  # it gets its key's fingerprint, once
+    del made[str(out / PLAN)]  # its key's fingerprint is added once
     return made
 
 
@@ -117,7 +117,7 @@ def test_preprocessed_volumes_are_not_made_again(
     config, folder = recipe(*overrides), Path(out)
     before, made = contents(folder), times(folder)
     assert (run.status(folder).missing, run.status(folder).stale) == (0, 0)
-    del before[f"{out}/summary.json"]  # it is written anew with the pages, which are not among the artefacts
+    del before[f"{out}/summary.json"]  # it is rewritten with the pages, which are not among the artefacts
     plan = json.loads(before.pop(f"{out}/{PLAN}"))
     run.preprocess(Path(f"{catalog}.parquet"), folder, config)
     assert times(folder) == made
@@ -219,7 +219,7 @@ def test_labels_and_catalog_are_read(artefacts: Path) -> None:
 
 
 def add_key(path: Path, *places: str) -> None:
-    """Give the object at `places` of a JSON file a key that no version has."""
+    """Add a key that no version has to the object at `places` of a JSON file."""
     document = json.loads(path.read_bytes())
     place = document
     for name in places:

@@ -1,4 +1,4 @@
-"""Few bytes that ask for gigabytes, under a limit of memory: each file has its row, and the rest is kept."""
+"""Small files that claim gigabytes, under a memory limit: each has its row, and the others are kept."""
 
 import io
 import os
@@ -23,7 +23,7 @@ from preprocess.privacy.trace import trace
 from preprocess.reasons import Reason
 
 LIMIT = 3 * 2**30
-"""Of address space; what a worker imports takes a fifth of it."""
+"""Limit of the address space; a worker's imports take a fifth of it."""
 LIMITED = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({LIMIT}, {LIMIT}))"
 SLICES = 12
 EDGE = 64
@@ -37,7 +37,7 @@ def fmct(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def deflated_zeros(mebibytes: int) -> bytes:
-    """A stretch of a raw deflate stream that can stand anywhere in one, and is a thousandth of the zeros."""
+    """Part of a raw deflate stream, valid anywhere in one, a thousandth as long as the zeros it encodes."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     return (packer.compress(bytes(2**24)) + packer.flush(zlib.Z_FULL_FLUSH)) * (mebibytes // 16)
 
@@ -81,7 +81,7 @@ def deflated_file(path: Path, number: int, mebibytes: int, before: bytes = b"", 
 
 
 def zip_of_gigabytes(path: Path, number: int, mebibytes: int, noise: int) -> None:
-    """A zip whose one member is sound, but for the gigabytes of pixels that its header knows nothing of."""
+    """A zip with one member, valid except for gigabytes of pixels that its header does not declare."""
     start, text = split(frames(number))
     begin = start + text + struct.pack("<L", mebibytes * 2**20) + random.Random(0).randbytes(noise)
     rest = (mebibytes * 2**20 + len(start + text) + 4 - len(begin)) // 2**24
@@ -109,7 +109,7 @@ def encapsulated(path: Path, number: int, syntax: str, codestream: bytes, **attr
 
 
 def jpeg_2000(rows: int, columns: int, components: int) -> bytes:
-    """The main header of a codestream that claims so much, and its end."""
+    """The main header of a codestream with this image size, and its end marker."""
     size = struct.pack(">4L4L", columns, rows, 0, 0, columns, rows, 0, 0)
     siz = struct.pack(">H", 0) + size + struct.pack(">H", components) + b"\x0f\1\1" * components
     head = b"\xff\x4f\xff\x51" + struct.pack(">H", 2 + len(siz)) + siz
@@ -118,7 +118,7 @@ def jpeg_2000(rows: int, columns: int, components: int) -> bytes:
 
 
 def make_export(folder: Path) -> dict[str, Reason | None]:
-    """A good series and its neighbours; the reason that each one's file or series should have, by study."""
+    """A valid series and others; the expected reason of each one's file or series, by study."""
     write_series(folder, 0, 1, axial(slices=20, gap=6.0, start=(-70, -60, 0)))
     private = struct.pack("<HH2s2xL", 0x0029, 0x1001, b"OB", 2**32 - 16)
     deflated_file(folder / "header", 1, 16, deflated(private) + deflated_zeros(4096))
@@ -145,7 +145,7 @@ def make_export(folder: Path) -> dict[str, Reason | None]:
 
 
 def sparse(path: Path) -> None:
-    """One fragment of 3 GiB that takes no room on the disk, under a header of a few pixels."""
+    """One sparse fragment of 3 GiB, under a header of a few pixels."""
     data = frames(10)
     data.PixelData = encapsulate([bytes(64)])
     data["PixelData"].VR = "OB"

@@ -1,4 +1,4 @@
-"""Files damaged in thousands of ways: each ends in a volume or in a table, with a typed reason.
+"""Files damaged in thousands of ways: each becomes a volume, or a row of a table with a reason code.
 
 FMCT_FUZZ_FILES=10000 draws as many files (default: a few hundred), `--seed 1` other ones.
 """
@@ -28,10 +28,10 @@ from shards import Dataset, verify
 FILES = int(os.environ.get("FMCT_FUZZ_FILES", "300"))
 SLICES = 20
 MEMORY_LIMIT = 2**30
-"""Bytes a process may hold at its worst."""
+"""Limit of a process's peak memory, bytes."""
 SYNTAXES = (ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless, DeflatedExplicitVRLittleEndian)
 WITNESS_EVERY = 5
-"""One series of these stays as it was: damage elsewhere must not change a bit of its volume."""
+"""One series of these is undamaged: damage of others must not change its volume."""
 
 RUN = """
 import json, resource, sys
@@ -60,7 +60,7 @@ if __name__ == "__main__":
 
 
 def preprocess(export: Path, out: Path, key_file: Path) -> dict[str, int]:
-    """Scan and preprocess in processes of their own, whose peak memory is told."""
+    """Scan and preprocess in separate processes; returns their peak memory."""
     result = subprocess.run(
         [sys.executable, "-c", RUN, *map(str, (export, out, key_file))],
         capture_output=True,
@@ -73,7 +73,7 @@ def preprocess(export: Path, out: Path, key_file: Path) -> dict[str, int]:
 
 
 def write_export(folder: Path) -> list[Path]:
-    """Whole series, a study each, in several transfer syntaxes; returns the files that are to be damaged."""
+    """Complete series, one per study, in several transfer syntaxes; returns the files to damage."""
     damaged: list[Path] = []
     study = 0
     while len(damaged) < FILES:

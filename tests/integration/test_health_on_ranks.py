@@ -1,4 +1,4 @@
-"""What two ranks do when one of them sees what is not finite, and when one of them never comes."""
+"""Two ranks when one computes a value that is not finite, and when one never joins."""
 
 import os
 import sys

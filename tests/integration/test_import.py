@@ -1,4 +1,4 @@
-"""Volumes that are no DICOM become the shards that their DICOM becomes; a bad row costs no other."""
+"""Volumes of other formats give the same shards as their DICOM; a bad row does not affect others."""
 
 import csv
 import os
@@ -76,7 +76,7 @@ def test_a_file_gives_the_voxels_and_the_measures_of_its_dicom(
     export.rescan()
     run_inline(export, tmp_path / "expected", export.config(formats=("zarr",)))
     hu, affine = as_array(acquisition)
-    # A quaternion cannot say that slices are offset, so a tilted stack has an sform alone.
+    # A quaternion cannot express a shear, so a tilted stack has only an sform.
     codes = (1, 1) if acquisition is not TILTED else (0, 1)
     write_nifti(hu, affine, tmp_path / "a.nii", codes=codes)
     turned = affine.copy()
@@ -110,7 +110,7 @@ def test_a_file_gives_the_voxels_and_the_measures_of_its_dicom(
         assert np.abs(volumes[row["key"]].astype(int) - voxels).max() <= 1
         assert row["affine"] == pytest.approx(expected["affine"], abs=1e-4)
         assert row["scanner"] == expected["scanner"]
-        # Each row is another patient's, and some files hold the same values to the bit.
+        # Each row is of another patient, and some files have identical values.
         assert set(row["flags"]) - {"same_scan"} == set(expected["flags"])
         for name in ("kernel_class", "kvp", "slice_thickness_mm", "slices", "manufacturer"):
             assert row[name] == expected[name]
@@ -223,7 +223,7 @@ def test_a_killed_import_resumes_to_identical_bytes(tmp_path: Path) -> None:
     assert contents(out) == contents(unbroken)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list(out.glob("tasks/0*.json"))) > 1
-    # A changed file is made again, with its task alone.
+    # A changed file is processed again, in its task only.
     write_nifti(hu + 1, affine, tmp_path / "0.nii.gz")
     imported(table, out)
     assert contents(out) != contents(unbroken)

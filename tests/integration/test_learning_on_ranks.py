@@ -1,4 +1,4 @@
-"""Looks at the features change no bit of a run, and tell the same at any number of ranks and ZeRO stage."""
+"""Feature statistics do not change a run, and are equal for any number of ranks and ZeRO stage."""
 
 import json
 import os
@@ -39,19 +39,19 @@ KINDS = ("2-fp32", "1-bf16", "3-fp32")
 
 
 class Runs:
-    """Trains on ranks; a run's name says its ZeRO stage, precision, and whether it looks at features."""
+    """Trains on ranks; a run's name gives its ZeRO stage, precision, and whether features are evaluated."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.data, self.labels = write_labelled(folder, 51)  # a rank has one volume less than others
+        self.data, self.labels = write_labelled(folder, 51)  # one rank has one volume less than the others
         (folder / "rank.py").write_text(RANK)
 
     def do(self, ranks: int, *names: str) -> None:
         run = {"steps": STEPS, "batch": 8, "images_every": 100, "checkpoint_every": 1, "keep_last": 1}
         for name in names:
-            stage, precision, looked = name.split("-")[:3]
+            stage, precision, evaluated = name.split("-")[:3]
             engine = {"zero_stage": int(stage), "precision": precision, "micro_batch": 2}
-            health = {"labels": self.labels, "max_volumes": 51} if looked == "looked" else {"every": 0}
+            health = {"labels": self.labels, "max_volumes": 51} if evaluated == "evaluated" else {"every": 0}
             config = small_config(self.data, engine=engine, run=run, health=health)
             (self.folder / f"{name}.json").write_text(config.model_dump_json())
         command = [sys.executable, str(self.folder / "rank.py"), str(self.folder), *names]
@@ -68,32 +68,32 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         patch.setenv("OMP_NUM_THREADS", "1")
         made = Runs(tmp_path_factory.mktemp("runs"))
-        made.do(2, *(f"{kind}-{looked}-2" for kind in KINDS for looked in ("looked", "blind")))
+        made.do(2, *(f"{kind}-{evaluated}-2" for kind in KINDS for evaluated in ("evaluated", "plain")))
         yield made
 
 
 def test_evaluations_leave_a_run_bit_identical(runs: Runs) -> None:
     for kind in KINDS:
-        looked, blind = (runs.metrics(f"{kind}-{name}-2") for name in ("looked", "blind"))
-        assert [[row[name] for name in LOSSES] for row in looked] == [
-            [row[name] for name in LOSSES] for row in blind
+        evaluated, plain = (runs.metrics(f"{kind}-{name}-2") for name in ("evaluated", "plain"))
+        assert [[row[name] for name in LOSSES] for row in evaluated] == [
+            [row[name] for name in LOSSES] for row in plain
         ], kind
-        assert all(row.keys() >= FIGURES for row in looked)
-        assert not any(row.keys() & FIGURES for row in blind)
-        ends = [runs.folder / f"{kind}-{name}-2/encoder.safetensors" for name in ("looked", "blind")]
+        assert all(row.keys() >= FIGURES for row in evaluated)
+        assert not any(row.keys() & FIGURES for row in plain)
+        ends = [runs.folder / f"{kind}-{name}-2/encoder.safetensors" for name in ("evaluated", "plain")]
         assert ends[0].read_bytes() == ends[1].read_bytes(), kind
 
 
 def test_evaluations_agree_on_any_number_of_ranks_and_after_a_resume(runs: Runs) -> None:
-    runs.do(1, "2-fp32-looked-1", "2-fp32-looked-1-resumed")
-    runs.do(4, "0-fp32-looked-4")
-    expected = runs.metrics("2-fp32-looked-2")
+    runs.do(1, "2-fp32-evaluated-1", "2-fp32-evaluated-1-resumed")
+    runs.do(4, "0-fp32-evaluated-4")
+    expected = runs.metrics("2-fp32-evaluated-2")
     assert expected[-1]["cls_rank"] != pytest.approx(expected[0]["cls_rank"], rel=1e-3), "nothing was learned"
-    for name in ("2-fp32-looked-1", "0-fp32-looked-4", "3-fp32-looked-2"):
+    for name in ("2-fp32-evaluated-1", "0-fp32-evaluated-4", "3-fp32-evaluated-2"):
         for ours, theirs in zip(runs.metrics(name), expected, strict=True):
             figures = {figure: ours[figure] for figure in FIGURES}
             assert figures == pytest.approx({figure: theirs[figure] for figure in FIGURES}, rel=1e-3), name
-    unbroken, resumed = (f"2-fp32-looked-1{end}" for end in ("", "-resumed"))
+    unbroken, resumed = (f"2-fp32-evaluated-1{end}" for end in ("", "-resumed"))
     for ours, theirs in zip(runs.metrics(resumed), runs.metrics(unbroken), strict=True):
         assert {f: ours[f] for f in (*FIGURES, *LOSSES)} == {f: theirs[f] for f in (*FIGURES, *LOSSES)}
     folders = [runs.folder / name for name in (unbroken, resumed)]

@@ -1,4 +1,4 @@
-"""Trainings that learn, collapse, stay uniform, or learn the crop alone; each is told from the others."""
+"""Trainings that learn, collapse, stay uniform, or learn only the crop, and the warning of each."""
 
 import os
 import subprocess
@@ -51,9 +51,9 @@ COLLAPSED = {"centring": "mean", "center_momentum": 1.0, "ema": (0.5, 0.5), "kol
 class Ended(NamedTuple):
     figures: list[dict[str, float]]
     learning: set[str]
-    """What the alarm of learning found."""
+    """Findings of the learning alarm."""
     collapse: set[str]
-    """What the alarm of collapse found."""
+    """Findings of the collapse alarm."""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
         rows = list(recorded(folder / name))
         lasted, collapse = LearningAlarm(config).lasted(rows), Health(config).alarms(rows)
         for sign in lasted:
-            assert f"since step {sign.first} {sign.sign.what} (" in result.stderr, "the run itself warned"
+            assert f"since step {sign.first} {sign.sign.what} (" in result.stderr, (
+                "the run logged the warning"
+            )
             assert sign.sign.remedy(config) in result.stderr
         collected[name] = Ended(rows, {sign.sign.what for sign in lasted}, {alarm.sign for alarm in collapse})
     return collected
@@ -128,6 +130,6 @@ def test_a_uniform_run_is_reported(ended: dict[str, Ended]) -> None:
 def test_a_run_that_learns_only_the_crop_is_reported_without_a_collapse(ended: dict[str, Ended]) -> None:
     crops = ended["crops"]
     assert crops.learning == {CROPS}
-    assert crops.collapse == set(), "features and targets spread: only what they spread by is wrong"
+    assert crops.collapse == set(), "features and targets vary, but with the crop"
     assert late(crops, "feature_deviation") > 0.5
     assert late(crops, "retrieval") < 2 * late(crops, "retrieval_chance")

@@ -1,4 +1,4 @@
-"""docs/architecture.md, "How to add an anatomy", followed to the letter on a copy of the packages."""
+"""docs/architecture.md, "How to add an anatomy", applied literally to a copy of the packages."""
 
 import json
 from pathlib import Path
@@ -10,14 +10,14 @@ from documents import REPOSITORY
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> AppliedExample:
-    """The packages with the document's anatomy."""
+    """The packages with the anatomy of the document."""
     return follow("How to add an anatomy", tmp_path_factory.mktemp("copy"))
 
 
 def test_the_documented_anatomy_accepts_what_the_head_profile_refuses(
     copy: AppliedExample, tmp_path: Path
 ) -> None:
-    """Two knees and two heads, one of each without a text that names it."""
+    """Two knees and two heads, one of each without a text that names the body part."""
     copy.lint()
     script = str(REPOSITORY / "tests/two_anatomies.py")
     actual = json.loads(copy.run(script, str(tmp_path)).splitlines()[-1])

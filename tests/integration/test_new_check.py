@@ -1,4 +1,4 @@
-"""docs/architecture.md, "How to add a rule of selection, or a check", its check followed to the letter."""
+"""docs/architecture.md, "How to add a rule of selection, or a check", the check applied literally."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""docs/architecture.md, "How to add an encoder", followed to the letter on a copy of the packages."""
+"""docs/architecture.md, "How to add an encoder", applied literally to a copy of the packages."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ KEYS = (
     *("model.kind=convnet", "model.width=24", "model.depth=2", "model.heads=12", "model.positions=sincos"),
     *("model.register_tokens=4", "objective.mae_weight=0", "objective.ibot_weight=0"),
 )
-"""Over the small recipe, whose other keys are a ViT's."""
+"""Overrides of the small recipe, whose other keys are for a ViT."""
 
 USED = """
 import json

@@ -1,4 +1,4 @@
-"""docs/architecture.md, "How to add a storage format", followed to the letter on a copy of the packages."""
+"""docs/architecture.md, "How to add a storage format", applied literally to a copy of the packages."""
 
 from pathlib import Path
 

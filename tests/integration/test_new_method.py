@@ -1,4 +1,4 @@
-"""docs/architecture.md, "How to add a probe's method", followed to the letter on a copy of the packages."""
+"""docs/architecture.md, "How to add a probe's method", applied literally to a copy of the packages."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""docs/architecture.md, "How to add an objective", followed to the letter on a copy of the packages."""
+"""docs/architecture.md, "How to add an objective", applied literally to a copy of the packages."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_the_documented_part_trains_on_two_ranks_and_is_counted_and_logged(
     recipe, folder = write_recipe(config, tmp_path / "recipe.yaml"), tmp_path / "run"
     train = ["launch.cli", "train", "--config", str(recipe), "--run", str(folder), "--ranks", "2"]
     keys = ["objective.variance_weight=0.5", "objective.weight_warmups={variance: 0.5}"]
-    wide = "objective.variance_width=1000000000"  # so wide that nothing else is to be seen
+    wide = "objective.variance_width=1000000000"  # so wide that the other terms are negligible
     outlook = copy.run("-m", *train, "--dry-run", *keys, wide)
     assert f"variance_expander {24 * 1e9 / 1e6:.1f} M" in outlook
     assert f"{3 * 2 * 2 * 24 * 1e9 / 1e12:.2f} TFLOP a volume" in outlook

@@ -1,4 +1,4 @@
-"""Features of new scans: from DICOM, NIfTI and arrays as from shards, with a reason for what is refused."""
+"""Features of new scans: DICOM, NIfTI and arrays give those of shards; each refusal has a reason."""
 
 import gzip
 import json
@@ -42,7 +42,7 @@ STUDIES = 2
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """The last study's head lies partly beyond the field's edge, and is flagged for it."""
+    """The last study's head is partly outside the field, and flagged."""
     made = make_export(tmp_path_factory.mktemp("export"), STUDIES - 1)
     write_series(made.folder, STUDIES - 1, 1, axial(slices=20, gap=6.0, start=(-86, -60, 0)))
     made.rescan()
@@ -140,7 +140,7 @@ def test_nifti_and_arrays_give_the_features_of_their_dicom(tmp_path: Path, encod
     acquisition.write_frames(tmp_path / "frames.dcm", head, enhanced=True)
     (dicom,) = fmct_hpc.features(tmp_path / "dicom", encoder)
     hu, affine = as_array(acquisition)
-    # Stored from the vertex down, from left to right, as floats: other indices of the same patient.
+    # Stored from the vertex down, from left to right, as floats: other indices of the same points.
     turned = affine.copy()
     turned[:3, 3] += affine[:3, 0] * (len(hu) - 1)
     turned[:3, 0] *= -1
@@ -186,7 +186,7 @@ def test_patch_centres_are_at_the_voxels_that_patches_read(
     actual = view.mean(dim=(1, 3, 5)).flatten().numpy() * 2000 - 1000
     centres = info.patch_centres(hu.astype(np.int16), spacing, affine)
     assert (actual - 200) / 4 == pytest.approx(centres[:, axis], abs=0.3)
-    # A volume at another spacing is resampled first, and its patches lie at the same places.
+    # A volume at another spacing is resampled first, and its patches have the same positions.
     other = info.model_copy(update={"spacing_mm": (1.0, 1.0, 1.0)})
     if field == "isotropic":
         assert other.patch_centres(hu.astype(np.int16), spacing, affine) == pytest.approx(centres, abs=0.51)
@@ -219,10 +219,10 @@ def test_scans_other_than_head_ct_are_refused_with_the_reason(
     assert "no CT among the DICOM files (found 1 of MR)" in refusal(tmp_path / "mr")
 
     acquisition = axial(slices=20, gap=6.0)
-    write_series(tmp_path / "said", 0, 1, acquisition, BodyPartExamined="CHEST")
-    assert "none of 1 series is a head CT for this encoder: 1 × body_part" in refusal(tmp_path / "said")
-    acquisition.write(tmp_path / "unsaid", chest)
-    assert "density of lung" in refusal(tmp_path / "unsaid")
+    write_series(tmp_path / "stated", 0, 1, acquisition, BodyPartExamined="CHEST")
+    assert "none of 1 series is a head CT for this encoder: 1 × body_part" in refusal(tmp_path / "stated")
+    acquisition.write(tmp_path / "unstated", chest)
+    assert "density of lung" in refusal(tmp_path / "unstated")
     large = Acquisition(acquisition.positions, spacing=(8.0, 8.0))
     large.positions = large.positions - np.array([120, 130, 0])
     large.write(tmp_path / "adult", wide)
@@ -245,13 +245,13 @@ def test_scans_other_than_head_ct_are_refused_with_the_reason(
     info = loaded[1]
     unrecorded = info.model_copy(update={"preprocessing": None})
     with pytest.raises(FmctError, match="does not record how its training volumes were preprocessed"):
-        next(read_scans(tmp_path / "said", unrecorded))
+        next(read_scans(tmp_path / "stated", unrecorded))
     changed = json.loads(json.dumps(info.preprocessing).replace("-500.0", "-400.0"))
     with pytest.raises(FmctError, match="this version preprocesses"):
-        next(read_scans(tmp_path / "said", info.model_copy(update={"preprocessing": changed})))
+        next(read_scans(tmp_path / "stated", info.model_copy(update={"preprocessing": changed})))
     monkeypatch.setattr("fmct_hpc.inference.readers.entry_points", lambda group: [])
     with pytest.raises(FmctError, match="no reader of DICOM or NIfTI is installed"):
-        list(fmct_hpc.features(tmp_path / "said", loaded))
+        list(fmct_hpc.features(tmp_path / "stated", loaded))
 
 
 def test_the_command_writes_what_it_can_and_reports_the_rest(
@@ -278,7 +278,7 @@ def test_the_command_writes_what_it_can_and_reports_the_rest(
 
 
 def few_bytes(folder: Path, data: Path) -> list[Path]:
-    """Paths, each under a name that spells a patient's, that claim gigabytes."""
+    """Files that claim gigabytes, in paths with a patient's name."""
     folder.mkdir()
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.int16)
@@ -298,7 +298,7 @@ def few_bytes(folder: Path, data: Path) -> list[Path]:
 def test_small_files_that_declare_gigabytes_are_refused_by_size(
     tmp_path: Path, export: Export, data: Path, encoder: Path
 ) -> None:
-    """Under a limit of memory, and without a word of the paths, which may spell a name."""
+    """Under a memory limit, and without any part of the paths, which may contain names."""
     paths = few_bytes(tmp_path / "Doe^Jane", data)
     index = next((tmp_path / "Doe^Jane" / "shards").glob("*.zarr.zip"))
     index.write_bytes(index.read_bytes()[:-1])
@@ -354,7 +354,7 @@ def test_a_folder_of_files_gives_the_features_of_each_file(tmp_path: Path, encod
         for scan, same in zip(actual, alone, strict=True):
             assert scan.patches == pytest.approx(same.patches, abs=1e-5)
             assert (scan.study_key, scan.patient_key) == (None, None)
-    # What is refused comes behind the others, by its number, and loses none of them.
+    # Refused scans come after the others, by number, and do not affect them.
     (folder / "b.nii").write_text("no image")
     scans = fmct_hpc.features(folder, loaded, batch=4)
     assert [next(scans).key, next(scans).key] == [alone[0].key, alone[2].key]
@@ -406,7 +406,7 @@ def test_the_key_file_gives_the_keys_of_shards_and_labels_and_a_map_for_its_owne
     assert {(row["path"], row["key"]) for row in there} == {(paths[row["path"]], row["key"]) for row in rows}
     assert (absent["path"], absent["key"]) == (paths[1], None)
     assert "path 1: " in absent["reason"]
-    # Without the key nothing tells whose a scan is.
+    # Without the key a scan's patient is unknown.
     assert {scan.patient_key for scan in fmct_hpc.features(export.folder, encoder)} == {None}
     key.chmod(0o644)
     result = CliRunner().invoke(app, ["features", *paths, *options, "--key-file", str(key)])

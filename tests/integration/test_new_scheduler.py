@@ -1,4 +1,4 @@
-"""docs/architecture.md, "How to add a scheduler", followed to the letter on a copy of the packages."""
+"""docs/architecture.md, "How to add a scheduler", applied literally to a copy of the packages."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from documents import REPOSITORY, blocks
 HEADING = "How to add a scheduler"
 DOCUMENT = REPOSITORY / "docs/architecture.md"
 LINES = 59
-"""Of the scheduler, without empty ones."""
+"""Lines of the scheduler, without empty ones."""
 USE = """
 import sys, time
 from pathlib import Path
@@ -50,7 +50,7 @@ assert not local.cancel("3") and until("3", "CANCELLED").job == "3"
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages with what the document adds."""
+    """The packages with the scheduler of the document."""
     folder = tmp_path_factory.mktemp("copy")
     copy_packages(folder)
     for language in ("python", "diff"):

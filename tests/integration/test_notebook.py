@@ -1,4 +1,4 @@
-"""docs/notebook.ipynb runs as it stands, cell after cell in one process."""
+"""docs/notebook.ipynb runs unchanged, cell by cell in one process."""
 
 import json
 import os
@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def test_the_notebook_runs(tmp_path: Path) -> None:
-    """Its code in one interpreter; Jupyter's own kernel adds nothing that is ours."""
+    """The notebook's code in one interpreter, without Jupyter's kernel."""
     cells = json.loads((REPOSITORY / "docs/notebook.ipynb").read_text())["cells"]
     assert not any(cell.get("outputs") for cell in cells), "kept without outputs"
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")

@@ -1,4 +1,4 @@
-"""What `python -m build` makes, installed where nothing else of this project is."""
+"""The results of `python -m build`, installed without the rest of this project."""
 
 import json
 import os
@@ -24,7 +24,7 @@ PACKAGES = ("shards", "preprocess", "fmct_hpc", "launch")
 
 
 def run(*command: object, folder: Path, code: int = 0, **variables: str) -> str:
-    """Run a command without the tests' own paths; returns what it says."""
+    """Run a command without the tests' paths; returns its output."""
     kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     result = subprocess.run(
         [str(part) for part in command],
@@ -41,9 +41,9 @@ def run(*command: object, folder: Path, code: int = 0, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel that is built from the sdist."""
+    """A folder with the sdist, and the wheel built from the sdist."""
     folder = tmp_path_factory.mktemp("built")
-    source = folder / "source"  # building leaves files in its source
+    source = folder / "source"  # building writes files to its source
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
@@ -55,14 +55,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clean(built: Path) -> Path:
-    """The programs of an environment with the wheel, and the packages that it needs from the tests' own."""
+    """The programs of an environment with the wheel; its dependencies are those of the tests' environment."""
     (wheel,) = built.glob("*.whl")
     environment = built / "environment"
     run(sys.executable, "-m", "venv", "--without-pip", environment, folder=built)
     python = environment / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
     run(*pip, "install", "--quiet", "--no-deps", "--no-index", wheel, folder=built)
-    # A path in a .pth file; the .pth files there, with this checkout's own, have no effect.
+    # A path in a .pth file; the .pth files there, including this checkout's, have no effect.
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "needed.pth").write_text(str(Path(np.__file__).parents[1]))
     return environment / "bin"
@@ -121,7 +121,7 @@ sys.meta_path.insert(0, Absent())
 
 
 def dockerfile() -> list[tuple[str, str]]:
-    """Its instructions, and what follows each."""
+    """Its instructions and their arguments."""
     text = re.sub(r"^#.*\n", "", (REPOSITORY / "launch/container/Dockerfile").read_text(), flags=re.MULTILINE)
     lines = (line.partition(" ") for line in text.replace("\\\n", "").splitlines() if line)
     return [(instruction, rest) for instruction, _, rest in lines]
@@ -158,7 +158,7 @@ def test_the_recipes_of_containers_hold_what_they_copy_and_install(tmp_path: Pat
 
 
 def test_the_container_predicts_offline_with_its_layers_alone(clean: Path, tmp_path: Path) -> None:
-    """Its entry point, in an environment with the built wheel and no module of another layer."""
+    """The entry point, in an environment with the built wheel and without modules of other layers."""
     (entry,) = (json.loads(words) for name, words in dockerfile() if name == "ENTRYPOINT")
     command = [entry[0].replace("/opt/fmct/bin", str(clean)), *entry[1:]]
     (tmp_path / "hooks").mkdir()
@@ -210,7 +210,7 @@ def test_existing_recipes_are_not_replaced(clean: Path, tmp_path: Path) -> None:
 def test_bash_completes_commands_and_options(
     clean: Path, tmp_path: Path, words: str, last: int, completed: str
 ) -> None:
-    # bash calls the function that the script defines with the words typed so far.
+    # bash calls the script's completion function with the words typed so far.
     script = f"""
         source <(fmct --show-completion bash)
         COMP_WORDS=({words}) COMP_CWORD={last}

@@ -1,4 +1,4 @@
-"""The ledger on real files: what is done again, what is left alone, and where every series ends."""
+"""The ledger on real files: what is repeated, what is kept, and the outcome of every series."""
 
 import html
 import json
@@ -48,7 +48,7 @@ TITLES = ("<h2>Stored volumes", "<h2>Flagged volumes", "<h2>Volumes in quarantin
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Export, Path]:
-    """An export and what preprocessing makes of it; tests copy what they change."""
+    """An export and its preprocessed output; tests copy what they change."""
     where = tmp_path_factory.mktemp("made")
     export = make_export(where, STUDIES)
     summary = run_inline(export, where / "out", export.config())
@@ -97,7 +97,7 @@ def test_every_series_is_a_volume_or_a_quarantine_row_with_its_reason(made: tupl
 def test_findings_are_flags_or_rejections_and_the_report_shows_both(
     made: tuple[Export, Path], tmp_path: Path
 ) -> None:
-    """The heads differ in place, so that some touch the field's edge by more than 1 % of it."""
+    """The heads differ in position, so that some touch the field's edge by more than 1 %."""
     export, _ = made
     limits = CheckConfig(max_edge_share=0.01, max_noise_hu=0.5, reject=(Reason.HEAD_CUT_BY_FIELD,))
     summary = run_inline(export, tmp_path, export.config().model_copy(update={"check": limits}))
@@ -127,7 +127,7 @@ def test_findings_are_flags_or_rejections_and_the_report_shows_both(
     )
     pictures = 2 * len(rows) + rejected + 2 * min(len(alike), GALLERY // 2)
     assert page.count('src="data:image/png;base64,') == page.count("<img ") == pictures
-    assert not re.search(r"https?:|<script|<link", page), "the page must not need anything"
+    assert not re.search(r"https?:|<script|<link", page), "the page must not load anything"
     assert f'<td>noisy</td><td class="n">{len(rows)}</td>' in page
 
 
@@ -219,7 +219,7 @@ def test_a_changed_configuration_redoes_everything_and_removes_old_files(copied:
     export, out = copied
     run.plan(export.catalog, out, export.config(spacing=5.0))
     assert run.status(out).stale == 2
-    assert len(Dataset.open(out / "zarr")) == STUDIES, "the old output stays whole until the new one is"
+    assert len(Dataset.open(out / "zarr")) == STUDIES, "the old output stays complete until the new one is"
     run_inline(export, out, export.config(spacing=5.0))
     dataset = Dataset.open(out / "zarr")
     assert dataset.info.spacing_mm == (5, 5, 5)
@@ -388,7 +388,7 @@ def test_an_export_without_any_volume_reports_the_reason(made: tuple[Export, Pat
 
 
 def test_an_archive_of_0_1_0_continues_with_its_own_defaults(tmp_path: Path) -> None:
-    """Its volumes have a digest over limits that only mark, too; studies that are added get the same one."""
+    """Its volumes' digest also covers limits that only mark; added studies get the same digest."""
     export = make_export(tmp_path, 2)
     config = export.config(formats=("zarr",)).model_copy(update={"check": CheckConfig(max_noise_hu=0.5)})
     _, of_0_1_0 = settings_records(config)

@@ -1,6 +1,6 @@
-"""Killed processes, a full disk, a lost mount: the next run ends in the bytes of an unbroken one.
+"""Killed processes, a full disk, a lost mount: the next run ends with the bytes of an uninterrupted one.
 
-FMCT_KILLS=100 breaks the work off as many times (default: 4).
+FMCT_KILLS=100 interrupts it as many times (default: 4).
 """
 
 import os
@@ -24,14 +24,14 @@ PATIENCE_S = 120
 
 
 def start(export: Export, out: Path) -> subprocess.Popen[bytes]:
-    """The real command in a process group of its own."""
+    """The real command in a separate process group."""
     return subprocess.Popen(start_command(export, out), stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def start_command(export: Export, out: Path) -> list[str]:
     command = [sys.executable, "-m", "launch.cli", "preprocess", str(export.catalog), "--out", str(out)]
     command += [f"key_file={export.key_file}", "workers=2", "grid.spacing_mm=[4,4,4]", "output.shard_mib=1"]
-    command += ["select.keep=all"]  # as Export.config says
+    command += ["select.keep=all"]  # as in Export.config
     return command
 
 
@@ -62,9 +62,9 @@ def test_killed_runs_resume_to_identical_bytes(tmp_path: Path, seed: int) -> Non
         if process.poll() is not None:
             assert process.returncode == 0
             assert contents(out) == contents(unbroken)
-            shutil.rmtree(out)  # it came through: once more from the beginning
+            shutil.rmtree(out)  # it finished: once more from the beginning
             continue
-        process.kill()  # the command alone: its workers must find out
+        process.kill()  # only the command: its workers must notice
         process.wait()
         wait_until(lambda: group_is_gone(process.pid), "workers outlive their parent")  # noqa: B023
         killed += 1
@@ -75,7 +75,7 @@ def test_killed_runs_resume_to_identical_bytes(tmp_path: Path, seed: int) -> Non
 
 
 def break_off(export: Export, out: Path, program: str) -> str:
-    """Run a program on an export; what it said."""
+    """Run a program on an export; returns its output."""
     command = [sys.executable, "-c", program, *map(str, (export.catalog, out, export.key_file))]
     result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     return result.stderr
@@ -132,7 +132,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own of 2 MiB: tests on it need root, and fail in CI without."""
+    """A separate file system of 2 MiB, which needs root; without, tests are skipped, and fail in CI."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]

@@ -1,4 +1,4 @@
-"""No word of an identity in any output: an export full of marked names, numbers, dates and UIDs."""
+"""No part of an identity in any output: an export full of marked names, numbers, dates and UIDs."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ from pydicom.uid import UID
 from small_training import small_encoder
 
 MARK = "QZXWV"
-"""In every text attribute of every file, and in file and folder names."""
+"""Present in every text attribute of every file, and in file and folder names."""
 DATE, TIME, ROOT = "20310203", "231759", "1.2.276.0.7230010.3.98"
 MARKS = (MARK, MARK.lower(), DATE, "2031-02-03", TIME, ROOT)
 TEXT = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "AE"}
@@ -84,8 +84,7 @@ def write(folder: Path, series: int, slices: int = 13, cut: int = 0, **attribute
 
 @pytest.fixture(scope="module")
 def logs_and_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What the commands printed, on good and on damaged input, and the folder that they wrote: two volumes
-    and six rejections."""
+    """The commands' output on valid and damaged input, and their folder: two volumes, six rejections."""
     where = tmp_path_factory.mktemp("privacy")
     folder = where / "export"
     with pydicom_config.disable_value_validation():
@@ -132,7 +131,7 @@ def logs_and_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 def fmct(code: int, *arguments: str) -> str:
-    """What the command prints; it must end with the exit code `code`."""
+    """The command's output; it must end with the exit code `code`."""
     command = [sys.executable, "-m", "launch.cli", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert result.returncode == code, result.stderr
@@ -165,7 +164,7 @@ def texts(out: Path) -> Iterator[tuple[str, str]]:
 
 
 def png_text(content: bytes) -> str:
-    """What a PNG's text chunks say, decompressed."""
+    """Text chunks of a PNG, decompressed."""
     with PIL.Image.open(io.BytesIO(content)) as picture:
         picture.load()
         return str(picture.info)
@@ -182,7 +181,7 @@ def test_the_export_has_the_expected_volumes_and_rejections(logs_and_out: tuple[
     keys = pq.read_table(out / "manifest.parquet")["key"].to_pylist()
     assert len(keys) == 2
     searched = [name for name, text in texts(out) if keys[0] in text]
-    assert {"manifest.parquet", "index.parquet"} < set(searched), "the search must see into tables"
+    assert {"manifest.parquet", "index.parquet"} < set(searched), "the search must include tables"
     assert any(".zarr.zip/" in name for name in searched)
     assert any(".tar/" in name for name in searched)
     rows = pq.read_table(out / "quarantine.parquet").to_pylist()

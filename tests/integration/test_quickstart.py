@@ -1,4 +1,4 @@
-"""launch/quickstart.sh as a reader runs it, in the tests' own environment: what it ends with has to be so."""
+"""launch/quickstart.sh in the tests' environment: its final statements must be true."""
 
 import json
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(1500)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder that it made, and all that it said."""
+    """The script's folder and output."""
     checkout = tmp_path_factory.mktemp("checkout")
     (checkout / "launch").mkdir()
     for name in ("launch/recipes", "tests"):
@@ -110,7 +110,7 @@ def test_the_output_ends_with_the_summary_of_fmct_report(
 
 
 def test_no_line_is_a_warning(finished: tuple[Path, str]) -> None:
-    """A line of the log has its level's letter behind the time."""
+    """A line of the log has its level's letter after the time."""
     _, output = finished
     assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d I ", output, re.MULTILINE)
     assert not re.findall(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [^I] .*", output, re.MULTILINE)

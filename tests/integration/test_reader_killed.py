@@ -1,6 +1,6 @@
-"""A reader process that is killed at any moment ends its run in seconds, on all ranks, with one line.
+"""When a reader process is killed at any moment, all ranks end in seconds, with one line.
 
-FMCT_KILLS=50 kills as many (default: 2), on 1, 2 and 4 ranks, and with -s prints what came of each.
+FMCT_KILLS=50 kills as many (default: 2), on 1, 2 and 4 ranks, and with -s prints each result.
 """
 
 import os
@@ -23,16 +23,16 @@ RANKS = (1, 2, 1, 2, 4) if KILLS > 2 else (1, 2)
 STEPS = 60
 CODE = LostProcessError.exit_code
 PATIENCE = 120.0
-"""Far more than an end takes on a machine that others use as well, far less than run.hang_minutes."""
+"""Far more than an end takes on a busy machine, far less than run.hang_minutes."""
 
 pytestmark = pytest.mark.timeout(300 + 100 * KILLS)
 
 
 class Kill(NamedTuple):
-    """What came of one."""
+    """The result of one kill."""
 
     steps: int
-    """That the run had done."""
+    """Completed by the run."""
     code: int
     seconds: float
     """From the kill to the end of all ranks."""
@@ -51,7 +51,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kill_a_reader(recipe: Path, run: Path, ranks: int, generator: random.Random) -> Kill | None:
-    """Start a run and kill one of its readers: in its start, or later; None where it was done before."""
+    """Start a run and kill one of its readers, at its start or later; None if the run finished before."""
     process = start_training(recipe, run, ranks)
     try:
         step = generator.choice([0, generator.randrange(STEPS + 1)])
@@ -91,7 +91,7 @@ def test_a_reader_killed_at_a_random_time_ends_the_run_with_one_line(
         ranks, run = RANKS[number % len(RANKS)], tmp_path / f"run-{number}"
         number += 1
         killed = kill_a_reader(recipe, run, ranks, generator)
-        if killed is None or killed.code == 0:  # nobody needed it any more
+        if killed is None or killed.code == 0:  # it was no longer needed
             continue
         kills.append(killed)
         print(f"{ranks} ranks, after {killed.steps} steps: code {killed.code}, {killed.seconds:.1f} s")

@@ -33,8 +33,8 @@ SIZES = {
         "'fractions=[1.0]' 'shots=[]' 'seeds=[0]' 'encoders=[{name: first, weights: runs/first}]'"
     ),
 }
-"""What a test changes of README's commands: its paths, and sizes to what two cores do in seconds. folds: a
-split of twelve studies by a new key's hash may well leave nobody to validate on."""
+"""Changes of README's commands in a test: paths, and sizes for seconds on two cores. folds: a split of
+twelve studies by a new key's hash may leave no patients for validation."""
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_the_cluster_quickstart_runs_up_to_the_submission(reader: Path) -> None:
     (reader / "pipeline.yaml").write_text(substituted(pipeline, paths))
     block = "\n".join(blocks(README, "bash", "A cluster in five minutes"))
     block = block.replace(" --dry-run", "")
-    block = re.sub(r"^fmct doctor .*$", "", block, flags=re.MULTILINE)  # it asks a Slurm
+    block = re.sub(r"^fmct doctor .*$", "", block, flags=re.MULTILINE)  # it needs Slurm
     dry = re.sub(r"^(fmct launch \w+)", r"\1 --dry-run", substituted(block, PATHS), flags=re.MULTILINE)
     assert dry.count("--dry-run") >= 3
     output = bash(dry, reader)

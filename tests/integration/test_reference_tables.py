@@ -1,4 +1,4 @@
-"""RSNA 2019 and CQ500 in the form that the reference released, by the commands of docs/recipes.md."""
+"""RSNA 2019 and CQ500 in the reference's format, by the commands of docs/recipes.md."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The report in a real browser: it asks nothing of a network, shows all, sorts, and reads in any light."""
+"""The report in a real browser: no network requests, all figures shown, sorting, both colour schemes."""
 
 import base64
 import json
@@ -80,7 +80,7 @@ def appear(
 
 
 def problems(browser: webdriver.Chrome, page: Path) -> list[str]:
-    """What the console says, and what a freshly opened page asks for beside itself."""
+    """The console's messages, and a freshly opened page's requests other than itself."""
     for log in ("browser", "performance"):
         browser.get_log(log)
     browser.get(page.as_uri())
@@ -107,7 +107,7 @@ def test_the_page_makes_no_request_and_logs_nothing_to_the_console(
 ) -> None:
     assert problems(browser, page) == []
     assert page.stat().st_size < 5 * MEGABYTE
-    # What it would look like if it did: the page's own policy forbids it, aloud.
+    # A request that the page's policy forbids is logged.
     changed = tmp_path / "changed.html"
     picture = '<img src="http://127.0.0.1:9/picture.png">'
     changed.write_text(page.read_text().replace("<main>", f"<main>{picture}<script>undefined.x</script>"))
@@ -167,7 +167,7 @@ def test_tables_sort_by_mouse_and_by_keyboard(shown: webdriver.Chrome) -> None:
     assert heading.get_dom_attribute("aria-sort") == "ascending"
     assert [float(text.split()[0]) for text in column(table, at)] == areas[::-1]
 
-    # The next heading is a tab away; its empty cells come last in either order.
+    # The Tab key moves to the next heading; its empty cells are last in either order.
     shown.switch_to.active_element.send_keys(Keys.TAB)
     assert shown.switch_to.active_element.text == "AUC of seeds"
     for order in ("descending", "ascending"):
@@ -223,7 +223,9 @@ def test_text_and_figures_have_enough_contrast_on_screen_and_paper(
         assert contrast(colours[name], colours["paper"]) >= 4.5, f"{name} (WCAG 2.2, 1.4.3)"
     for number in range(8):
         assert contrast(colours[f"c{number}"], colours["paper"]) >= 3, f"c{number} (WCAG 2.2, 1.4.11)"
-    assert colours["drawing"] in (colours["ink"], colours["dim"]), "a figure's text is in the page's ink"
+    assert colours["drawing"] in (colours["ink"], colours["dim"]), (
+        "a figure's text has the page's text colour"
+    )
 
 
 def test_print_shows_everything_that_the_screen_scrolls_or_folds(shown: webdriver.Chrome) -> None:
@@ -290,13 +292,13 @@ def test_learning_alarms_are_reported_with_the_remedy(inputs: Inputs, tmp_path: 
     card = report(tmp_path / "page.html", Sources(inputs.run)).read_text()
     [row] = [line for line in card.splitlines() if line.startswith("| the patch tokens lie along one")]
     _, _, first, last, remedy, _ = (text.strip() for text in row.split("|"))
-    assert (first, last) == ("420", "700")  # looks are 20 steps apart here
+    assert (first, last) == ("420", "700")  # evaluations are 20 steps apart here
     assert "ibot" in remedy
     assert "best checkpoint is that of step 700" in card
 
 
 def test_an_alarm_is_reported_with_the_threshold_of_the_run(inputs: Inputs, tmp_path: Path) -> None:
-    """Of a run that is shorter than health.patience, that is a quarter of its steps."""
+    """In a run shorter than health.patience, a quarter of its steps."""
     shutil.copytree(inputs.run, tmp_path / "run")
     recorded = json.loads((tmp_path / "run/config.json").read_text())
     recorded["health"]["patience"] = 2000

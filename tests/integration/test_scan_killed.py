@@ -1,6 +1,6 @@
-"""Scans that are killed: the next one goes on, and ends in the bytes of an unbroken one.
+"""Killed scans: the next one resumes, and ends with the bytes of an uninterrupted one.
 
-FMCT_KILLS=100 kills as many (default: 3).
+FMCT_KILLS=100 kills as many scans (default: 3).
 """
 
 import os

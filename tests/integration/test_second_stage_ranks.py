@@ -1,4 +1,4 @@
-"""A second stage at a higher resolution on two ranks: it begins as the first one ended, and resumes."""
+"""A second stage at a higher resolution on two ranks: it starts from the end of the first, and resumes."""
 
 import json
 import os

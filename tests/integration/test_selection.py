@@ -1,4 +1,4 @@
-"""`fmct select` on a synthetic export, and that preprocessing then does what it said."""
+"""`fmct select` on a synthetic export, and the agreement of preprocessing with its selection."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 
 def select(export: Export, *arguments: object, code: int = 0) -> str:
-    """What the command prints."""
+    """The command's output."""
     command = [sys.executable, "-m", "launch.cli", "select", str(export.catalog), *map(str, arguments)]
     command += [f"key_file={export.key_file}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
@@ -51,14 +51,14 @@ def select(export: Export, *arguments: object, code: int = 0) -> str:
 
 
 def expected_decisions(export: Export, keep: str) -> dict[str, str]:
-    """The decision about each series' headers, by its key, from what the generator meant it to be."""
+    """The expected decision about each series' headers, by key, from the generator's intent."""
     names = Pseudonymizer(export.key_file)
     decisions = {}
     for study in json.loads((export.folder.parent / "truth.json").read_text())["studies"]:
         for one in study["series"]:
             key = names.series(study["patient_id"], study["study_instance_uid"], one["series_instance_uid"])
             decisions[key] = one["expected"]
-            if one["expected"] == Reason.TRUNCATED_PIXEL_DATA:  # by its headers the best of its study
+            if one["expected"] == Reason.TRUNCATED_PIXEL_DATA:  # the best of its study by its headers
                 decisions[key] = VOLUME
             elif keep == "best" and one["expected"] == VOLUME and "jpeg2000" in one["quirks"]:
                 decisions[key] = Reason.NOT_BEST_OF_STUDY
@@ -128,7 +128,7 @@ def test_preprocessing_does_what_was_explained(export: Export, tmp_path: Path) -
                 explained[row["key"]]["decision"],
                 explained[row["key"]]["detail"],
             )
-    # The next best took the failed one's place.
+    # The next best one replaced the failed one.
     (instead,) = [row["key"] for row in explained.values() if row["decision"] == "not_best_of_study"]
     made = {row["key"] for row in manifest}
     assert made == {row["key"] for row in explained.values() if row["decision"] == VOLUME} - failed | {
@@ -171,7 +171,7 @@ def test_the_table_overwrites_no_input(export: Export, tmp_path: Path) -> None:
 
 
 def test_the_order_is_by_key_not_by_patient(export: Export) -> None:
-    """The catalog's, by Patient ID, would number patients as they came."""
+    """Numbers in the catalog's order would reveal the order of the Patient IDs."""
     explained = rows(export, identified=True)
     keys = [(row["study_key"], row["key"]) for row in explained]
     assert keys == sorted(keys)

@@ -1,4 +1,4 @@
-"""Every stage on a machine that gives little: no home, an unknown user, an installation that is read-only."""
+"""Every stage on a restricted machine: no home, an unknown user, a read-only installation."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ NOTHING = {"HOME": None, "XDG_CACHE_HOME": None, caches.VARIABLE: None}
 
 
 def on_a_poor_machine(place: Path, *arguments: object) -> None:
-    """Run a command in its place for outputs, which beside one for temporary files is all it may write to."""
+    """Run a command in the output folder; only this and a temporary folder are writable."""
     out = place / "out"
     for folder in (out, place / "tmp"):
         folder.mkdir(exist_ok=True)
@@ -34,7 +34,7 @@ def on_a_poor_machine(place: Path, *arguments: object) -> None:
 
 
 def test_every_stage_works_without_a_home(tmp_path: Path) -> None:
-    if here := caches.place():  # what is compiled already need not be compiled again
+    if here := caches.place():  # modules that are compiled need not be compiled again
         there = tmp_path / "tmp" / f"fmct-cache-{os.getuid()}"
         there.mkdir(mode=0o700, parents=True)
         shutil.copytree(here / "numba", there / "numba")

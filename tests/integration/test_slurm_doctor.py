@@ -17,15 +17,15 @@ def test_a_real_cluster_agrees_with_its_site_file(
 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.chdir(tmp_path)
-    found = {finding.name: finding for finding in check_site(SITE)}
-    assert [finding for finding in found.values() if finding.level != "ok"] == []
-    assert "low" in found["controller"].message
-    assert "sbatch accepts it" in found["train"].message
-    assert "test" in found["account"].message
+    findings = {finding.name: finding for finding in check_site(SITE)}
+    assert [finding for finding in findings.values() if finding.level != "ok"] == []
+    assert "low" in findings["controller"].message
+    assert "sbatch accepts it" in findings["train"].message
+    assert "test" in findings["account"].message
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "said"),
+    ("change", "name", "message"),
     [
         ({"account": "nobody"}, "account", "not one of yours"),
         ({"array_size": 100_000}, "array_size", "MaxArraySize is 1001"),
@@ -40,7 +40,7 @@ def test_what_a_cluster_lacks_is_named(
     monkeypatch: pytest.MonkeyPatch,
     change: dict[str, object],
     name: str,
-    said: str,
+    message: str,
 ) -> None:
     import torch
 
@@ -49,4 +49,4 @@ def test_what_a_cluster_lacks_is_named(
     path = tmp_path / "site.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(SITE.read_text()) | change))
     faults = {finding.name: finding.message for finding in check_site(path) if finding.level == "fault"}
-    assert said in faults[name]
+    assert message in faults[name]

@@ -35,11 +35,11 @@ def test_the_section_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     tmp_path.chmod(0o700)  # its sweep names code
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(SLICE_MM, Quirk.FINE, 2.4)  # half as many slices, and thin still
+    monkeypatch.setitem(SLICE_MM, Quirk.FINE, 2.4)  # half as many slices, still thin
     script = substituted("".join(blocks(probes, "bash", "Studies")).replace("\\\n", ""), SIZES)
     for line in script.replace("PYTHONPATH=. ", "").splitlines():
         words = shlex.split(line)[1:]
-        if words[0] == "keygen":  # which parts a study falls in hangs on the key
+        if words[0] == "keygen":  # a study's part depends on the key
             (tmp_path / "hmac.key").write_text("0123456789abcdef" * 4)
             (tmp_path / "hmac.key").chmod(0o600)
         elif words[0] == "train":  # the quickstart's test runs it

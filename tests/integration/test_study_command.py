@@ -1,4 +1,4 @@
-"""`fmct study` in a tiny form: from heads to report, going on where it was stopped."""
+"""A tiny `fmct study`: from heads to report, and resumed after an interruption."""
 
 from dataclasses import replace
 from itertools import product
@@ -63,7 +63,7 @@ def test_a_study_continues_and_ends_with_the_same_results(tmp_path: Path) -> Non
         assert figure in report
         assert (tmp_path / figure).stat().st_size > 10_000
 
-    # One cell was never done: it alone is done again, with the same scores.
+    # One cell is missing: only it is computed, with the same scores.
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cells").iterdir()}
     lost = tmp_path / "cells" / "joint-24.finetune.1.0.npz"
     lost.unlink()
@@ -96,7 +96,7 @@ def test_heads_are_functions_of_their_number_and_findings_of_no_scanner() -> Non
     shown, healthy = (make_volume(COHORT, Split.TEST, bleeding, gone) for gone in (None, Finding.HAEMATOMA))
     assert shown[1].findings - healthy[1].findings == {Finding.HAEMATOMA}
     changed = shown[0] != healthy[0]
-    assert 0 < changed.mean() < 0.1  # noise and all else are the same
+    assert 0 < changed.mean() < 0.1  # noise and everything else are the same
     assert (shown[0] - healthy[0])[changed].mean() > 0
     actual = [make_subject(COHORT, Split.TRAIN, number).findings for number in range(600)]
     for finding in Finding:

@@ -1,4 +1,4 @@
-"""Two commands on one output at once: one is refused in a line, and what the other makes is whole."""
+"""Two concurrent commands on one output: one is refused with one line, and the other's output is complete."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The stages one after another, as a user runs them: from an export to a report, and what stops them."""
+"""The stages in sequence, as a user runs them: from an export to a report, and errors between them."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def fmct(*arguments: object, code: int = 0, folder: Path | None = None) -> str:
-    """Run a command and return its standard output, or standard error where it is to fail."""
+    """Run a command and return its standard output, or standard error if it must fail."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
@@ -64,7 +64,7 @@ def test_both_formats_hold_the_same_voxels_and_pass_verification(flow: Path) -> 
 
 
 def test_nothing_that_any_stage_wrote_is_readable_by_everybody(flow: Path) -> None:
-    """At the usual umask 022 they were: pictures of heads, checkpoints, logs."""
+    """At the usual umask 022 others could read them: images of heads, checkpoints, logs."""
     recipe = flow / "recipe.yaml"  # the tests wrote that one
     open_to_all = [path for path in flow.rglob("*") if path.stat().st_mode & 0o007 and path != recipe]
     assert open_to_all == []
@@ -121,7 +121,7 @@ def test_the_table_holds_the_trained_and_the_untrained_encoder(flow: Path) -> No
     for row in rows:
         value, low, high = row["auc"]
         assert 0 <= low <= value <= high <= 1
-    # Of 16 volumes, two encoders may well rank alike; their scores are not alike.
+    # Two encoders may rank 16 volumes equally; their scores differ.
     scores = pq.read_table(flow / "probe/predictions.parquet").to_pylist()
     trained, untrained = (
         [row["score"] for row in scores if row["encoder"] == encoder] for encoder in ("trained", "untrained")
@@ -142,10 +142,10 @@ def test_the_report_needs_nothing_beside_it_and_every_picture_shows_something(fl
     page = (flow / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
     pictures = re.findall(r"data:image/webp;base64,([^\"]+)", page)
-    assert len(pictures) >= 5, "montage, two reconstructions, two pictures of attention"
+    assert len(pictures) >= 5, "montage, two reconstructions, two images of attention"
     for picture in pictures:
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("L"), float)
-        assert pixels.std() > 10, "a blank picture"
+        assert pixels.std() > 10, "a blank image"
     for text in ("bone kernel", "any_bleed", "untrained", "truncated pixel data"):
         assert text in page
     card = (flow / "report.md").read_text()

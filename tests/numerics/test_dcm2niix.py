@@ -31,7 +31,7 @@ from preprocess.volume.resample import field, resample
 
 
 def dcm2niix(folder: Path, out: Path) -> dict[str, nibabel.Nifti1Image]:
-    """dcm2niix's images of a series, by what it appended to the name."""
+    """dcm2niix's images of a series, by the suffix of the name."""
     if not shutil.which("dcm2niix"):
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("dcm2niix is not installed")
     out.mkdir()
@@ -106,7 +106,7 @@ def best_shift(volume: Volume, hu: Function) -> float:
 
 
 def instances_of(series: Series) -> list[Instance]:
-    """Those that a series of any extent is made of, in geometric order."""
+    """The slices of a series' volume, in geometric order."""
     few = SelectConfig(min_slices=2, min_coverage_mm=1, max_obliquity_deg=90)
     return [group[0] for group in select(series, few).positions]
 
@@ -125,7 +125,7 @@ def raw_field(series: Series, spacing: tuple[float, float, float]) -> tuple[np.n
 
 
 PLAIN_HU = -900
-"""Codes for "outside the circle" are air to us, and what is interpolated with it is neither."""
+"""Codes for "outside the circle" are air in our volume, and values interpolated with it differ."""
 
 
 def lacking(
@@ -170,7 +170,7 @@ def differences(voxels: np.ndarray, points: np.ndarray, image: nibabel.Nifti1Ima
 def test_a_series_with_a_missing_slice_agrees_with_dcm2niix(
     shared_dicom: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """It too fills the gap of 10 mm among gaps of 5 mm linearly, but ends before the last slice."""
+    """It also fills the gap of 10 mm among gaps of 5 mm linearly, but ends before the last slice."""
     folder = shared_dicom("dicom2nifti/failing/sliceincrement/001")
     series = scanned(folder, tmp_path / "catalog.parquet")[0]
     ours, image = raw_field(series, (2.5, 0.4, 0.4)), dcm2niix(folder, tmp_path / "nii")["_Eq_1"]
@@ -183,7 +183,7 @@ def test_a_series_with_a_missing_slice_agrees_with_dcm2niix(
 def test_a_tilted_series_with_a_missing_slice_agrees_with_dcm2niix(
     shared_dicom: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Tilted by 15.5 degrees, 0.78 mm apart; it shears by whole rows' fractions, we by each slice's place."""
+    """Tilted by 15.5 degrees, 0.78 mm apart; it shears by fractions of rows, we by each slice's position."""
     folder = shared_dicom("dicom2nifti/failing/sliceincrement/002")
     series = scanned(folder, tmp_path / "catalog.parquet")[0]
     ours, image = raw_field(series, (0.5, 0.5, 0.5)), dcm2niix(folder, tmp_path / "nii")["_Tilt_Eq_1"]
@@ -198,7 +198,7 @@ def test_a_tilted_series_with_a_missing_slice_agrees_with_dcm2niix(
 def test_sagittal_slices_of_every_encoding_agree_with_dcm2niix(
     encoding: str, shared_dicom: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """MR images, which here stand for CT. dcm2niix 2022 does not decode JPEG-LS: it gets another encoding."""
+    """MR images as CT. dcm2niix 2022 does not decode JPEG-LS: it gets another encoding."""
     root = shared_dicom("dicom2nifti/generic")
     for path in (root / f"compressed{encoding}").rglob("*.dcm"):
         data = pydicom.dcmread(path)
@@ -215,9 +215,9 @@ def test_sagittal_slices_of_every_encoding_agree_with_dcm2niix(
 
 
 SLANTED = {Quirk.TILT_POSITIVE, Quirk.TILT_NEGATIVE, Quirk.TWO_SLABS}
-"""dcm2niix resamples these; above are real ones."""
+"""dcm2niix resamples these; the real ones are above."""
 UNREAD = {Quirk.DEFLATED, Quirk.TRUNCATED_FILE, Quirk.DUPLICATE_POSITIONS}
-"""It does not inflate, takes garbage for a slice, and numbers with gaps for a series in time."""
+"""It does not inflate, reads garbage as a slice, and gaps in numbers as a time series."""
 
 
 def test_the_generators_series_agree_with_dcm2niix_and_with_the_head(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_the_generators_series_agree_with_dcm2niix_and_with_the_head(tmp_path: P
     for study, plan in zip(truth["studies"], plan_studies(seed, studies, matrix), strict=True):
         for made in study["series"]:
             series, quirks = catalog[made["series_instance_uid"]], {*made["quirks"]}
-            # A head in two series is joined by its study's rules.
+            # A head in two series is joined by the rules for studies.
             if made["kind"] != Kind.SOFT or made["expected"] != VOLUME or Quirk.BASE in quirks:
                 continue
             volume = build_volume(series, GridConfig(spacing_mm=(2.0, 2.0, 2.0)), SelectConfig())

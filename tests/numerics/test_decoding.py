@@ -37,7 +37,7 @@ def packaged_ct() -> list[Path]:
 
 
 def agrees(path: Path, folder: Path) -> bool:
-    """Is our HU GDCM's, but for what lies outside the reconstruction circle?"""
+    """Whether our HU equal GDCM's, except outside the reconstruction circle."""
     folder.mkdir()
     shutil.copy(path, folder / "file")
     instances = scanned(folder)[0].instances

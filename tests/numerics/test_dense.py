@@ -1,4 +1,4 @@
-"""Dense evaluation: figures against MONAI and plain loops, and heads on tokens that hold the answer."""
+"""Dense evaluation: figures against MONAI and plain loops, and heads on tokens that contain the answer."""
 
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ EDGE = 12
 
 
 class Oracle(Encoder):
-    """Its tokens are a volume's own cells, scaled: whether HU are above 50, averaged."""
+    """Its tokens are a volume's cells, scaled: the share of HU above 50."""
 
     grid = GRID
 

@@ -1,4 +1,4 @@
-"""What holds for every registered part, a new one too: equal at 1, 2 and 4 ranks, trained whole, counted."""
+"""Properties of every registered part, new ones too: equal at 1, 2 and 4 ranks, fully trained, counted."""
 
 from collections import Counter
 from pathlib import Path
@@ -21,7 +21,7 @@ VOLUMES, STEP = 8, 5
 
 
 def all_parts() -> TrainConfig:
-    """Everything that is drawn, and targets that rest on the whole batch."""
+    """All random draws, and targets that depend on the whole batch."""
     return TrainConfig.model_validate(
         {
             "data": {"path": "unused", "view_size": 12, "local_view_size": 8},

@@ -1,4 +1,4 @@
-"""What is told of features against NumPy, by plain loops and a singular value decomposition."""
+"""Feature statistics against NumPy, by plain loops and a singular value decomposition."""
 
 import numpy as np
 import pytest
@@ -82,7 +82,7 @@ def test_crop_likeness_is_a_correlation_over_views_of_two_volumes(generator: np.
 
 
 def test_crop_likeness_distinguishes_crops_from_content(generator: np.random.Generator) -> None:
-    """Features that are the crop, near 1; that are the volume, near 0; that nothing moves, nothing."""
+    """Near 1 for features that encode the crop, near 0 for the volume, none for constant features."""
     crops = torch.tensor(generator.uniform(size=(2, 64, 6)))
     content = torch.tensor(generator.normal(size=(64, 6)))
     volumes = torch.arange(64)

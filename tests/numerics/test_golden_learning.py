@@ -1,10 +1,10 @@
-"""What a short training on fixed volumes has for losses, and what features its encoder gives.
+"""The losses of a short training on fixed volumes, and the features of its encoder.
 
 tests/data/golden_learning.json was written by
 
     python tests/numerics/test_golden_learning.py
 
-and is written anew only where what is learned is meant to change; docs/CHANGELOG.md then says so.
+and is rewritten only for an intended change of what is learned, which docs/CHANGELOG.md states.
 """
 
 import json
@@ -48,7 +48,7 @@ def learned(folder: Path, sections: dict[str, dict[str, object]]) -> dict[str, A
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_and_features_equal_the_golden_values(variant: str, tmp_path: Path) -> None:
-    """Another machine's matrix products differ in their last bits, and the updates with them."""
+    """Matrix products of other machines differ in their last bits, and so do the updates."""
     actual, golden = learned(tmp_path, VARIANTS[variant]), json.loads(GOLDEN.read_bytes())[variant]
     for now, then in zip(actual["losses"], golden["losses"], strict=True):
         assert now == pytest.approx(then, rel=1e-4)

@@ -8,7 +8,7 @@ from golden import Golden, made
 from preprocess.tasks.plan import PROCESSING_VERSION
 
 VERSION = 11
-"""The PROCESSING_VERSION that the digests below are of."""
+"""The PROCESSING_VERSION of the digests below."""
 GOLDEN = {
     "ge": ("5f643a31be29ccf9", (94.862, 105.595, -33.356)),
     "philips-tilted-rle": ("0f08d1f86d024c3f", (91.23, -3.415, 1104.435)),
@@ -32,10 +32,11 @@ GOLDEN = {
 }
 
 CHANGED = """
-The voxels that are made of the same input have changed: {names}.
-If that is not meant, find what changed them: volumes made before and after would differ without a trace.
-If it is meant: raise PROCESSING_VERSION in preprocess/tasks/plan.py (every archive is then made anew), say in
-docs/CHANGELOG.md what changed, and put the new version and the output of `python tests/golden.py` in here."""
+The voxels of unchanged inputs have changed: {names}.
+If this is unintended, find the cause: volumes made before and after would differ without notice.
+If it is intended: raise PROCESSING_VERSION in preprocess/tasks/plan.py (every archive is then processed
+again), describe the change in docs/CHANGELOG.md, and put the new version and the output of
+`python tests/golden.py` in here."""
 
 
 def test_voxels_change_only_with_a_new_processing_version(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A head stored as base and vault gives, voxel by voxel, the volume of the same head in one series."""
+"""A head stored as base and vault gives, voxel by voxel, the same volume as in one series."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ CONFIG = SelectConfig()
 
 
 def only_volume(study: list[Series], grid: GridConfig) -> tuple[Volume, Candidate]:
-    """The one volume of a study, of which all its series become part."""
+    """The volume of a study, joined from all of its series."""
 
     def make(candidate: Candidate, whole: bool) -> BuildResult:
         return BuildResult(build_volume(candidate.series, grid, CONFIG))
@@ -66,7 +66,7 @@ def test_the_slabs_of_a_real_tilted_head_as_two_series(tmp_path: Path) -> None:
 
 
 def write_series(folder: Path, scanner: int, number: int, quirks: tuple[Quirk, ...]) -> None:
-    """A series of the generator's first study, without noise, which series draw one by one."""
+    """A series of the generator's first study, without noise, which is drawn per series."""
     machine = SCANNERS[scanner]
     quiet = replace(machine, soft=replace(machine.soft, noise_hu=0.0))
     study = replace(plan_studies(3, 1, 96)[0], scanner=quiet)

@@ -1,4 +1,4 @@
-"""Patches that model.keep_tokens leaves out: which ones they are, by NumPy, and that nothing reads them."""
+"""Patches that model.keep_tokens omits: which ones, by NumPy, and that nothing depends on them."""
 
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def by_hand(view: torch.Tensor, patch: tuple[int, int, int], count: int) -> NDAr
 
 
 def without(views: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """The same (B, C, 12, 12, 12), but for other air, of less than half a step, in patches that go."""
+    """The same (B, C, 12, 12, 12), except for other air, by less than half a step, in omitted patches."""
     inside = torch.zeros(len(views), 27).scatter(1, kept, 1).reshape(-1, 1, 3, 3, 3)
     for axis in (2, 3, 4):
         inside = inside.repeat_interleave(4, dim=axis)
@@ -100,7 +100,7 @@ def test_patches_with_the_most_tissue_are_kept_and_ties_go_to_the_first(
     for view, kept in zip(views, actual, strict=True):
         assert np.array_equal(kept, by_hand(view, patch, count))
     assert np.array_equal(actual[-1], np.arange(count)), "of equal patches the first ones"
-    # Whatever stands beside a view in its batch, and an intensity shift of whole steps, change nothing.
+    # Other views of the batch and an intensity shift of whole steps have no effect.
     assert all(
         torch.equal(kept_of(view[None], patch, share)[0], kept)
         for view, kept in zip(views, actual, strict=True)
@@ -242,7 +242,7 @@ def test_ibot_masks_a_share_of_the_kept_patches_starting_with_covered_ones() -> 
     assert ((masked.counts == 0) | ((masked.counts >= 20) & (masked.counts <= 100))).all()
     generator = np.random.default_rng(0)
     kept = np.stack([np.sort(generator.permutation(512)[:200]) for _ in range(12)]).reshape(2, 6, 200)
-    kept[0, 0] = masked.turns[0, 0].argsort(descending=True)[:200].sort().values  # those covered last
+    kept[0, 0] = masked.turns[0, 0].argsort(descending=True)[:200].sort().values  # the patches covered last
     where = masked.where(torch.from_numpy(kept))
     for view, sample in np.ndindex(2, 6):
         turns, count = masked.turns[view, sample].numpy(), int(masked.counts[view, sample])

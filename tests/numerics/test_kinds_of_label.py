@@ -88,7 +88,7 @@ def test_cox_coefficients_equal_lifelines() -> None:
     frame = DataFrame(X).assign(time=TIME, event=EVENTS)
     for strength, penalizer in ((1e9, 0.0), (3.0, 1 / (3.0 * N))):  # lifelines divides the likelihood by N
         fitter = CoxPHFitter(penalizer=penalizer, baseline_estimation_method="breslow")
-        # It standardises the columns, and penalises the coefficients of these.
+        # It standardises the columns, and penalises their coefficients.
         fitter.fit(frame, "time", "event", fit_options={"precision": 1e-12})
         scale = X.std(axis=0, ddof=1)
         actual = Survival().path(X / scale, SURVIVED, (strength,))
@@ -102,12 +102,12 @@ def judged(
 
 
 def repeated(counts: np.ndarray) -> np.ndarray:
-    """Rows of a resample, each as often as its patient."""
+    """Rows of a resample, each as often as its patient is drawn."""
     return np.repeat(np.arange(N), counts[PATIENTS])
 
 
 def calibration_error(predicted: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> float:
-    """Over rows of a resample, in the ten bins of about equal numbers that all volumes have."""
+    """Over rows of a resample, in the ten bins of about equal counts of all volumes."""
     edges = np.sort(predicted)[[len(predicted) * k // 10 for k in range(1, 10)]]
     own = np.digitize(predicted, edges)
     parts = [rows[own[rows] == k] for k in range(10)]
@@ -160,7 +160,7 @@ def test_concordance_equals_lifelines_and_areas_their_definition() -> None:
     risks = np.round(TRUE + RNG.normal(0, 1, N), 1)  # with ties
     own = replace(judged(risks[:, None], SURVIVED), validation=[(risks[:50, None], SURVIVED[:50])])
     actual = Survival().measure(own, SURVIVED)(COUNTS)
-    # Of equal times, events come first; the chance is the one just before a time.
+    # At equal times, events come first; the probability is that just before a time.
     censoring = KaplanMeierFitter().fit(TIME - 0.25 * EVENTS, ~EVENTS)
     before = censoring.survival_function_at_times(TIME - 0.5).to_numpy()
     for row, counts in zip(actual[:, :4], COUNTS, strict=True):
@@ -206,7 +206,7 @@ def test_brier_scores_equal_a_plain_loop_over_lifelines_curves() -> None:
 
 
 def bins_of(predicted: np.ndarray) -> list[np.ndarray]:
-    """The volumes in each of the ten bins of about equal numbers."""
+    """The volumes in each of the ten bins of about equal counts."""
     edges = np.sort(predicted)[[len(predicted) * k // 10 for k in range(1, 10)]]
     return [np.flatnonzero(np.digitize(predicted, edges) == k) for k in range(10)]
 
@@ -286,7 +286,7 @@ def test_unseen_labels_change_nothing_and_heads_reproduce_the_scores(kind: Kind,
     (again,) = penalised(X, [Problem(blind, train, validation, scored, train, 0, kind)], LogisticConfig())
     np.testing.assert_array_equal(actual.scores, again.scores)
     np.testing.assert_allclose(actual.head.predicted(X[scored], kind), actual.scores, atol=1e-5)
-    # What is read from a table of predictions is what was predicted.
+    # A table of predictions is read as it was predicted.
     values, events = kind.values(targets)
     np.testing.assert_array_equal(
         kind.from_values(values, np.zeros(N, bool) if events is None else events), targets

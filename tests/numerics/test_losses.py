@@ -81,7 +81,7 @@ def test_sinkhorn_knopp_shares_prototypes_equally() -> None:
     logits = GENERATOR.uniform(-1, 1, size=(2, 32, 8))
     parts = [tensor(logits[:, :12]), tensor(logits[:, 12:])]
     ours = torch.cat(SinkhornKnopp(3).probabilities(parts, 0.07), dim=1)
-    # The order of rows has no influence on a row's own target.
+    # The order of rows does not affect a row's target.
     np.testing.assert_allclose(
         ours.flatten(0, 1), sinkhorn(logits.reshape(64, 8), 0.07, 3), rtol=1e-4, atol=1e-6
     )
@@ -136,7 +136,7 @@ def test_gram_is_the_mean_squared_difference_of_cosines_between_patches() -> Non
         )
         terms.append(np.square(np.subtract(first, second)).mean())
     assert gram_loss(tensor(student), tensor(anchor)).item() == pytest.approx(np.mean(terms), rel=1e-5)
-    turned = np.linalg.qr(GENERATOR.normal(size=(5, 5)))[0]  # similarities alone count
+    turned = np.linalg.qr(GENERATOR.normal(size=(5, 5)))[0]  # only similarities count
     assert gram_loss(tensor(3 * anchor @ turned), tensor(anchor)).item() == pytest.approx(0, abs=1e-10)
 
 
@@ -225,14 +225,14 @@ def test_health_figures_tell_both_kinds_of_collapse() -> None:
 
 
 def statistics(rank: int, world: int, folder: Path) -> dict[str, torch.Tensor]:
-    """What is computed of the global batch, of which this rank has its share."""
+    """Values computed from the global batch, of which this rank has a share."""
     given = torch.load(folder / "given")
     logits, features = (given[name].chunk(world, dim=1)[rank] for name in ("logits", "features"))
     centring = RunningCentre(8, 0.9)
     centring.probabilities([logits], 0.04)
     centring.update()
     targets = torch.cat(SinkhornKnopp(3).probabilities(list(logits.split(1, dim=1)), 0.07), dim=1)
-    # Masked patches are not as many on each rank, and on one of four there are none.
+    # The number of masked patches differs between ranks; one of four has none.
     patches = given["patches"].tensor_split({1: [], 2: [3], 4: [3, 3, 9]}[world])[rank]
     masked = SinkhornKnopp(3).probabilities([patches], 0.07)[0]
     weight = given["weight"].requires_grad_()

@@ -1,7 +1,7 @@
-"""docs/other-readers.md: what other readers make of series that ours reads right.
+"""docs/other-readers.md: how other readers read series that ours reads correctly.
 
-The slices sample HU that are linear in patient coordinates, so that each voxel's value says where it lies, to
-be held against where a reader says that it lies.
+The slices sample HU that are linear in patient coordinates, so that each voxel's value gives its true
+position, to compare with the position that a reader gives.
 """
 
 import re
@@ -23,12 +23,12 @@ from scipy.spatial import KDTree
 from test_dcm2niix import dcm2niix, raw_field
 
 GRADIENT = float(np.linalg.norm([3.0, -5.0, 4.0]))
-"""HU of `ramp` a millimetre."""
+"""HU per millimetre of `ramp`."""
 REACH_MM = 3.4
-"""Half the diagonal of a voxel of 3 x 3 x 5 mm, the slices' own: what is there has a voxel as near."""
+"""Half the diagonal of a voxel of 3 x 3 x 5 mm, of the slices: every point has a voxel as near."""
 DOCUMENT = REPOSITORY / "docs" / "other-readers.md"
 Read = tuple[np.ndarray, np.ndarray]
-"""Values (K,), and the points (K, 3), LPS mm, at which the reader says that they lie."""
+"""Values (K,), and the points (K, 3), LPS mm, that the reader gives for them."""
 
 
 class Scan(NamedTuple):
@@ -39,7 +39,7 @@ class Scan(NamedTuple):
 
 
 def acquisition_of(kind: str) -> Acquisition:
-    """The gantry may lean; the table moves along the patient."""
+    """The gantry may be tilted; the table moves along the patient."""
     tilted = re.search(r"tilted by (-?\d+)", kind)
     heights = [5.0 * k for k in range(20 if tilted else 12)]
     if "thin and thick" in kind:
@@ -118,7 +118,7 @@ def converted(folder: Path) -> dict[str, nibabel.Nifti1Image]:
 
 
 def by_dcm2niix(folder: Path, derived: bool = False, itk: bool = False) -> Read:
-    """Of the image as it was converted, or of what the program derives from that, where it does."""
+    """Of the converted image, or of the image that the program derives from it, if any."""
     images = converted(folder)
     image = images[max(images, key=len)] if derived else images[""]
     if itk:
@@ -130,7 +130,7 @@ def by_dcm2niix(folder: Path, derived: bool = False, itk: bool = False) -> Read:
 
 DCM2NIIX = "dcm2niix 1.0.20220720"
 MONAI_READERS = ("ITKReader", "PydicomReader") if find_spec("itk") else ("PydicomReader",)
-"""itk takes 1.5 GB, and is no test dependency."""
+"""itk takes 1.5 GB, and is not a test dependency."""
 READERS: dict[str, Callable[[Path], Read]] = {
     "fmct-hpc": by_ours,
     f"SimpleITK {version('SimpleITK')}": by_simpleitk,
@@ -147,14 +147,14 @@ def scan_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Scan]:
 
 
 def displacement(read: Read) -> float:
-    """mm by which the values lie elsewhere than it is said, along the ramp: three quarters lie within."""
+    """mm between true and given positions along the ramp: the third quartile."""
     values, points = read
     inside = values > -200  # not the air around the slices; of what is interpolated with it there is little
     return float(np.quantile(np.abs(values - ramp(points))[inside], 0.75) / GRADIENT)
 
 
 def in_place(read: Read, middles: np.ndarray) -> int:
-    """How many slices have a voxel at their middle, of a value that belongs within 1 mm of there."""
+    """The number of slices with a voxel at their middle whose value belongs within 1 mm of it."""
     values, points = read
     right = (values > -200) & (np.abs(values - ramp(points)) <= GRADIENT)
     return int((KDTree(points[right]).query(middles)[0] <= REACH_MM).sum())
@@ -165,7 +165,7 @@ Cell = tuple[float, int, int]
 
 
 def documented() -> dict[str, dict[str, Cell]]:
-    """The document's first table: a cell by kind of series and reader."""
+    """The document's first table: cells by kind of series and reader."""
     text = DOCUMENT.read_text().split("## Shards")[0]
     rows = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("|")]
     head, _, *lines = [[cell.strip() for cell in row] for row in rows]
@@ -179,9 +179,7 @@ def documented() -> dict[str, dict[str, Cell]]:
     }
 
 
-@pytest.mark.filterwarnings(
-    "ignore"
-)  # of MONAI's nvImageCodec, and what it says of an enhanced CT's geometry
+@pytest.mark.filterwarnings("ignore")  # of MONAI's nvImageCodec, and its geometry of an enhanced CT
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reader", READERS)
 def test_each_reader_behaves_as_documented(reader: str, kind: str, scan_of: Callable[[str], Scan]) -> None:

@@ -82,7 +82,7 @@ def test_regularisation_strengths_solved_in_parts_equal_those_solved_at_once(
 def test_logistic_chooses_on_validation_and_scores_as_scikit_learn() -> None:
     x = features()
     config = LogisticConfig(strengths=(1e-3, 1e-1, 10.0))
-    # The third one's few volumes are solved by themselves, the others together.
+    # The third one has few volumes and is solved separately, the others together.
     cases = [problem(x, 0), problem(x, 1, 150), problem(x, 2, 30)]
     for case, fitted in zip(cases, logistic(x, cases, config), strict=True):
         scaled = in_deviations(x, case)

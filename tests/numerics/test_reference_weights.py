@@ -1,7 +1,8 @@
-"""Weights in the reference's layout: features against a rebuild of its forward pass, and the way back.
+"""Weights in the reference's layout: features against a reimplementation, and the reverse conversion.
 
-The rebuild is written from the architecture of NYUMedML/headCT_foundation (vit.py, attentionblock.py,
-patch_embedding.py, mae.py, dino_head.py) in plain torch functions, on its axes (x, y, z) and names.
+The reimplementation of the forward pass follows the architecture of NYUMedML/headCT_foundation (vit.py,
+attentionblock.py, patch_embedding.py, mae.py, dino_head.py) in plain torch functions, on its axes (x, y, z)
+and names.
 """
 
 from pathlib import Path

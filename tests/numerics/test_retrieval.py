@@ -1,4 +1,4 @@
-"""Retrieval against scikit-learn, one question at a time, and chance against all rankings."""
+"""Retrieval against scikit-learn, one query at a time, and chance against all rankings."""
 
 from itertools import combinations
 
@@ -22,15 +22,15 @@ Heads = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @pytest.fixture(scope="module")
 def heads() -> Heads:
-    """Features that tell the first label, patients with several volumes, and labels, some of them unknown."""
+    """Features that determine the first label, patients with several volumes, and labels, some unknown."""
     generator = np.random.default_rng(0)
     patients = np.sort(generator.integers(0, 40, VOLUMES))
     labels = (generator.random((VOLUMES, TASKS)) < (0.4, 0.1, 0.5)).astype(float)
     labels[generator.random((VOLUMES, TASKS)) < 0.15] = np.nan
-    labels[:, 2] = np.where(patients == patients[50], 1.0, 0.0)  # one patient alone
+    labels[:, 2] = np.where(patients == patients[50], 1.0, 0.0)  # a single patient
     x = generator.normal(3, 1, (VOLUMES, 12))
     x[:, 0] += 2 * np.nan_to_num(labels[:, 0])
-    x += generator.normal(0, 1, (40, 12))[patients]  # whose volumes resemble one another
+    x += generator.normal(0, 1, (40, 12))[patients]  # whose volumes are similar
     return x.astype(np.float32), patients, labels
 
 
@@ -80,7 +80,7 @@ def test_chance_is_the_mean_over_all_rankings() -> None:
     own = stored(np.random.default_rng(1).normal(size=(25, 6)), 25)
     (evaluated,) = evaluate_queries(exact(own), np.arange(25), labels)
     precisions, recalls = [], []
-    for places in combinations(range(24), 3):  # of the three that are to be found
+    for places in combinations(range(24), 3):  # of the three relevant ones
         precisions.append(np.mean([(n + 1) / (place + 1) for n, place in enumerate(places)]))
         recalls.append([places[0] < k for k in KS])
     mean = np.r_[np.mean(precisions), np.mean(recalls, axis=0)]
@@ -125,7 +125,7 @@ def test_an_exhaustive_index_gives_the_figures_of_the_exact_search(heads: Heads,
 
 @pytest.mark.parametrize("code", CODES)
 def test_an_index_ranks_more_candidates_than_it_returns(heads: Heads, code: str) -> None:
-    """Rounded features order near volumes wrongly; among the candidates the exact cosines decide."""
+    """Rounded features misorder similar volumes; the candidates are ranked by exact cosines."""
     own = stored(heads[0], VOLUMES)
     queries = own.unit(np.arange(VOLUMES))
     few, whole = Search(own, code, 5, SearchConfig()), Search(own, code, VOLUMES, SearchConfig())
@@ -175,7 +175,7 @@ def test_an_index_finds_near_neighbours_with_exact_cosines() -> None:
     assert chosen_search(own, 6000, 6000, SearchConfig(memory_gb=gigabytes)) == "exact"
     small = SearchConfig(memory_gb=gigabytes / 2)
     assert chosen_search(own, 6000, 6000, small) == "ivf-sq8"
-    # Few queries are answered by one pass over the features, which an index would take too.
+    # Few queries are answered by one pass over the features, which building an index needs too.
     lists = lists_for(6000)
     assert [chosen_search(own, count, 5, small) for count in (lists, lists + 1)] == ["exact", "ivf-sq8"]
     with pytest.raises(FmctError, match=r"search\.memory_gb"):

@@ -1,4 +1,4 @@
-"""Rotary positions against NumPy's complex numbers, and what they are for."""
+"""Rotary positions against NumPy's complex numbers, and their relative property."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from fmct_hpc.objective.student import Student, Teacher
 from fmct_hpc.train.schedules import settings as scheduled
 
 HEAD = 20
-"""Channels a head: 18 are turned, 2 are not."""
+"""Channels per head: 18 are rotated, 2 are not."""
 
 
 def config(jitter: dict[str, float] | None = None, /, **model: object) -> TrainConfig:
@@ -40,7 +40,7 @@ def encoder(**model: object) -> VisionTransformer:
 
 
 def numpy_turned(x: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    """x (..., n, d) by DINOv3's formula in three dimensions: pairs are complex numbers, turned by e^iθ."""
+    """x (..., n, d) by DINOv3's formula in three dimensions: pairs are complex numbers, times e^iθ."""
     count = x.shape[-1] // 6
     periods = 100.0 ** (np.arange(count) / count)
     angles = np.concatenate([2 * np.pi * coordinates[:, [axis]] / periods for axis in range(3)], axis=1)

@@ -1,4 +1,4 @@
-"""Positions rounded to whole millimetres: equal steps are equal again, and nothing else is touched."""
+"""Positions rounded to whole millimetres: equal steps are restored, and other positions are unchanged."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from preprocess.volume.build import Volume, build_volume
 
 
 def built(slices: Acquisition, written: np.ndarray, folder: Path) -> Volume:
-    """The volume of slices that show what is at their true positions, and say the `written` ones."""
+    """The volume of slices sampled at their true positions, with the `written` ones in their headers."""
     for k, position in enumerate(slices.positions):
         stored = np.rint(waves(slices.points(position))).astype(np.int16)
         save(ct_image(stored, **slices.attributes(written[k])), folder / str(k))
@@ -23,7 +23,7 @@ def built(slices: Acquisition, written: np.ndarray, folder: Path) -> Volume:
 
 @pytest.mark.parametrize("gap", [2.5, 4.3])
 def test_rounded_positions_become_equidistant_again(gap: float, tmp_path: Path) -> None:
-    """Within a tenth of a millimetre, but for the one offset that rounding leaves in them all."""
+    """Within a tenth of a millimetre, except for the offset common to all that rounding leaves."""
     slices = axial(slices=60, gap=gap, start=(-70, -60, 10.2))
     rounded = np.floor(slices.positions + 0.5)
     assert np.ptp(np.diff(rounded[:, 2])) == 1
@@ -39,7 +39,7 @@ def test_rounded_positions_become_equidistant_again(gap: float, tmp_path: Path) 
     "heights",
     [
         np.cumsum([5] * 20 + [10] * 10),  # slabs
-        np.cumsum([2, 3] * 8 + [5] + [2, 3] * 8),  # and a slice that is absent
+        np.cumsum([2, 3] * 8 + [5] + [2, 3] * 8),  # and a missing slice
         np.cumsum([2, 3] * 10) + 0.25,  # not whole
         np.cumsum([2, 3] * 3),  # few
         np.arange(30) * 5,

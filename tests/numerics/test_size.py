@@ -83,7 +83,7 @@ def test_operations_equal_the_count_of_torch(
 ) -> None:
     sizes = {"width": 48, "depth": 2, "heads": 2, "head_hidden": 64, "head_bottleneck": 32, "prototypes": 40}
     decoder = {"decoder_width": 24, "decoder_depth": 2, "decoder_heads": 2, "patch_size": patch}
-    # One ratio and every view masked, so that what is drawn is what is expected.
+    # One ratio and every view masked, so that draws equal their expectation.
     drawn = {"ibot_mask_ratio": (0.25, 0.25), "ibot_mask_probability": 1}
     settings = config(
         data={"path": "unused", "view_size": view, "local_view_size": local},
@@ -104,7 +104,7 @@ def test_operations_equal_the_count_of_torch(
                 tokens = student.encoder(views.whole.flatten(0, 1)).unflatten(0, views.whole.shape[:2])
             targets["gram"] = tokens[:, :, student.encoder.prefix :]
         student(views, targets, draws, now).total.backward()
-    # The losses multiply a little too: DINO's pairs, KoLeo's distances.
+    # The losses have a few products too: DINO's pairs, KoLeo's distances.
     assert whole.get_total_flops() == pytest.approx(2 * training_flops(settings), rel=2e-4)
 
 

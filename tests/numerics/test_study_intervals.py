@@ -1,4 +1,4 @@
-"""The study's intervals: over heads, pretrainings and the draws of labels that share one."""
+"""The study's intervals: over heads, pretrainings and draws of labels."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_draws_of_one_pretraining_do_not_count_as_pretrainings() -> None:
     level = np.array([0.6, 0.7, 0.9])
     alone = resampled_means([areas(np.array([value])) for value in level])
     repeated = resampled_means([areas(np.full(4, value)) for value in level])
-    # Of a bootstrap's mean of n, the variance is the values' (with 1/n) by n.
+    # The variance of a bootstrap mean of n values is theirs (with 1/n) divided by n.
     assert alone.std() == pytest.approx((level.var() / 3) ** 0.5, rel=0.05)
     assert repeated.std() == pytest.approx(alone.std(), rel=0.05)
     assert set(np.round(alone.ravel(), 9)) == {
@@ -51,7 +51,7 @@ def test_the_same_heads_are_resampled_for_all_draws() -> None:
 
 
 def test_an_objective_is_compared_with_the_best_of_its_parts_over_the_same_heads(tmp_path: Path) -> None:
-    """Beside a part that it is a little above, intervals overlap and that of the difference excludes 0."""
+    """Slightly above its best part: intervals overlap, but that of the difference excludes 0."""
     config = StudyConfig.model_validate(
         {
             **{"sizes": [300], "fractions": [0.1], "seeds": [0], "bootstrap": 400},

@@ -53,7 +53,7 @@ def windows_then_area(
 
 
 def crop_with_air(volume: np.ndarray, start: tuple[int, ...], edge: tuple[int, ...]) -> np.ndarray:
-    """[start, start + edge) of a volume that is surrounded by air."""
+    """[start, start + edge) of a volume surrounded by air."""
     pad = max(edge) + max(abs(s) for s in start)
     padded = np.pad(volume, pad, constant_values=-1000)
     return padded[tuple(slice(pad + s, pad + s + e) for s, e in zip(start, edge, strict=True))]
@@ -76,7 +76,7 @@ def head(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-1100, 2500, shape).astype(np.int16)
 
 
-# Whole bounds are summed as 16-bit numbers where they fit, others as floats.
+# Integer bounds are summed as 16-bit numbers if they fit, others as floats.
 window = st.one_of(
     st.tuples(st.floats(-900, 1500), st.floats(1, 4000)),
     st.tuples(st.integers(-900, 1500), st.integers(1, 2000).map(lambda half: 2 * half)),
@@ -105,7 +105,7 @@ def test_kernel_is_windows_then_area_for_any_box(
     expected = expected.flip([1 + axis for axis in range(3) if flip[axis]]) + shift
     view = cut_view(volume, start, edge, windows, size, flip, shift)
     assert view.dtype == np.float32
-    # A window's bounds are rounded to float32, which shows in the narrowest ones of fractional bounds.
+    # A window's bounds are rounded to float32, which is visible in the narrowest ones of fractional bounds.
     rounding = max((abs(level) + width / 2) / width for level, width in windows) * np.finfo(np.float32).eps
     np.testing.assert_allclose(view, expected, rtol=0, atol=float(1e-5 + rounding))
 
@@ -171,7 +171,7 @@ class FixedSource(ViewSource):
 
 
 def views_of(volume: np.ndarray, drawn: list[ViewParameters], **changes: Any) -> list[np.ndarray]:
-    """What the whole graph makes of a volume."""
+    """The whole graph's views of a volume."""
     data = DataConfig(path=Path("unused"), local_views=len(drawn) - 2, workers=0, **(SMALL | changes))
     source = FixedSource(volume, data, drawn)
     placed: list[list[np.ndarray]] = []
@@ -234,7 +234,7 @@ TOLERANCES = (1e-5, 1e-4, 1e-5, 1e-5)
 
 def test_windows_equal_monais_exactly() -> None:
     volume = head((60, 60, 60))
-    whole = [ViewParameters((2, 2, 2), (24, 24, 24))] * 2  # the size of the view: nothing is averaged
+    whole = [ViewParameters((2, 2, 2), (24, 24, 24))] * 2  # the size of the view: no averaging
     made = views_of(volume, whole)[0]
     expected = reference_windows(volume)[(slice(None), *(slice(4, 28),) * 3)]
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-7)
@@ -304,7 +304,7 @@ def dali(view: np.ndarray, kernels: np.ndarray, gamma: np.float32) -> tuple[Data
 
 @pytest.mark.parametrize("edge", [(50, 56, 29), (10, 70, 90)])
 def test_compiled_smoothing_and_contrast_equal_dalis_operators_bit_for_bit(edge: Edges) -> None:
-    """So that a run that an earlier version began goes on as it would have."""
+    """So that a run of an earlier version resumes with the same draws."""
     view = cut_view(head((40, 61, 56)), (3, -9, 10), edge, WINDOWS, FLAT, shift=0.125)
     kernels, gamma = smoothing.taps((0.5, 0.77, 1.0), 4), np.float32(0.35)
     expected = [np.array(output.at(0)) for output in dali(view, kernels, gamma).run()]
@@ -358,7 +358,7 @@ for view, made in enumerate(cut_on_gpu(*tensors, sizes)):
 
 
 def test_the_gpu_kernel_equals_the_cpu_kernel() -> None:
-    """Triton's interpreter runs it, in a process of its own: the choice is made when it is imported."""
+    """By Triton's interpreter, in a separate process: it is chosen at import."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run([sys.executable, "-c", GPU_CODE], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -368,7 +368,7 @@ def test_the_gpu_kernel_equals_the_cpu_kernel() -> None:
 def test_dali_accepts_the_gpu_graph(
     field: Literal["isotropic", "squeezed"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As far as that shows without a GPU: the operators' devices fit, and the views stay on the GPU."""
+    """As far as testable without a GPU: the operators' devices match, and views stay on the GPU."""
     data = DataConfig(path=Path("unused"), field=field, workers=0, local_view_size=12, **SMALL)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(Pipeline, "build", lambda self: None)

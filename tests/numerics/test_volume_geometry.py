@@ -1,4 +1,4 @@
-"""Built volumes against the function that their slices sample, and against SimpleITK and SciPy."""
+"""Volumes against the function that their slices sample, and against SimpleITK and SciPy."""
 
 from pathlib import Path
 
@@ -148,7 +148,7 @@ def test_closer_slices_are_averaged_not_aliased(tilt: float, plane: str, tmp_pat
     column_step, row_step = PLANES[plane]
     travel = np.cross(column_step, row_step)
     row_step = Rotation.from_rotvec(column_step * np.radians(tilt)).apply(row_step)
-    # Two slabs, so that the average meets slices that lie unevenly and slices too far for it.
+    # Two slabs, so that the average includes unevenly spaced slices and slices too far apart.
     gaps = np.concatenate([np.full(60, 0.5), [0.8], np.full(16, 1.3)])
     offsets = np.concatenate([[0], np.cumsum(gaps)])
     scan = Acquisition(np.array([10.0, 20, 30]) + offsets[:, None] * travel, column_step, row_step)
@@ -171,7 +171,7 @@ def test_closer_slices_are_averaged_not_aliased(tilt: float, plane: str, tmp_pat
     heights = (points - scan.positions[0]) @ normal
     thin = inside(scan, points, 0) & (heights > 1.5) & (heights < 27)
     assert thin.sum() > 1e4
-    # A box of four slices leaves nothing of them; tilted slices lie closer, and the odd rest of a box shows.
+    # A box of four slices averages them out; tilted slices are closer, and part of a box remains.
     assert np.abs(striped.voxels - 100.0)[thin].max() <= (1 if tilt == 0 else 25)
 
 

@@ -142,7 +142,7 @@ def test_a_damaged_cache_is_rebuilt(alone: Path) -> None:
     for file in files:
         file.write_bytes(file.read_bytes()[:100])
         assert hits(alone) == 0
-        assert hits(alone) == 1, f"{file.name} is not made anew"
+        assert hits(alone) == 1, f"{file.name} is not created again"
 
 
 def test_compiled_code_is_keyed_by_all_of_its_sources(tmp_path: Path) -> None:

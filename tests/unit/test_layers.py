@@ -133,14 +133,14 @@ from launch import cli
 from shards.errors import FmctError
 
 def fmct(*words):
-    sys.argv, said = ["fmct", *map(str, words)], io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    sys.argv, output = ["fmct", *map(str, words)], io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
             cli.main()
             code = 0
         except SystemExit as ended:
             code = ended.code or 0
-    return code, said.getvalue()
+    return code, output.getvalue()
 
 data, classifier, out = map(Path, sys.argv[1:])
 for words in (
@@ -152,16 +152,16 @@ for words in (
     ["export-model", classifier / "encoder.safetensors", "--hub", out / "hub", "--licence", "MIT"],
     ["launch", "status", out],
 ):
-    code, said = fmct(*words)
-    assert code == 0, (words, said)
+    code, output = fmct(*words)
+    assert code == 0, (words, output)
 for layer, *words in (
     ("preprocess", "scan", data, "--catalog", out / "catalog.parquet"),
     ("preprocess", "features", out, "--encoder", classifier / "encoder.safetensors", "--out", out / "f"),
     ("report", "report", out / "report.html", "--data", data, "--run", out),
 ):
-    code, said = fmct(*words)
-    line = said.strip().splitlines()[-1]
-    assert (code, f"[{layer}]" in line, "pip install" in line) == (2, True, True), (words, said)
+    code, output = fmct(*words)
+    line = output.strip().splitlines()[-1]
+    assert (code, f"[{layer}]" in line, "pip install" in line) == (2, True, True), (words, output)
 
 import fmct_hpc
 try:

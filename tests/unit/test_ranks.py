@@ -93,7 +93,7 @@ def test_an_error_of_every_rank_is_printed_once(tmp_path: Path, wrong: str) -> N
         pytest.skip("there is a GPU")
     recipe = write_recipe(small_config(write_dataset(tmp_path / "data")), tmp_path / "recipe.yaml")
     command = [*FMCT, "train", "--config", str(recipe), "--run", str(tmp_path / "run"), wrong]
-    output = tmp_path / "said"
+    output = tmp_path / "stderr.txt"
     code = "import sys; from launch.ranks import run_ranks; sys.exit(run_ranks(sys.argv[1:], 2).code)"
     with output.open("w") as stream:
         result = subprocess.run([sys.executable, "-c", code, *command], stderr=stream, timeout=200)

@@ -228,9 +228,9 @@ def differences(
 
         hook = block.attention.register_forward_hook(by_weights)
         with torch.no_grad():
-            said = inputs.logits(inputs.view).item()
+            logit = inputs.logits(inputs.view).item()
         hook.remove()
-        return said
+        return logit
 
     base = torch.from_numpy(weights)[None]
     generator = np.random.default_rng(number)

@@ -41,7 +41,7 @@ echo "fmct FMCT_LOG=${{FMCT_LOG:-}} $*"
 @dataclass
 class Ended:
     code: int
-    said: list[str]
+    lines: list[str]
     """Arguments of each call of a fake, after the variables in its environment."""
 
 
@@ -98,7 +98,7 @@ def test_a_stage_gets_the_exports_of_its_batch_script_under_any_sbatch_option(
     shell: Shell, file: Path
 ) -> None:
     ended = shell.run(file, "--run", "runs/first", SLURM_EXPORT_ENV="NONE")
-    [srun] = [line for line in ended.said if line.startswith("srun ")]
+    [srun] = [line for line in ended.lines if line.startswith("srun ")]
     assert "--export=ALL" in srun.split(" fmct ")[0].split()
     assert ended.code == 0
 
@@ -106,9 +106,9 @@ def test_a_stage_gets_the_exports_of_its_batch_script_under_any_sbatch_option(
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_cause_of_the_last_end_is_read_from_the_job_log(shell: Shell, file: Path) -> None:
     ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
-    [before] = [number for number, line in enumerate(ended.said) if " launch before" in line]
-    assert ended.said[before].startswith("fmct FMCT_LOG=/logs/12.out ")
-    assert ended.said[before - 1].startswith("fmct: job 1"), "the first line of this start in the log"
+    [before] = [number for number, line in enumerate(ended.lines) if " launch before" in line]
+    assert ended.lines[before].startswith("fmct FMCT_LOG=/logs/12.out ")
+    assert ended.lines[before - 1].startswith("fmct: job 1"), "the first line of this start in the log"
 
 
 BUSY = "echo 'slurm_load_jobs error: Socket timed out on send/recv operation' >&2; exit 1"
@@ -119,7 +119,7 @@ def test_an_unresponsive_slurmctld_does_not_stop_a_stage(shell: Shell, file: Pat
     shell.stand_in("scontrol", f'[ "$*" = "show hostnames n1" ] || {{ {BUSY}; }}\n{SCONTROL}')
     ended = shell.run(file, "--run", "runs/first")
     assert ended.code == 0
-    [srun] = [line for line in ended.said if line.startswith("srun ")]
+    [srun] = [line for line in ended.lines if line.startswith("srun ")]
     assert f"MASTER_ADDR={'n1' if file.stem == 'train' else ''} " in srun
 
 
@@ -131,7 +131,7 @@ def test_a_training_retries_a_busy_slurmctld_for_its_address(shell: Shell, tmp_p
     launched.write_text("\n".join([*SETUP, "srun train"]))
     for file in (train, launched):
         (tmp_path / "asked").unlink(missing_ok=True)
-        output = "\n".join(shell.run(file, "--run", "runs/first").said)
+        output = "\n".join(shell.run(file, "--run", "runs/first").lines)
         assert "srun MASTER_ADDR=10.0.0.1 " in output
         assert f"port {PORTS[12 % len(PORTS)]}" in output
 
@@ -140,7 +140,7 @@ def test_a_training_retries_a_busy_slurmctld_for_its_address(shell: Shell, tmp_p
 def test_the_restart_policy_runs_before_and_after(shell: Shell, file: Path) -> None:
     shell.stand_in("srun", "exit 75")
     ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
-    policy = [line.split(" launch ")[1].strip() for line in ended.said if " launch " in line]
+    policy = [line.split(" launch ")[1].strip() for line in ended.lines if " launch " in line]
     where = "--run runs/first" if file.stem == "train" else "--folder ."
     assert policy == [f"before {where}", f"after {where} --code 75"]
     assert ended.code == 75
@@ -149,7 +149,7 @@ def test_the_restart_policy_runs_before_and_after(shell: Shell, file: Path) -> N
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_stage_registers_its_ledgers_in_the_records_of_its_job(shell: Shell, file: Path) -> None:
     ended = shell.run(file, "--run", "runs/first")
-    [where] = [line.split()[1] for line in ended.said if line.startswith("ledgers ")]
+    [where] = [line.split()[1] for line in ended.lines if line.startswith("ledgers ")]
     assert where == ("none" if file.stem == "train" else "./10_1.ledgers.json")
 
 
@@ -158,13 +158,13 @@ def test_a_batch_script_refused_beforehand_does_not_run_its_command(shell: Shell
     for file in FILES:
         ended = shell.run(file, "--run", "runs/first", SLURM_RESTART_COUNT="1")
         assert ended.code == 2
-        assert not [line for line in ended.said if line.startswith("srun ")]
+        assert not [line for line in ended.lines if line.startswith("srun ")]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_no_stage_imports_python_from_the_working_folder(shell: Shell, file: Path) -> None:
     ended = shell.run(file, "--run", "runs/first", PYTHONPATH=":/code::/more:")
-    assert "path /code:/more 1" in ended.said
+    assert "path /code:/more 1" in ended.lines
 
 
 TASKS = 8
@@ -238,7 +238,7 @@ def test_the_array_suggested_by_status_does_the_remaining_tasks(
     does = {}
     for number, variables in array(output).items():
         ended = shell.run(file, "catalog", "--out", "out", **variables)
-        [srun] = [line.split() for line in ended.said if line.startswith("srun ")]
+        [srun] = [line.split() for line in ended.lines if line.startswith("srun ")]
         if "--share" in srun:
             share = Share.parse(srun[srun.index("--share") + 1])
         else:

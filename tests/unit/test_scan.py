@@ -132,7 +132,7 @@ def test_a_header_truncated_in_a_sequence_is_broken_not_unreadable(tmp_path: Pat
     assert scan(tmp_path / "export", tmp_path / "c.parquet").rejected == {Reason.BROKEN_HEADER: 1}
 
 
-@pytest.mark.parametrize("length", ["undefined", "told"])
+@pytest.mark.parametrize("length", ["undefined", "explicit"])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
 def test_a_header_of_endless_items_is_broken(
     syntax: str, length: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
