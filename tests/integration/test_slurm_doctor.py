@@ -34,7 +34,7 @@ def test_a_real_cluster_agrees_with_its_site_file(
         ({"scan": {"directives": {"licenses": "none-such:1"}}}, "scan", "sbatch rejects it: "),
     ],
 )
-def test_what_a_cluster_lacks_is_named(
+def test_settings_that_a_cluster_cannot_satisfy_are_named(
     cluster: Cluster,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -85,10 +85,10 @@ class Training:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of the last checkpoint's files."""
-        found = newest(self.run)
-        assert found is not None
-        assert found[1].step == STEPS
-        return {name: facts.sha256 for name, facts in found[1].files.items()}
+        latest = newest(self.run)
+        assert latest is not None
+        assert latest[1].step == STEPS
+        return {name: facts.sha256 for name, facts in latest[1].files.items()}
 
 
 def wait_for_job_to_leave(cluster: Cluster, job: str) -> None:
@@ -96,7 +96,7 @@ def wait_for_job_to_leave(cluster: Cluster, job: str) -> None:
 
 
 class Table(Protocol):
-    """Adds a fault's row: its name, the attempts, what else is to be said."""
+    """Adds a fault's row: its name, the attempts, further notes."""
 
     def __call__(self, fault: str, starts: list[Attempt], what: str = "") -> None: ...
 
@@ -135,10 +135,10 @@ def table() -> Iterator[Table]:
             rows.append(f"| {fault} | {what} | | |")
             return
         lost = sum(start.lost_steps or 0 for start in starts)
-        told = "; ".join(
+        outcome = "; ".join(
             f"{start.cause}: {start.detail}" if start.detail else f"{start.cause}" for start in starts
         )
-        rows.append(f"| {fault} | {what or told} | {len(starts)} | {lost} |")
+        rows.append(f"| {fault} | {what or outcome} | {len(starts)} | {lost} |")
 
     yield add
     print("\n| fault | what happened | starts | steps lost |\n|---|---|---|---|", *rows, sep="\n")
@@ -147,7 +147,7 @@ def table() -> Iterator[Table]:
 def processes(job: str, program: str = "", **variables: str) -> list[int]:
     """Processes of a job, by variables of their environment; all nodes are on this host."""
     wanted = {f"{name}={value}" for name, value in {"SLURM_JOB_ID": job, **variables}.items()}
-    found = []
+    matching = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             environment = set((process / "environ").read_text(errors="replace").split("\0"))
@@ -155,8 +155,8 @@ def processes(job: str, program: str = "", **variables: str) -> list[int]:
         except OSError:
             continue
         if wanted <= environment and program in named:
-            found.append(int(process.name))
-    return found
+            matching.append(int(process.name))
+    return matching
 
 
 def parent(process: int) -> int:
@@ -166,14 +166,14 @@ def parent(process: int) -> int:
 
 
 def is_slurmstepd(process: int) -> bool:
-    """What slurmd leaves with each step on each node: it tells slurmctld how the step ended."""
+    """The process of slurmd for each step on each node, which reports the step's end to slurmctld."""
     with suppress(OSError):
         return Path(f"/proc/{process}/comm").read_text().startswith("slurmstepd")
     return False
 
 
 def program(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a shell script before all others on the PATH, of jobs too."""
+    """Put a shell script first on the PATH, also of jobs."""
     path.parent.mkdir()
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -197,7 +197,7 @@ def preempt(cluster: Cluster, folder: Path) -> None:
 
 @pytest.fixture
 def node_to_lose(cluster: Cluster) -> Iterator[Lose]:
-    """Sets a node down, as a power cut does; afterwards it is back."""
+    """Takes a node down, as a power cut does; restores it afterwards."""
     lost: list[str] = []
 
     def lose(node: str, job: str) -> None:
@@ -226,7 +226,7 @@ def test_a_node_goes_down(
     which: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first is that of the batch script, which thus cannot say anything. At the second, no accounting."""
+    """The first is the batch script's, which thus cannot write. At the second, accounting is missing."""
     with monkeypatch.context() as jobs:
         if which == 1:
             program(training.folder / "bin/sacct", "exit 1", jobs)
@@ -262,7 +262,7 @@ def test_a_rank_is_killed(training: Training, unbroken: dict[str, str], table: T
 
 @pytest.fixture
 def small_disk(training: Training) -> Iterator[Path]:
-    """The run folder on a file system of its own, of 16 MiB."""
+    """The run folder on a separate file system of 16 MiB."""
     training.run.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", training.run], check=True)
     yield training.run
@@ -277,16 +277,16 @@ def test_the_file_system_is_full_at_a_checkpoint(
     training.submit().at_step()
     filler = small_disk / "filler"
     free = shutil.disk_usage(small_disk).free
-    filler.write_bytes(bytes(free - 200_000))  # room for a line in a log, not for a checkpoint
+    filler.write_bytes(bytes(free - 200_000))  # space for a line in a log, not for a checkpoint
     wait_for_job_to_leave(training.cluster, training.job)
     filler.unlink()
     starts = training.done()
     assert [start.cause for start in starts] == ["no room", "done"], training.log()
     assert "No space left on device" in starts[0].detail
     assert starts[0].saved_step == SAVE_EVERY
-    assert starts[0].lost_steps == SAVE_EVERY, "it trained nothing that it could not save"
+    assert starts[0].lost_steps == SAVE_EVERY, "no training beyond what it could save"
     assert training.digests() == unbroken
-    assert training.log().count("fmct: ") - training.log().count("fmct: job") <= 1, "one reason, told once"
+    assert training.log().count("fmct: ") - training.log().count("fmct: job") <= 1, "one reason, logged once"
     reason = starts[0].detail.partition("can't be written")
     what = f"no room: CHECKPOINT {''.join(reason[1:])}; done"
     table("the file system is full at a checkpoint, and has room later", starts, what)
@@ -356,7 +356,7 @@ def test_slurmctld_is_restarted(training: Training, unbroken: dict[str, str], ta
 
 
 @rare
-def test_a_training_that_crashes_each_time_at_one_step(
+def test_a_training_that_always_crashes_at_the_same_step(
     training: Training, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FMCT_TEST_CRASH_AT", str(HIT))
@@ -392,7 +392,7 @@ def test_a_rank_is_killed_under_the_sbatch_file(
 
 
 @rare
-def test_preprocessing_with_more_tasks_than_an_array_takes_and_one_that_dies_each_time(
+def test_preprocessing_with_more_tasks_than_the_array_limit_and_one_that_always_crashes(
     cluster: Cluster, tmp_path: Path, table: Table
 ) -> None:
     def fmct(*arguments: str | Path) -> None:
@@ -434,10 +434,10 @@ def test_preprocessing_with_more_tasks_than_an_array_takes_and_one_that_dies_eac
 
 
 @rare
-def test_a_share_of_preprocessing_whose_task_takes_longer_than_its_time(
+def test_a_preprocessing_task_that_exceeds_its_time_limit(
     cluster: Cluster, tmp_path: Path, table: Table
 ) -> None:
-    """The second array task stands for it: it marks task 1, and then comes no further."""
+    """The second array task marks task 1, then sleeps beyond its time limit."""
     out = tmp_path / "out"
     script = (
         "import pathlib, sys, time; path = pathlib.Path(sys.argv[1]); "
@@ -464,7 +464,7 @@ def test_a_share_of_preprocessing_whose_task_takes_longer_than_its_time(
 
 
 @rare
-def test_an_array_that_slurm_does_not_take_is_one_line(
+def test_an_array_rejected_by_slurm_is_reported_in_one_line(
     cluster: Cluster, tmp_path: Path, table: Table
 ) -> None:
     job = Job("many", ((sys.executable, "-c", "pass"),) * 1100, SITE.preprocess)

@@ -1,4 +1,4 @@
-"""What launch/slurm/submit.py promises of any command, on a real Slurm, with stand-ins for the stages."""
+"""The behaviour of jobs of any command on a real Slurm, with small scripts instead of the stages."""
 
 import json
 import os
@@ -27,7 +27,7 @@ SITE = load(Site, Path(__file__).parents[2] / "launch/recipes/site-test.yaml", [
 
 
 def python(source: str, *arguments: str | Path) -> tuple[str, ...]:
-    """A command of one line, as jobs take no other."""
+    """A command of one line, as jobs require."""
     code = f"exec({textwrap.dedent(source)!r})"
     return (sys.executable, "-c", code, *(str(argument) for argument in arguments))
 
@@ -81,7 +81,7 @@ def test_ranks_on_two_nodes_find_each_other(cluster: Cluster, tmp_path: Path) ->
     assert {total for _, _, total in placed} == {"10"}
 
 
-def test_ranks_get_the_batch_scripts_environment_where_sbatch_exports_none(
+def test_ranks_get_the_batch_scripts_environment_if_sbatch_exports_none(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     site = SITE.model_copy(update={"directives": {"export": "NONE"}, "environment": {"WORDS": "two words"}})
@@ -106,7 +106,7 @@ TRAINING = """
     while step == 0 and not signals and time.monotonic() < deadline:
         time.sleep(0.05)
     (folder / f"ended-{step}-{rank}").write_text(json.dumps(signals))
-    time.sleep(0.5)  # both ranks have read `saved` before rank 0 writes it anew
+    time.sleep(0.5)  # both ranks have read `saved` before rank 0 rewrites it
     if rank == "0":
         saved.write_text(str(step + 1))
     sys.exit(75 if step < 2 else 0)
@@ -124,33 +124,35 @@ def test_every_rank_is_signalled_before_the_time_limit_and_the_job_continues_unt
     assert cluster.wait(number, 150) == "COMPLETED", logs(tmp_path / "slurm")
     for rank in range(2):
         assert signal.SIGUSR2 in json.loads((tmp_path / f"ended-0-{rank}").read_text())
-    assert cluster.restarts(number) >= 2  # a slow start may be told before it listens, and starts again
+    assert cluster.restarts(number) >= 2  # a slow start may be signalled before it listens, and restarts
     assert {path.read_text() for path in tmp_path.glob("began-*")} == {number}
     assert (tmp_path / "saved").read_text() == "3"
 
 
-def test_a_job_that_crashes_each_time_stops_after_two_tries_and_says_so(
+def test_a_job_that_always_crashes_stops_after_two_attempts_with_a_message(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     source = "import os, sys, time; time.sleep(2 * int(os.environ['SLURM_PROCID'])); sys.exit(3)"
     (number,) = Slurm(SITE).submit([Job("fails", (python(source),), SITE.train, nodes=2)], tmp_path / "slurm")
     assert cluster.wait(number) == "FAILED"
     assert cluster.restarts(number) == 1
-    said = [line.split("E ", 1)[1] for line in logs(tmp_path / "slurm").splitlines() if " E job" in line]
-    [line] = said
+    messages = [line.split("E ", 1)[1] for line in logs(tmp_path / "slurm").splitlines() if " E job" in line]
+    [line] = messages
     assert line.startswith(
         f"job {number}: crash (rank 0 on n1: Exited with exit code 3): crash 2 times, so not queued again: "
     )
 
 
-def test_a_mistake_is_not_tried_again(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_user_error_is_not_retried(cluster: Cluster, tmp_path: Path) -> None:
     job = Job("mistaken", (python("import sys; sys.exit(2)"),), SITE.train)
     (number,) = Slurm(SITE).submit([job], tmp_path / "slurm")
     assert cluster.wait(number) == "FAILED"
     assert cluster.restarts(number) == 0
 
 
-def test_an_array_task_that_dies_each_time_leaves_the_others_alone(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_array_task_that_always_crashes_does_not_affect_the_others(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     """The last task's own job number is that of the whole array."""
     source = """
         import os, pathlib, signal, sys
@@ -176,9 +178,7 @@ def preempt(cluster: Cluster, folder: Path) -> None:
     assert cluster.wait(number) == "COMPLETED", logs(folder)
 
 
-def test_every_rank_hears_of_a_preemption_saves_and_continues_afterwards(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_every_rank_is_notified_of_a_preemption_saves_and_resumes(cluster: Cluster, tmp_path: Path) -> None:
     (number,) = Slurm(SITE).submit(
         [Job("saves", (python(TRAINING, tmp_path),), SITE.train, 4)], tmp_path / "slurm"
     )
@@ -191,7 +191,7 @@ def test_every_rank_hears_of_a_preemption_saves_and_continues_afterwards(
     assert {path.read_text() for path in tmp_path.glob("began-*")} == {number}
 
 
-def test_a_preempted_task_that_saves_nothing_starts_again(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_preempted_task_that_saves_nothing_restarts(cluster: Cluster, tmp_path: Path) -> None:
     source = """
         import pathlib, sys, time
         began = pathlib.Path(sys.argv[1])
@@ -207,7 +207,7 @@ def test_a_preempted_task_that_saves_nothing_starts_again(cluster: Cluster, tmp_
     assert cluster.restarts(number) == 1
 
 
-def test_a_cancelled_job_saves_and_stays_away(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_cancelled_job_saves_and_is_not_restarted(cluster: Cluster, tmp_path: Path) -> None:
     (number,) = Slurm(SITE).submit(
         [Job("cancelled", (python(TRAINING, tmp_path),), SITE.train)], tmp_path / "slurm"
     )
@@ -218,13 +218,15 @@ def test_a_cancelled_job_saves_and_stays_away(cluster: Cluster, tmp_path: Path) 
     assert cluster.restarts(number) == 0
 
 
-def test_what_slurm_refuses_is_one_line_with_its_words(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_rejected_by_slurm_is_reported_in_one_line_with_its_message(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     job = Job("refused", (python("pass"),), Resources(partition="nowhere"))
     with pytest.raises(FmctError, match=r"Slurm rejected refused .*nvalid partition"):
         Slurm(SITE).submit([job], tmp_path)
 
 
-def test_the_printed_scripts_and_commands_are_what_sbatch_gets(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_printed_scripts_and_commands_are_those_given_to_sbatch(cluster: Cluster, tmp_path: Path) -> None:
     array = Job("array", tuple(python(f"print({i})") for i in range(2)), SITE.preprocess)
     alone = Job("alone", (python("print('a b')"),), SITE.train, 2, after_success=("array",))
     printed = "\n".join(describe(job, tmp_path, SITE) for job in (array, alone))
@@ -250,7 +252,7 @@ def test_the_printed_scripts_and_commands_are_what_sbatch_gets(cluster: Cluster,
 def test_a_job_runs_in_its_container_with_the_sites_environment(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in = tmp_path / "bin/apptainer"  # there is none here: notes its options, then runs the command
+    stand_in = tmp_path / "bin/apptainer"  # a stand-in: records its options, then runs the command
     stand_in.parent.mkdir()
     stand_in.write_text(
         f'#!/bin/bash\nwhile [ "$1" != image.sif ]; do echo "$1" >> {tmp_path}/options; shift; done\n'
@@ -277,7 +279,7 @@ def test_a_job_runs_in_its_container_with_the_sites_environment(
     assert (tmp_path / "options").read_text().split() == options
 
 
-def test_what_depends_on_a_failed_job_is_cancelled(cluster: Cluster, tmp_path: Path) -> None:
+def test_jobs_that_depend_on_a_failed_job_are_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     fails = Job("fails", (python("import sys; sys.exit(3)"),), SITE.preprocess)
     after = Job("after", (python("pass"),), SITE.preprocess, after_success=("fails",))
     numbers = Slurm(SITE).submit([fails, after], tmp_path)

@@ -1,4 +1,4 @@
-"""The stages on a real Slurm: through `fmct launch` and through the sbatch files, with equal outcome."""
+"""The stages on a real Slurm, by `fmct launch` and by the sbatch files, with equal results."""
 
 import hashlib
 import json
@@ -45,13 +45,13 @@ SWEEP_STAGES = {"sweep-plan", "features", "features-joined", "sweep", "swept"}
 
 def run(*command: str | Path) -> str:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def launched(*arguments: str | Path) -> list[str]:
-    """Job numbers of what `fmct launch` submitted."""
+    """Numbers of the jobs that `fmct launch` submitted."""
     lines = run("fmct", "launch", *arguments, "--site", SITE).splitlines()
     return [line.split("job ")[1].split(",")[0] for line in lines]
 
@@ -63,10 +63,10 @@ def logs(folder: Path) -> str:
 @dataclass
 class Export:
     folder: Path
-    """Has export/dicom, export/labels.csv and hmac.key."""
+    """Contains export/dicom, export/labels.csv and hmac.key."""
     catalog: Path
     arguments: list[str]
-    """Overrides that every preprocessing of it takes: several small shards."""
+    """Overrides of every preprocessing of it: several small shards."""
     data: Path
     """Preprocessed here, without Slurm."""
     labels: Path
@@ -79,7 +79,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     arguments = [f"key_file={key}", "output.shard_mib=4"]
     run("fmct", "demo", "export", folder / "export", "--studies", "20", "--matrix", "64")
     run("fmct", "scan", folder / "export/dicom", "--catalog", catalog)
-    key.write_text(hashlib.sha256(b"test_slurm_stages").hexdigest() + "\n")  # known, as HOLDOUT needs it
+    key.write_text(hashlib.sha256(b"test_slurm_stages").hexdigest() + "\n")  # fixed, for HOLDOUT
     key.chmod(0o600)
     run("fmct", "labels", folder / "export/labels.csv", "--key-file", key, "--out", labels)
     run("fmct", "preprocess", catalog, "--out", folder / "data", *arguments)
@@ -92,7 +92,7 @@ def digests(data: Path) -> list[str]:
     ]
 
 
-def test_launched_preprocessing_gives_the_same_bytes_as_here(
+def test_launched_preprocessing_gives_the_same_bytes_as_without_slurm(
     cluster: Cluster, export: Export, tmp_path: Path
 ) -> None:
     numbers = launched("preprocess", export.catalog, "--out", tmp_path, *export.arguments)
@@ -101,7 +101,7 @@ def test_launched_preprocessing_gives_the_same_bytes_as_here(
     assert digests(tmp_path) == digests(export.data)
 
 
-def test_scan_and_preprocessing_by_sbatch_give_the_same_bytes_as_here(
+def test_scan_and_preprocessing_by_sbatch_give_the_same_bytes_as_without_slurm(
     cluster: Cluster, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -123,7 +123,7 @@ def test_scan_and_preprocessing_by_sbatch_give_the_same_bytes_as_here(
 
 @pytest.fixture(scope="module")
 def trained(export: Export, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Where the two training tests put their runs, for the probes to find."""
+    """Run folders of the two training tests, used by the probes."""
     folder = tmp_path_factory.mktemp("runs")
     return folder / "preempted", folder / "unbroken"
 
@@ -188,12 +188,12 @@ def test_probes_of_several_runs_are_one_array(
     assert "any_bleed" in page.read_text()
 
 
-def test_a_pipeline_stops_where_a_stage_fails_continues_and_is_done_once(
+def test_a_pipeline_stops_at_a_failed_stage_resumes_and_runs_each_stage_once(
     cluster: Cluster, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     labels, out = tmp_path / "labels.csv", tmp_path / "out"
-    labels.write_text("study_instance_uid,any_bleed\n1.2.3,1\n")  # of another archive: the probe will say so
+    labels.write_text("study_instance_uid,any_bleed\n1.2.3,1\n")  # of another archive: the probe refuses them
     small = ["run.steps=4", "run.batch=4", "run.checkpoint_every=2", "model.depth=1", "model.width=48"]
     small += ["data.view_size=24", "data.local_views=1", "model.heads=2"]
     recipe = tmp_path / "pipeline.yaml"
@@ -217,8 +217,10 @@ def test_a_pipeline_stops_where_a_stage_fails_continues_and_is_done_once(
         lines = run("fmct", "launch", "pipeline", recipe, "--site", SITE, *arguments).splitlines()
         return dict(line.split(": ", 1) for line in lines if not line.startswith("###") and ": " in line)
 
-    def numbers(said: dict[str, str]) -> dict[str, str]:
-        return {stage: text.split()[1].strip(",") for stage, text in said.items() if text.startswith("job")}
+    def numbers(outcomes: dict[str, str]) -> dict[str, str]:
+        return {
+            stage: text.split()[1].strip(",") for stage, text in outcomes.items() if text.startswith("job")
+        }
 
     printed = run("fmct", "launch", "pipeline", recipe, "--site", SITE, "--dry-run")
     assert not out.exists()
@@ -229,7 +231,7 @@ def test_a_pipeline_stops_where_a_stage_fails_continues_and_is_done_once(
         shown = (
             printed.split(f"### {job['name']}, ", 1)[1].split("batch script\n", 1)[1].split("\n### ", 1)[0]
         )
-        for other in record.values():  # of which a name stands for the number that Slurm is to give
+        for other in record.values():  # printed by name, submitted by number
             shown = re.sub(
                 rf"(?m)^(#SBATCH --dependency=.*){other['name']}", rf"\g<1>{other['number']}", shown
             )
@@ -259,7 +261,7 @@ def test_a_pipeline_stops_where_a_stage_fails_continues_and_is_done_once(
 
 
 def require_held_out(out: Path) -> None:
-    """No tested patient was pretrained on, and probe, sweep and report have the figures of exactly these."""
+    """No test patient was in the pretraining; probe, sweep and report are of exactly these patients."""
     rows = pq.read_table(out / "parts/parts.parquet").to_pylist()
     names = ("train", "validation", "test")
     patients = {name: {row["patient_key"] for row in rows if row["split"] == name} for name in names}
@@ -282,7 +284,7 @@ def require_held_out(out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def grid(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a small sweep; its features are kept beside it, for all tests."""
+    """The file of a small sweep; its features are stored next to it, for all tests."""
     folder = tmp_path_factory.mktemp("grid")
     training = small_config(export.data / "zarr")
     info = EncoderInfo(
@@ -302,7 +304,7 @@ def grid(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_sweep_is_arrays_of_features_and_grid_with_equal_tables_by_both_ways(
+def test_a_sweep_of_two_arrays_gives_equal_tables_by_launch_and_by_sbatch(
     cluster: Cluster, grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -322,7 +324,7 @@ def test_a_sweep_is_arrays_of_features_and_grid_with_equal_tables_by_both_ways(
         assert tables[0].equals(tables[1])
 
 
-def test_shares_of_an_array_register_what_they_score_and_the_last_job_joins_it(
+def test_array_tasks_register_the_patients_they_score_and_the_last_job_joins_them(
     cluster: Cluster, grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -336,15 +338,15 @@ def test_shares_of_an_array_register_what_they_score_and_the_last_job_joins_it(
     records = tmp_path / "followed/slurm"
     [units, *others] = [progress_of_job(records, f"{array}_{task}") for task in range(2)]
     assert (units, others) == (Progress(2, 2), [Progress(2, 2)]), "two encoders, each unchanged and thicker"
-    found = pq.read_table(tmp_path / "followed/robustness.parquet").to_pylist()
-    followed = [row for row in found if row["task"] == "any_bleed"]
+    rows = pq.read_table(tmp_path / "followed/robustness.parquet").to_pylist()
+    followed = [row for row in rows if row["task"] == "any_bleed"]
     assert {(row["encoder"], row["severity"]) for row in followed} == {
         (encoder, severity) for encoder in ("ours", "other") for severity in (0.0, 5.0)
     }
     assert all(row["value"] is not None for row in followed)
 
 
-def test_maps_of_an_array_are_those_of_one_process(
+def test_maps_of_an_array_equal_those_of_one_process(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -361,7 +363,7 @@ def test_maps_of_an_array_are_those_of_one_process(
         assert of_array == of_one
 
 
-def test_predictions_of_an_array_are_those_of_one_run(
+def test_predictions_of_an_array_equal_those_of_one_run(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -384,7 +386,7 @@ def test_predictions_of_an_array_are_those_of_one_run(
     )
     array = run("sbatch", "--parsable", "--array=0-1", *script).strip()
     last = run("sbatch", "--parsable", f"--dependency=afterany:{array}", *script, "--collect").strip()
-    assert cluster.wait(last, 200) == "COMPLETED", "a path was refused, which its row says"
+    assert cluster.wait(last, 200) == "COMPLETED", "a refused path has a row"
     first, *others = (
         pq.read_table(tmp_path / way / "predictions.parquet") for way in ("here", "launched", "sbatch")
     )

@@ -1,4 +1,4 @@
-"""`fmct launch status|logs|cancel` on a real Slurm, with stand-ins for the stages."""
+"""`fmct launch status|logs|cancel` on a real Slurm, with small scripts instead of the stages."""
 
 import subprocess
 import sys
@@ -28,9 +28,9 @@ time.sleep(500)
 
 def fmct(*arguments: str | Path) -> str:
     command = (sys.executable, "-m", "launch.cli", "launch", *map(str, arguments))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def test_an_arrays_tasks_are_signalled_shown_and_cancelled(cluster: Cluster, tmp_path: Path) -> None:
@@ -44,26 +44,27 @@ def test_an_arrays_tasks_are_signalled_shown_and_cancelled(cluster: Cluster, tmp
     cluster.until(
         lambda: f"job {number}_0 does not run again" in fmct("status", tmp_path), 60, "end of task 0"
     )
-    told = fmct("status", tmp_path)
+    output = fmct("status", tmp_path)
     assert (
-        f"{tmp_path}: job {number}_0 does not run again: crash: rank 0 on n1: Exited with exit code 3" in told
+        f"{tmp_path}: job {number}_0 does not run again: crash: rank 0 on n1: Exited with exit code 3"
+        in output
     )
     for task in (1, 2):
-        assert f"job {number}_{task}, name sleepers, state RUNNING, restarts 0" in told
-    assert f"job {number}_0, start 1, cause crash" in told
+        assert f"job {number}_{task}, name sleepers, state RUNNING, restarts 0" in output
+    assert f"job {number}_0, start 1, cause crash" in output
 
     shown = fmct("logs", tmp_path)
     assert shown.count("task 0 speaks") == 2, "the failed task's log"
     assert "task 1 speaks" not in shown
 
-    said = fmct("cancel", tmp_path)
-    assert said.count("cancelled") == 2
+    output = fmct("cancel", tmp_path)
+    assert output.count("cancelled") == 2
     assert cluster.wait(number) != "COMPLETED"
     assert sorted(state.split()[0] for state in cluster.states(number)) == ["CANCELLED"] * 2 + ["FAILED"]
     assert fmct("cancel", tmp_path) == f"{tmp_path}: no pending or running jobs\n"
 
 
-def test_a_job_that_waits_to_start_again_is_cancelled_for_good(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_waiting_for_its_restart_can_be_cancelled(cluster: Cluster, tmp_path: Path) -> None:
     site = SITE.model_copy(update={"backoff_seconds": 300})
     job = Job("fails", ((sys.executable, "-c", "import sys; sys.exit(3)"),), SITE.preprocess)
     (number,) = Slurm(site).submit([job], tmp_path / "slurm")
