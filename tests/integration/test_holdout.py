@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(600)
 
 SIZES = {
     "--studies 240": "--studies 24",
-    # A split of so few by a new key's hash may well leave a part without a bleed.
+    # A split of so few by a new key's hash may leave a part without a bleed.
     "fmct keygen hmac.key": "(umask 077 && printf %064d 0 | sha256sum | cut -c1-64 > hmac.key)",
     "launch/recipes/quickstart-train.yaml": "small-train.yaml",
     "run.steps=200": "run.steps=2",
@@ -38,7 +38,7 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reader's folder after the section."""
+    """The working folder after the section's commands."""
     folder = tmp_path_factory.mktemp("held")
     (folder / "launch").symlink_to(REPOSITORY / "launch")
     write_recipe(small_config(Path("parts/train")), folder / "small-train.yaml")
@@ -54,15 +54,17 @@ def patients(dataset: Path) -> dict[str, str]:
     return dict(zip(index["key"].to_pylist(), index["patient_key"].to_pylist(), strict=True))
 
 
-def test_the_pretraining_has_seen_no_tested_patient(held: Path) -> None:
+def test_no_test_patient_was_in_the_pretraining(held: Path) -> None:
     recorded = json.loads((held / "runs/held/config.json").read_text())
     assert recorded["data"]["path"] == str(held / "parts/train")
-    seen, whole = set(patients(held / "parts/train").values()), patients(held / "data/zarr")
+    pretrained, patient = set(patients(held / "parts/train").values()), patients(held / "data/zarr")
     for out in ("probe", "sweeps/held"):
-        tested = {whole[key] for key in pq.read_table(held / out / "predictions.parquet")["key"].to_pylist()}
+        tested = {
+            patient[key] for key in pq.read_table(held / out / "predictions.parquet")["key"].to_pylist()
+        }
         assert tested
         assert tested <= set(patients(held / "parts/test").values())
-        assert not tested & seen
+        assert not tested & pretrained
     results = json.loads((held / "probe/results.json").read_text())
     assert (results["pretrained_patients"], bool(results["rows"])) == (0, True)
     probed = [row for row in pq.read_table(held / "probe/results.parquet").to_pylist() if not row["reason"]]
@@ -70,7 +72,7 @@ def test_the_pretraining_has_seen_no_tested_patient(held: Path) -> None:
     assert "any_bleed" in (held / "held.html").read_text()
 
 
-def test_labels_and_features_join_by_the_study(held: Path) -> None:
+def test_labels_and_features_join_by_study(held: Path) -> None:
     parts = {r["study_key"]: r["split"] for r in pq.read_table(held / "parts/parts.parquet").to_pylist()}
     labels = pq.read_table(held / "split-labels.parquet").to_pylist()
     assert {row["study_key"]: row["split"] for row in labels} == parts
@@ -81,25 +83,25 @@ def test_labels_and_features_join_by_the_study(held: Path) -> None:
     assert places == dict.fromkeys((row["key"] for row in features), str(held / "heads/dicom"))
 
 
-def test_predictions_from_dicom_are_the_sweeps(held: Path) -> None:
+def test_predictions_from_dicom_equal_those_of_the_sweep(held: Path) -> None:
     index = Dataset.open(held / "data/zarr").index
     study = dict(zip(index["key"].to_pylist(), index["study_key"].to_pylist(), strict=True))
     swept = pq.read_table(held / "sweeps/held/predictions.parquet").to_pylist()
     tested = {study[row["key"]]: row["score"] for row in swept if row["task"] == "any_bleed"}
     rows = pq.read_table(held / "predictions/predictions.parquet").to_pylist()
-    found = {row["study_key"]: row["score"] for row in rows}
+    predicted = {row["study_key"]: row["score"] for row in rows}
     assert {row["task"] for row in rows} == {"any_bleed"}
     assert len(tested) > 2
-    # An encoder of two steps has channels of hardly any spread, which magnify what another batch rounds.
-    assert {key: found[key] for key in tested} == pytest.approx(tested, abs=1e-5)
+    # After two steps channels have almost no variance, which magnifies rounding differences between batches.
+    assert {key: predicted[key] for key in tested} == pytest.approx(tested, abs=1e-5)
     groups = pq.read_table(held / "sweeps/held/subgroups.parquet").to_pylist()
     by_kernel = [row["n"] for row in groups if (row["by"], row["task"]) == ("kernel_class", "any_bleed")]
     assert sum(by_kernel) == len(tested)
-    asked = pq.read_table(held / "retrieval/retrieval.parquet").to_pylist()
-    assert {row["n"] for row in asked if row["task"] == "any_bleed"} == {len(tested)}
+    retrieved = pq.read_table(held / "retrieval/retrieval.parquet").to_pylist()
+    assert {row["n"] for row in retrieved if row["task"] == "any_bleed"} == {len(tested)}
 
 
-def test_worse_scans_and_what_was_kept_are_in_the_report(held: Path) -> None:
+def test_robustness_retrieval_and_classifiers_are_in_the_report(held: Path) -> None:
     rows = pq.read_table(held / "robustness/robustness.parquet").to_pylist()
     steps = {(row["change"], row["severity"]) for row in rows if not row["reason"]}
     severities = {"thicker": (0, 8, 16), "blur": (0, 6), "sharpen": (0, 2), "noise": (0, 20)}
@@ -116,15 +118,15 @@ def test_worse_scans_and_what_was_kept_are_in_the_report(held: Path) -> None:
     assert page.count('id="robustness-') >= len(severities)
 
 
-def test_why_is_measured_beside_the_truth(
+def test_relevance_maps_are_compared_with_the_true_masks(
     held: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """docs/probes.md, "Why": its second block, in one process."""
+    """The second block of "Why" in docs/probes.md, in one process."""
     _, block = blocks(REPOSITORY / "docs/probes.md", "bash", "Why")
     monkeypatch.chdir(held)
     for line in block.replace("\\\n", " ").splitlines():
-        done = CliRunner().invoke(app, shlex.split(line)[1:])
-        assert done.exit_code == 0, (line, done.output, done.exception)
+        result = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert result.exit_code == 0, (line, result.output, result.exception)
     tested = set(patients(held / "parts/test"))
     table = pq.read_table("why/relevance.parquet").to_pylist()
     assert {row["key"] for row in table} == tested
@@ -151,13 +153,13 @@ def test_encoders_are_compared_on_both_datasets(held: Path) -> None:
     assert "3D ResNet-50" in (held / "benchmarks/heads/benchmark.html").read_text()
 
 
-def test_measured_labels_of_the_same_heads_go_from_their_table_to_predictions(held: Path) -> None:
-    """The section "Kinds of label", on the same fewer heads."""
+def test_labels_of_other_kinds_are_probed_and_predicted(held: Path) -> None:
+    """The section "Kinds of label", on these heads."""
     section = blocks(REPOSITORY / "docs/probes.md", "bash", "Kinds of label")
     bash(substituted("".join(section), SIZES), held)
     rows = [r for r in pq.read_table(held / "probe-measures/results.parquet").to_pylist() if r["figures"]]
     assert {"ventricle_ml", "haematoma_ml", "atrophy_mm"} <= {row["task"] for row in rows}
-    assert {row["method"] for row in rows} == {"logistic"}, "neighbours have nothing for times to an event"
+    assert {row["method"] for row in rows} == {"logistic"}, "neighbours do not support times to an event"
     results = json.loads((held / "probe-measures/results.json").read_text())
     assert {own["task"] for own in results["figures"]} == {row["task"] for row in rows}
     assert "ventricle_ml" in (held / "measures.html").read_text()
@@ -171,7 +173,7 @@ def test_measured_labels_of_the_same_heads_go_from_their_table_to_predictions(he
     assert all(5 < value < 80 for value in truth)
 
 
-def test_masks_are_segmented_told_and_learnt_from(held: Path) -> None:
+def test_masks_are_stored_segmented_and_reported(held: Path) -> None:
     masks, parts = Dataset.open(held / "masks"), patients(held / "parts/test")
     assert patients(held / "masks") == patients(held / "data/zarr")
     assert mask_info(masks).classes == ("bleed",)
