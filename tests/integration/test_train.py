@@ -72,7 +72,7 @@ pytestmark = pytest.mark.timeout(600 + 100 * KILLS)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unbroken and a resumed run of every variant, and more, on two ranks."""
+    """An uninterrupted and a resumed run of every variant, and more, on two ranks."""
     folder = tmp_path_factory.mktemp("runs")
     data = write_dataset(folder / "data")
     for name, engine in VARIANTS.items():
@@ -89,7 +89,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_skipping(folder: Path) -> None:
-    """The configuration of a run that skips a damaged volume, and reads copies of shards."""
+    """The configuration of a run that skips a damaged volume and reads cached shards."""
     data = write_dataset(folder / "damaged")
     damage_volume(data, 4)
     config = small_config(data, data={"damaged": "skip", "cache": str(folder / "cache")})
@@ -108,13 +108,13 @@ def metrics(run: Path) -> list[dict[str, float]]:
 
 
 def last_checkpoint(run: Path) -> Manifest:
-    found = newest(run)
-    assert found is not None
-    return found[1]
+    latest = newest(run)
+    assert latest is not None
+    return latest[1]
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    """Every loss, and at the end every weight, moment and average, is the same to the last bit."""
+    """Every loss, and the final weights, moments and averages, are bitwise equal."""
     assert compare(first, second) == STEPS
     ours, theirs = last_checkpoint(first), last_checkpoint(second)
     assert (ours.step, ours.files) == (theirs.step, theirs.files)
@@ -128,40 +128,40 @@ def assert_learns_alike(run: Path, other: Path, tolerance: float = 2e-4) -> None
 
 
 @pytest.mark.parametrize("variant", RESUMED)
-def test_a_resumed_run_equals_the_unbroken_one_to_the_last_bit(runs: Path, variant: str) -> None:
+def test_a_resumed_run_is_bitwise_equal_to_an_uninterrupted_one(runs: Path, variant: str) -> None:
     assert [row["step"] for row in metrics(runs / f"{variant}-resumed")] == list(range(1, STEPS + 1))
     assert_same_run(runs / variant, runs / f"{variant}-resumed")
 
 
-def test_a_damaged_volume_is_counted_and_a_resume_agrees_on_what_takes_its_place(runs: Path) -> None:
+def test_a_damaged_volume_is_counted_and_a_resume_agrees_on_its_substitute(runs: Path) -> None:
     assert_same_run(runs / "skipping", runs / "skipping-resumed")
     counts = [row["damaged_volumes"] for row in metrics(runs / "skipping")]
     assert counts == sorted(counts)
-    assert counts[-1] >= STEPS * BATCH // VOLUMES  # once an epoch, on whichever rank
+    assert counts[-1] >= STEPS * BATCH // VOLUMES  # once per epoch, on any rank
     assert all(row["data_wait_seconds"] >= 0 for row in metrics(runs / "skipping"))
 
 
 @pytest.mark.parametrize("variant", ["stage1", "stage2", "stage3", "offload2", "offload3"])
-def test_zero_stages_and_offload_learn_what_stage_0_learns(runs: Path, variant: str) -> None:
+def test_zero_stages_and_offload_train_as_stage_0(runs: Path, variant: str) -> None:
     assert_learns_alike(runs / variant, runs / "stage0")
 
 
 def test_ranks_of_stages_0_to_2_start_without_torchs_compiler(runs: Path) -> None:
-    """Its import would double the CPU time of a rank's start; stage 3 loads it in DeepSpeed."""
+    """Importing it would double the CPU time of a rank's start; at stage 3 DeepSpeed loads it."""
     assert [json.loads((runs / f"compiler-{rank}.json").read_text()) for rank in range(2)] == [[], []]
 
 
-def test_two_sizes_of_view_and_lejepa_learn_equally_at_stages_1_to_3(runs: Path) -> None:
+def test_two_view_sizes_and_lejepa_train_equally_at_stages_1_to_3(runs: Path) -> None:
     first = metrics(runs / "smaller-1")
     for other in ("smaller-2", "smaller-3"):
         assert_learns_alike(runs / other, runs / "smaller-1")
-        found = [(row["lejepa"], row["lejepa_sigreg"]) for row in metrics(runs / other)]
-        assert found == [pytest.approx((row["lejepa"], row["lejepa_sigreg"]), rel=2e-4) for row in first]
+        actual = [(row["lejepa"], row["lejepa_sigreg"]) for row in metrics(runs / other)]
+        assert actual == [pytest.approx((row["lejepa"], row["lejepa_sigreg"]), rel=2e-4) for row in first]
     assert first[0]["dino"] != metrics(runs / "stage0")[0]["dino"]
     assert first[0]["mae"] == metrics(runs / "stage0")[0]["mae"]
 
 
-def test_patches_are_held_to_an_anchor_that_is_refreshed_equally_at_all_stages(runs: Path) -> None:
+def test_gram_anchoring_and_its_refresh_are_equal_at_all_stages(runs: Path) -> None:
     for other in ("gram-1", "gram-3"):
         assert_learns_alike(runs / other, runs / "gram-0")
     losses = [row["gram"] for row in metrics(runs / "gram-0")]
@@ -170,19 +170,19 @@ def test_patches_are_held_to_an_anchor_that_is_refreshed_equally_at_all_stages(r
     assert losses[:begin] == weights[:begin] == [0.0] * begin
     assert all(loss > 0 for loss in losses[begin:])
     assert weights[begin:] == [GRAM["gram_weight"]] * (STEPS - begin)
-    # At a refresh the anchor is the teacher of then, who is near the student, who leaves it from then on.
+    # At a refresh the anchor is the current teacher, which is near the student; then they diverge.
     refreshed = [step for step in range(begin, STEPS) if (step - begin) % 3 == 0]
     later = [step + 2 for step in refreshed if step + 2 < STEPS]
     assert sum(losses[step] for step in refreshed[1:]) < sum(losses[step] for step in later)
 
 
-def test_bf16_learns_what_float32_learns_at_stages_0_and_3(runs: Path) -> None:
-    """Ranks exchange bfloat16 under ZeRO, so stage 3 rounds more than stage 0."""
+def test_bf16_trains_as_float32_at_stages_0_and_3(runs: Path) -> None:
+    """ZeRO exchanges bfloat16 between ranks, so stage 3 rounds more than stage 0."""
     exact = [row["loss"] for row in metrics(runs / "stage0")]
     for name in ("bf16-0", "bf16-3"):
         losses = [row["loss"] for row in metrics(runs / name)]
         assert losses == pytest.approx(exact, rel=0.05)
-        assert losses != pytest.approx(exact, rel=1e-5), "bfloat16 shows"
+        assert losses != pytest.approx(exact, rel=1e-5), "bfloat16 has an effect"
 
 
 def test_a_run_resumes_with_other_ranks_and_stages(
@@ -202,7 +202,7 @@ def test_a_run_resumes_with_other_ranks_and_stages(
 
 
 @pytest.mark.parametrize("stage", ["stage2", "stage3"])
-def test_the_teacher_follows_on_each_ranks_part_without_communication(runs: Path, stage: str) -> None:
+def test_each_rank_updates_its_part_of_the_teacher_without_communication(runs: Path, stage: str) -> None:
     for rank in range(2):
         facts = json.loads((runs / f"teacher-{stage}-{rank}.json").read_text())
         assert facts["control"], "the recorder sees collectives"
@@ -212,20 +212,20 @@ def test_the_teacher_follows_on_each_ranks_part_without_communication(runs: Path
         assert share == 1 if stage == "stage2" else 0.5 <= share < 0.52  # each slice is padded to a multiple
 
 
-def test_signals_and_time_limits_of_one_rank_make_all_save_and_leave(runs: Path) -> None:
+def test_signals_and_time_limits_of_one_rank_make_all_save_and_exit(runs: Path) -> None:
     stops = json.loads((runs / "stopped/stops.json").read_text())
     assert 0 < stops["SIGUSR1"] < stops["SIGUSR2"] < stops["time"] == stops["SIGUSR2"] + 1 < STEPS
     assert_same_run(runs / "stopped", runs / "stage2")
 
 
-def test_each_attempt_is_on_record(runs: Path) -> None:
+def test_each_attempt_is_recorded(runs: Path) -> None:
     stops = json.loads((runs / "stopped/stops.json").read_text())
-    told = [(a.cause, a.detail, a.last_step, a.lost_steps) for a in attempts(runs / "stopped")]
-    assert told == [
+    recorded = [(a.cause, a.detail, a.last_step, a.lost_steps) for a in attempts(runs / "stopped")]
+    assert recorded == [
         *(("time limit", reason, stops[key], 0) for key, reason in STOP_REASONS.items()),
         ("done", "", STEPS, 0),
     ]
-    # How long before its time limit an attempt stops depends on the longest save of all.
+    # The time before its limit at which an attempt stops depends on the longest save.
     longest = [attempt.save_seconds for attempt in attempts(runs / "stopped")]
     assert 0 < longest[0] <= longest[1] <= longest[-1]
     conclude(runs / "full")
@@ -239,21 +239,21 @@ def test_each_attempt_is_on_record(runs: Path) -> None:
 
 
 @pytest.mark.parametrize("room", ["kept", "not-kept"])
-def test_a_rank_that_cannot_write_ends_all_and_leaves_what_was_good(runs: Path, room: str) -> None:
-    told, other = ((runs / f"full/ended-{room}-{rank}.txt").read_text() for rank in range(2))
-    assert "rank-00001.safetensors: can't be written" in told
-    assert other == "2", "other ranks end with that exit code, in silence"
+def test_a_rank_that_cannot_write_ends_all_and_earlier_checkpoints_remain(runs: Path, room: str) -> None:
+    output, other = ((runs / f"full/ended-{room}-{rank}.txt").read_text() for rank in range(2))
+    assert "rank-00001.safetensors: can't be written" in output
+    assert other == "2", "other ranks end with that exit code, without output"
     assert last_checkpoint(runs / "full").step == 8
     lost = {"kept": 1, "not-kept": 2}[room]
     assert attempts(runs / "full")[lost].last_step == 12, "nothing is trained that can't be saved"
-    assert not list((runs / "full/checkpoints").glob(".*")), "others have the room"
+    assert not list((runs / "full/checkpoints").glob(".*")), "their space is free for others"
 
 
-def test_training_learns_and_shows_what_it_reconstructs(runs: Path) -> None:
+def test_training_reduces_the_loss_and_writes_reconstructions(runs: Path) -> None:
     losses = [row["mae"] for row in metrics(runs / "stage2")]
     assert sum(losses[-5:]) < sum(losses[:5])
-    pictures = sorted(path.name for path in (runs / "stage2/reconstructions").iterdir())
-    assert pictures == ["step-00000010.png", "step-00000020.png"]
+    images = sorted(path.name for path in (runs / "stage2/reconstructions").iterdir())
+    assert images == ["step-00000010.png", "step-00000020.png"]
 
 
 def test_the_exported_encoder_loads_in_two_lines_and_names_its_data(runs: Path) -> None:
@@ -263,7 +263,7 @@ def test_the_exported_encoder_loads_in_two_lines_and_names_its_data(runs: Path) 
     assert str(runs) not in (runs / "stage3/encoder.json").read_text()
 
 
-def test_a_run_with_patches_of_three_edges_says_where_its_features_lie(runs: Path) -> None:
+def test_a_run_with_anisotropic_patches_gives_the_positions_of_features(runs: Path) -> None:
     recorded = json.loads((runs / "gram-0/encoder.json").read_text())
     assert (recorded["model"]["positions"], recorded["data"]["view_size"]) == ("rope", [8, 24, 36])
     for folder in ("reconstructions", "attention"):
@@ -272,12 +272,12 @@ def test_a_run_with_patches_of_three_edges_says_where_its_features_lie(runs: Pat
     assert [(scan.patches.shape, scan.centres_mm.shape) for scan in scans] == VOLUMES * [((8, 24), (8, 3))]
 
 
-def test_the_tissue_in_patches_that_are_not_encoded_is_the_same_at_all_stages(runs: Path) -> None:
+def test_the_tissue_share_of_omitted_patches_is_equal_at_all_stages(runs: Path) -> None:
     dropped = [[row.get("tissue_dropped") for row in metrics(runs / run)] for run in ANCHORED]
     assert len({tuple(shares) for shares in dropped}) == 1
-    looked = [share for share in dropped[0] if share is not None]
+    evaluated = [share for share in dropped[0] if share is not None]
     assert dropped[0][-1] is not None
-    assert all(0 < share < 0.3 for share in looked)
+    assert all(0 < share < 0.3 for share in evaluated)
     assert json.loads((runs / "gram-0/encoder.json").read_text())["model"]["keep_tokens"] == 0.6
     assert not any("tissue_dropped" in row for row in metrics(runs / "stage0"))
 
@@ -307,10 +307,10 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
     return [int(child) for child in children.split()]
 
 
-def test_a_run_that_is_stopped_and_killed_at_random_ends_as_the_unbroken_one(
+def test_a_run_stopped_and_killed_at_random_equals_an_uninterrupted_one(
     runs: Path, tmp_path: Path, seed: int
 ) -> None:
-    """SIGTERM to one rank first; then SIGKILL to a random one at random moments, saves at every step."""
+    """First SIGTERM to one rank; then SIGKILL to a random one at random times, with a save at every step."""
     config = small_config(runs / "data", engine=VARIANTS["stage2"], run={"checkpoint_every": 1})
     recipe = write_recipe(config, tmp_path / "recipe.yaml")
     generator = random.Random(seed)
@@ -334,7 +334,7 @@ def test_a_run_that_is_stopped_and_killed_at_random_ends_as_the_unbroken_one(
                 os.kill(generator.choice(victims), signal.SIGKILL)
             output = process.communicate(timeout=300)[0]
             assert process.returncode != 75, output
-            killed += process.returncode != 0  # else it was done before the kill
+            killed += process.returncode != 0  # else it finished before the kill
             print(f"run {number}: {killed} kills, {rows(run)} steps")
         process = start_training(recipe, run)
         output = process.communicate(timeout=300)[0]
@@ -360,27 +360,27 @@ def damage(file: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "flipped"])
-def test_every_damaged_file_is_named_and_the_checkpoint_before_is_taken(
+def test_every_damaged_file_is_named_and_the_previous_checkpoint_is_used(
     runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     run, checkpoints = copy_with_checkpoints(runs, tmp_path)
     files = [path for path in checkpoints[-1].rglob("*") if path.is_file()]
-    assert len([f for f in files if "rank" in f.name]) == 2, "each rank has a file of its own"
+    assert len([f for f in files if "rank" in f.name]) == 2, "one file per rank"
     for file in files:
         kept = file.read_bytes()
         damage(file, how)
         caplog.clear()
-        found = newest(run)
-        assert found is not None
-        assert found[0] == checkpoints[-2], file
+        latest = newest(run)
+        assert latest is not None
+        assert latest[0] == checkpoints[-2], file
         assert str(file) in caplog.text
         file.write_bytes(kept)
-    found = newest(run)
-    assert found is not None
-    assert found[0] == checkpoints[-1]
+    latest = newest(run)
+    assert latest is not None
+    assert latest[0] == checkpoints[-1]
 
 
-def test_steps_after_a_damaged_checkpoint_are_done_again_and_counted_so(runs: Path, tmp_path: Path) -> None:
+def test_steps_after_a_damaged_checkpoint_are_repeated_and_counted(runs: Path, tmp_path: Path) -> None:
     run, checkpoints = copy_with_checkpoints(runs, tmp_path)
     damage(next(checkpoints[-1].glob("rank-00001*")), "flipped")
     recipe = write_recipe(small_config(runs / "data", engine=VARIANTS["stage3"]), tmp_path / "recipe.yaml")
@@ -391,7 +391,7 @@ def test_steps_after_a_damaged_checkpoint_are_done_again_and_counted_so(runs: Pa
     assert newest_step(run) == STEPS - 1 == attempts(run)[-1].saved_step
 
 
-def test_without_a_whole_checkpoint_nothing_starts_and_one_line_says_why(runs: Path, tmp_path: Path) -> None:
+def test_a_resume_without_a_complete_checkpoint_is_refused_in_one_line(runs: Path, tmp_path: Path) -> None:
     run, checkpoints = copy_with_checkpoints(runs, tmp_path)
     for checkpoint in checkpoints:
         next(checkpoint.glob("rank-00001*")).unlink()
