@@ -46,10 +46,10 @@ def run(conditionals: bool, nested: bool) -> str:
 
 
 print(f"nvidia-dali {dali.__version__}")
-found = {(c, n): run(c, n) for c in (False, True) for n in (False, True)}
-for (conditionals, nested), said in found.items():
+results = {(c, n): run(c, n) for c in (False, True) for n in (False, True)}
+for (conditionals, nested), result in results.items():
     where = "in the graph's function" if nested else "outside of it"
-    print(f"  enable_conditionals={conditionals}, callback defined {where}: {said}")
-broken = found.pop((True, True))
-sys.exit(not (set(found.values()) == {"[4.0, 6.0]"} and "strict" in broken))
+    print(f"  enable_conditionals={conditionals}, callback defined {where}: {result}")
+broken = results.pop((True, True))
+sys.exit(not (set(results.values()) == {"[4.0, 6.0]"} and "strict" in broken))
 PYTHON

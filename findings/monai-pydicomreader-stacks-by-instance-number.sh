@@ -50,13 +50,13 @@ for place in range(SLICES):
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
     data.save_as(folder / f"{place:03}.dcm", enforce_file_format=True)
 
-with warnings.catch_warnings(record=True) as said:
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import monai
     from monai.transforms import LoadImage
 
     image = LoadImage(image_only=True)(folder)
-about = [str(one.message) for one in said if any(word in str(one.message) for word in ("slice", "Instance"))]
+about = [str(one.message) for one in caught if any(word in str(one.message) for word in ("slice", "Instance"))]
 order = image[0, 0].numpy().astype(int).tolist()
 claimed = [float((image.affine.numpy() @ [0, 0, k, 1])[2]) for k in range(SLICES)]
 off = max(math.dist([z], [STEP * place]) for z, place in zip(claimed, order))

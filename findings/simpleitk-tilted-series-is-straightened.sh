@@ -14,7 +14,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check pydicom==3.0.2 numpy==2.4.6 SimpleITK==2.5.7
-"$work/venv/bin/python" - "$work" 2> "$work/said" <<'PYTHON' || { cat "$work/said"; exit 1; }
+"$work/venv/bin/python" - "$work" 2> "$work/stderr" <<'PYTHON' || { cat "$work/stderr"; exit 1; }
 import math
 import sys
 from pathlib import Path
@@ -58,8 +58,8 @@ print(f"SimpleITK {sitk.Version.VersionString()}: the last slice begins at {posi
 print(f"  by the image's geometry at {[round(x, 1) for x in claimed]}: {off:.1f} mm off")
 sys.exit(not 29 < off < 30)
 PYTHON
-if grep -qi "warn" "$work/said"; then
-  cat "$work/said"
+if grep -qi "warn" "$work/stderr"; then
+  cat "$work/stderr"
   exit 1
 fi
 echo "  and no warning"
