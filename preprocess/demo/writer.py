@@ -34,7 +34,7 @@ TRANSFER_SYNTAXES = {
     Quirk.IMPLICIT_VR: ImplicitVRLittleEndian,
     Quirk.BIG_ENDIAN: ExplicitVRBigEndian,
 }
-COMPRESSED = {RLELossless: "pydicom", JPEG2000Lossless: "pylibjpeg"}
+COMPRESSED: dict[str, str] = {RLELossless: "pydicom", JPEG2000Lossless: "pylibjpeg"}
 """pydicom's encoder of each compressed transfer syntax."""
 
 
