@@ -81,7 +81,7 @@ def _partition(parameter: Any) -> tuple[int, int]:
     return start, min(size, whole - start)
 
 
-def update_weights(engine: "DeepSpeedEngine") -> None:
+def copy_masters_to_weights(engine: "DeepSpeedEngine") -> None:
     """Copy the masters to the weights that the forward pass reads; every rank must call it."""
     stage, optimizer = engine.zero_optimization_stage(), engine.optimizer
     if stage in (1, 2):

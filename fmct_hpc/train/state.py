@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fmct_hpc.train.partition import Master, masters, own_piece, update_weights
+from fmct_hpc.train.partition import Master, masters, own_piece, copy_masters_to_weights
 from fmct_hpc.train.pieces import Piece, PieceFiles, whole_piece
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class State:
             files.fill(piece)
         for master in masters(self._engine):
             self._moments(master)["step"].fill_(updates)
-        update_weights(self._engine)
+        copy_masters_to_weights(self._engine)
 
     def _moments(self, master: Master) -> dict[str, Tensor]:
         """AdamW's state of a tensor, initialised as by torch at the first update if it is empty."""

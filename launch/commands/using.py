@@ -212,7 +212,7 @@ def relevance(
 
 
 class _Parts(Protocol):
-    """The finished parts of a table, and all."""
+    """How many parts of a table are done, and how many there are."""
 
     @property
     def done(self) -> int: ...

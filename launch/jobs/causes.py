@@ -85,7 +85,7 @@ def is_log(path: Path, job: str) -> bool:
 
 
 def error_line(log: str) -> str:
-    """The error line that `fmct` ends with for an error that the user can fix (launch/cli.py)."""
+    """The error line that `fmct` ends with for an error that the user can fix (`user_errors` in launch/screen.py)."""
     lines = [line[6:] for line in log.splitlines() if line.startswith("fmct: ") and line[6:10] != "job "]
     return lines[-1] if lines else ""
 

@@ -24,7 +24,6 @@ _VARIABLES = {
     "ink": "#010101",
     "dim": "#020202",
     "line": "#030303",
-    "paper": "#040404",
     **{f"c{i}": f"#0500{i:02x}" for i in range(SERIES)},
 }
 """Placeholder colours for Matplotlib, which are replaced by the page's CSS variables."""

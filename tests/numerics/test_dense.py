@@ -213,7 +213,7 @@ def test_heads_segment_what_tokens_encode_and_nothing_else(segmented: tuple[Path
     assert gain["n_with"] == best["n_with"]
 
 
-def test_figures_are_means_over_volumes_of_disjoint_patients(
+def test_figures_are_means_over_volumes_and_tested_patients_are_not_trained_on(
     segmented: tuple[Path, SegmentConfig],
 ) -> None:
     out, config = segmented

@@ -87,7 +87,7 @@ def test_chance_is_the_mean_over_all_rankings() -> None:
     assert evaluated.by_chance == pytest.approx(np.tile(mean, (4, 1)))
 
 
-def test_recall_is_1_with_few_volumes() -> None:
+def test_chance_recall_is_1_where_k_covers_all_volumes() -> None:
     labels = np.array([[1.0], [1.0], [0.0]])
     (evaluated,) = evaluate_queries(exact(stored(np.eye(3), 3)), np.arange(3), labels)
     assert evaluated.by_chance[:, 1:].tolist() == [[0.5, 1.0, 1.0]] * 2
@@ -148,7 +148,7 @@ class Beginnings:
         return np.where(np.arange(29) < self.depth, order, -1)[:, : self.depth + 2]
 
 
-def test_precision_at_k_equals_a_plain_loop_and_chance_is_its_mean() -> None:
+def test_average_precision_of_a_truncated_ranking_equals_a_plain_loop_and_chance_is_its_mean() -> None:
     patients, labels = np.arange(30), (np.arange(30)[:, None] < 9).astype(float)
     collected: list[np.ndarray] = []
     expected: list[np.ndarray] = []

@@ -92,7 +92,7 @@ OVARIAN = """
 """Albumin, total protein, Krebs-Goplerud score and outcome of the patients of DeLong et al. 1988."""
 
 
-def test_delong_gives_the_values_published_in_its_paper() -> None:
+def test_delong_gives_the_published_values_for_its_patients() -> None:
     """Areas, errors and contrasts as SAS/STAT documents them (PROC LOGISTIC, comparing ROC curves)."""
     albumin, protein, score, outcome = np.array(OVARIAN.split(), float).reshape(-1, 4).T
     tests = [

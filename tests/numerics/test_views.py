@@ -62,7 +62,7 @@ def crop_with_air(volume: np.ndarray, start: tuple[int, ...], edge: tuple[int, .
 def padded_field(volume: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """The cube of 64 mm about the middle: MONAI's ResizeWithPadOrCrop.
 
-    Of f voxels for n it pads (f - n) // 2 before, or crops from n // 2 - f // 2 on.
+    An axis of n voxels is padded by (f - n) // 2 before to f voxels, or cropped from n // 2 - f // 2.
     """
     edge = tuple(round(64 / s) for s in spacing)
     pairs = zip(edge, volume.shape, strict=True)

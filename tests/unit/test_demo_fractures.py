@@ -74,7 +74,7 @@ def test_a_fracture_shows_only_in_thin_slices_of_bone_kernels(plans: list[StudyP
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
-def test_a_share_above_one_is_refused(share: float, tmp_path: Path) -> None:
+def test_a_share_outside_0_to_1_is_refused(share: float, tmp_path: Path) -> None:
     from preprocess.demo.export import export
 
     with pytest.raises(FmctError, match=r"fractures=.*from 0 to 1"):

@@ -112,7 +112,7 @@ def test_no_text_is_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:
     assert {row["number"] for row in rows} == {"-1.5"}
 
 
-def test_no_text_is_a_formula_under_other_line_endings(tmp_path: Path) -> None:
+def test_no_text_is_a_formula_with_other_separators(tmp_path: Path) -> None:
     write_csv(pa.table({"text": ["a;=b", "a\t @b", "a;-b;c"]}), tmp_path / "t.csv")
     assert (tmp_path / "t.csv").read_text() == '"text"\n"a;\'=b"\n"a\t\' @b"\n"a;\'-b;c"\n'
 

@@ -189,7 +189,9 @@ def test_a_run_shorter_than_the_patience_is_warned_about(caplog: pytest.LogCaptu
     assert [text.split(":")[0] for text in caplog.messages] == ["step 10", "step 20", "step 30", "step 40"]
 
 
-def test_skipping_non_finite_steps_has_a_budget(caplog: pytest.LogCaptureFixture) -> None:
+def test_skipping_non_finite_steps_has_a_budget_and_stopping_has_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     health = Health(make())
     health.skip(1, "volumes of rank 1: k")
     health.skip(5, "volumes of rank 0: k")

@@ -85,7 +85,7 @@ PLANTED = (
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_a_cache_of_another_user_is_refused_and_receives_no_copy(
+def test_an_untrusted_cache_folder_is_refused_and_receives_no_copy(
     data: Path, scratch: Path, plant: Callable[[Path], None]
 ) -> None:
     plant(scratch / OURS)

@@ -153,7 +153,7 @@ def test_each_image_keeps_its_own_texts(tmp_path: Path) -> None:
     folder, catalog = export(tmp_path / "export"), tmp_path / "catalog.parquet"
     scan(folder, catalog)
 
-    def rejected_objects() -> set[tuple[str, str]]:
+    def texts_of_images() -> set[tuple[str, str]]:
         return {
             (i.sop_uid.rpartition(".")[2], i.texts.series_description)
             for series in read_catalog(catalog)
@@ -161,12 +161,12 @@ def test_each_image_keeps_its_own_texts(tmp_path: Path) -> None:
         }
 
     expected = {(str(number), f"as image {number} says") for number in range(4)}
-    assert rejected_objects() == expected
+    assert texts_of_images() == expected
     for path in folder.rglob("0"):
         path.unlink()
     assert scan(folder, catalog).unchanged == 74 - 16
-    assert {number for number, _ in rejected_objects()} == {*"0123"}, "those in archives"
-    assert rejected_objects() == expected
+    assert {number for number, _ in texts_of_images()} == {*"0123"}, "those in archives"
+    assert texts_of_images() == expected
     assert tables(catalog) == fresh(folder, tmp_path / "fresh")
     (series, *_) = read_catalog(catalog)
     assert len({id(i.texts) for i in series.instances}) == 3

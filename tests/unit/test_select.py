@@ -174,7 +174,7 @@ def kept_heights(one: Series) -> list[float]:
 
 @pytest.mark.parametrize("numbered", [True, False])
 @pytest.mark.parametrize("way", [1, -1])
-def test_one_of_two_equivalent_passes_in_a_series_is_kept(numbered: bool, way: int) -> None:
+def test_one_of_two_passes_is_kept_where_they_overlap(numbered: bool, way: int) -> None:
     first, second = ([way * z for z in heights] for heights in (FIRST, SECOND))
     one = passes(first, second, numbered=numbered)
     stays = [z for z in FIRST if way > 0 or z < SECOND[0]] + [z for z in SECOND if way < 0 or z > FIRST[-1]]

@@ -181,7 +181,7 @@ def test_a_dataset_is_usable_in_other_processes(tmp_path: Path, format: ShardFor
 @pytest.mark.parametrize(
     ("start", "stop"), [((0, 0, -1), (1, 1, 1)), ((0, 0, 0), (3, 4, 6)), ((0, 2, 0), (1, 2, 1))]
 )
-def test_a_box_outside_the_volume_is_refused(
+def test_a_box_that_is_empty_or_outside_the_volume_is_refused(
     tmp_path: Path, format: ShardFormat, start: Place, stop: Place
 ) -> None:
     write_dataset(tmp_path, format, {"s": {make_key(0): noise((3, 4, 5), 0)}})

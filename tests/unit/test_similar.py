@@ -53,7 +53,7 @@ def test_the_nearest_equal_an_independent_search(grid: SweepConfig, tmp_path: Pa
     assert str(tmp_path) not in page
 
 
-def test_an_index_larger_than_memory_is_searched(grid: SweepConfig) -> None:
+def test_features_larger_than_memory_are_searched_by_an_index(grid: SweepConfig) -> None:
     store = FeatureStore.open(grid.features / "ours")
     own = store.vectors()[:10]
     assert lists_for(len(store)) < len(own)

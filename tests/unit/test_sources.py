@@ -104,7 +104,7 @@ def test_several_members_may_have_one_name(tmp_path: Path) -> None:
     assert sorted(hu(i)[0, 0] for i in series.instances) == [1, 2]
 
 
-def test_members_of_a_long_gzip_stream_are_read_from_its_index(tmp_path: Path) -> None:
+def test_members_of_a_long_gzip_stream_are_read_by_its_index(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     edge = 1200  # so that three images are more than one spacing of the index
     assert 3 * edge * edge * 2 > INDEX_SPACING

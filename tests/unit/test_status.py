@@ -301,7 +301,7 @@ def test_a_job_is_not_cancelled_on_the_word_of_a_record(run: Path, slurm: Slurm,
         (tmp_path / "cancelled").unlink()
 
 
-def test_status_shows_only_logs_of_the_job_as_text(run: Path, slurm: Slurm, tmp_path: Path) -> None:
+def test_only_logs_of_the_job_are_shown_and_as_text(run: Path, slurm: Slurm, tmp_path: Path) -> None:
     slurm.job("FAILED")
     (run / "slurm").mkdir()
     (tmp_path / "secret").write_text("secret")
