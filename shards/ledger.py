@@ -72,10 +72,10 @@ class Ledger(Generic[Unit, Kept]):
 
     def collect(self, refuse: Callable[[list[int]], FmctError]) -> list[Kept]:
         """The results of all units, in order; raises `refuse(positions of the missing units)`."""
-        markers = self.found()
-        if missing := [place for place, kept in enumerate(markers) if kept is None]:
+        results = self.found()
+        if missing := [place for place, kept in enumerate(results) if kept is None]:
             raise refuse(missing)
-        return [kept for kept in markers if kept is not None]
+        return [kept for kept in results if kept is not None]
 
 
 def mark(path: Path, record: BaseModel) -> None:

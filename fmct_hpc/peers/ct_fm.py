@@ -83,7 +83,7 @@ class CtFm(Peer):
 
     def __init__(self, module: Tunable, settings: CtFmSettings) -> None:
         super().__init__(module, settings)
-        self._given = settings
+        self._settings = settings
 
     @classmethod
     def open(cls, weights: Path | None, seed: int | None, settings: CtFmSettings) -> "CtFm":
@@ -106,7 +106,7 @@ class CtFm(Peer):
 
         Resampled, cropped to the bounding box of values above 0 HU (if any), and padded with -1024 HU.
         """
-        settings = self._given
+        settings = self._settings
         turned = as_tensor(volume).flip(1, 2)
         grid = resampled(turned, spacing_mm, settings.spacing_mm)
         head = fitted(grid[foreground(grid.numpy())], settings.size, AIR_HU)

@@ -76,7 +76,7 @@ class ResNet50(Peer):
 
     def __init__(self, module: Tunable, settings: WindowedField) -> None:
         super().__init__(module, settings)
-        self._given = settings
+        self._settings = settings
 
     @classmethod
     def open(cls, weights: Path | None, seed: int | None, settings: WindowedField) -> "ResNet50":
@@ -98,4 +98,4 @@ class ResNet50(Peer):
 
     def transform(self, volume: NDArray[np.int16], spacing_mm: Sequence[float]) -> Tensor:
         """Float32 (windows, D, H, W) in [0, 1] (`WindowedField`)."""
-        return torch.from_numpy(self._given.view(volume, spacing_mm))
+        return torch.from_numpy(self._settings.view(volume, spacing_mm))

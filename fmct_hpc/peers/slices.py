@@ -81,7 +81,7 @@ class Slices(Peer):
 
     def __init__(self, module: Tunable, settings: SlicesSettings) -> None:
         super().__init__(module, settings)
-        self._given = settings
+        self._settings = settings
 
     @classmethod
     def open(cls, weights: Path | None, seed: int | None, settings: SlicesSettings) -> "Slices":
@@ -125,7 +125,7 @@ class Slices(Peer):
 
         Images have the radiological orientation: anterior at the top, the patient's right on the left.
         """
-        view = self._given.view(volume, spacing_mm)
+        view = self._settings.view(volume, spacing_mm)
         return torch.from_numpy(np.ascontiguousarray(view[:, :, ::-1, ::-1]))
 
 

@@ -33,7 +33,7 @@ def online_areas(features: NDArray[np.float32], cohort: OnlineCohort) -> dict[st
             none = np.empty(0, np.int64)
             problems.append(Problem(values == 1, fitted, none, scored, everyone, seed=0))
     numbers = np.unique(cohort.patients, return_inverse=True)[1]
-    by_task: dict[str, float] = {}
+    areas_by_metric: dict[str, float] = {}
     fits = {
         "knn": neighbours(features, problems, NEIGHBOURS),
         "linear": logistic(features, problems, LOGISTIC),
@@ -46,6 +46,6 @@ def online_areas(features: NDArray[np.float32], cohort: OnlineCohort) -> dict[st
             scores = np.concatenate([one.scores for one in pair])
             labels = problems[start].labels[both]
             areas.append(auc(Scored(scores, labels, numbers[both], cohort.halves[both])))
-            by_task[f"probe_{name}/{task}"] = areas[-1]
-        by_task[f"probe_{name}"] = float(np.mean(areas))
-    return by_task
+            areas_by_metric[f"probe_{name}/{task}"] = areas[-1]
+        areas_by_metric[f"probe_{name}"] = float(np.mean(areas))
+    return areas_by_metric

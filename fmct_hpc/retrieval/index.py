@@ -77,9 +77,9 @@ class Index:
         order = np.argsort(-cosines, axis=1, kind="stable")
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
-    def _cosines(self, queries: NDArray[np.float32], found: IntArray) -> NDArray[np.float32]:
+    def _cosines(self, queries: NDArray[np.float32], volumes: IntArray) -> NDArray[np.float32]:
         """Cosines of pairs (B, count), in one pass over the features."""
-        flat = found.ravel()
+        flat = volumes.ravel()
         cosines = np.full(flat.shape, -np.inf, np.float32)
         pairs = np.argsort(flat, kind="stable")
         sorted_by = flat[pairs]
@@ -88,8 +88,8 @@ class Index:
             for start in range(begin, end, GATHERED):
                 own = pairs[start : min(start + GATHERED, end)]
                 theirs = batch[flat[own] - first]
-                cosines[own] = np.einsum("ij,ij->i", queries[own // found.shape[1]], theirs)
-        return cosines.reshape(found.shape)
+                cosines[own] = np.einsum("ij,ij->i", queries[own // volumes.shape[1]], theirs)
+        return cosines.reshape(volumes.shape)
 
 
 def _drawn(volumes: int, count: int) -> IntArray:
@@ -100,9 +100,9 @@ def _drawn(volumes: int, count: int) -> IntArray:
     return np.sort(generator.choice(volumes, count, replace=False)).astype(np.int64)
 
 
-def recall_of(index: Index, stored: StoredFeatures, candidates: int, queries: int = 64) -> float:
-    """Mean share of the `NEAREST` true nearest neighbours among the index's first, for sampled queries."""
-    sampled = stored.unit(_drawn(len(stored), queries))
+def recall_of(index: Index, stored: StoredFeatures, candidates: int, count: int = 64) -> float:
+    """Mean share of the `NEAREST` true nearest neighbours among the index's first, for `count` queries."""
+    sampled = stored.unit(_drawn(len(stored), count))
     approximate = index.nearest(sampled, candidates)[0][:, :NEAREST]
     nearest, _ = nearest_of(stored.batches(), sampled, NEAREST)
     shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(approximate, nearest, strict=True)]

@@ -162,9 +162,9 @@ def drawn(evaluated: QueryResults, resamples: int) -> Iterator[Draws]:
     count = int(numbered.max(initial=-1)) + 1
     columns = np.column_stack([evaluated.precision, evaluated.hits])
     sums = np.stack([np.bincount(numbered, column, count) for column in columns.T], axis=1)
-    asking = np.bincount(numbered, minlength=count)
+    queries = np.bincount(numbered, minlength=count)
     blocks = [
-        (weights @ sums) / (weights @ asking)[:, None]
+        (weights @ sums) / (weights @ queries)[:, None]
         for weights in resample_counts(count, resamples, seed=0)
     ]
     for value, resampled in zip(columns.mean(axis=0), np.concatenate(blocks).T, strict=True):

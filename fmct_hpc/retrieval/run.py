@@ -116,8 +116,8 @@ def _rows(
     labels = cohort.values[volumes]
     rows = []
     classes = [number for number, task in enumerate(cohort.tasks) if task in cohort.specs]
-    asked_all = evaluate_queries(search, patients, labels, classes)
-    for task, own, evaluated in zip(cohort.tasks, labels.T, asked_all, strict=True):
+    by_task = evaluate_queries(search, patients, labels, classes)
+    for task, own, evaluated in zip(cohort.tasks, labels.T, by_task, strict=True):
         row: dict[str, object] = {
             "task": task,
             "n": int((~np.isnan(own)).sum()),

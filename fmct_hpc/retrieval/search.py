@@ -126,13 +126,13 @@ def neighbours(
     """
     stored = StoredFeatures.of(store, -1, "both").standardised_over(np.arange(len(store)))
     search = search_for(stored, len(features), count, config or SearchConfig())
-    queries, blocks = stored.directions(features), []
+    queries, nearest = stored.directions(features), []
     for start in range(0, len(queries), search.at_once):
         numbers, cosines = search.nearest(queries[start : start + search.at_once])
         for rows, own in zip(numbers.tolist(), cosines.tolist(), strict=True):
             pairs = [(row, cosine) for row, cosine in zip(rows, own, strict=True) if row >= 0]
-            blocks.append([_neighbour(store, *pair) for pair in pairs])
-    return blocks
+            nearest.append([_neighbour(store, *pair) for pair in pairs])
+    return nearest
 
 
 def _neighbour(store: FeatureStore, row: int, cosine: float) -> Neighbour:

@@ -128,12 +128,12 @@ def printed(table: pa.Table) -> str:
     """The metric at each severity, one line per task, classifier, test set and change."""
     lines: dict[tuple[Any, ...], list[str]] = {}
     for row in table.to_pylist():
-        cell = f"{row['task']:<18} {row['encoder']:<12} {row['method']:<10} {row['pool'] or '':<5}"
+        label = f"{row['task']:<18} {row['encoder']:<12} {row['method']:<10} {row['pool'] or '':<5}"
         if row["reason"]:
-            lines[cell, row["split"]] = [f"{cell} {row['reason']}"]
+            lines[label, row["split"]] = [f"{label} {row['reason']}"]
             continue
-        place = (cell, row["layer"], row["split"], row["change"])
-        head = f"{cell} {row['split']:<4} {CHANGES[row['change']].what}, {row['unit']}: {row['figure']}"
+        place = (label, row["layer"], row["split"], row["change"])
+        head = f"{label} {row['split']:<4} {CHANGES[row['change']].what}, {row['unit']}: {row['figure']}"
         text = f"{row['severity']:g} {row['value']:.3f}"
         if row["severity"]:
             text += (

@@ -90,14 +90,15 @@ def write_scores(
         outputs = _outputs(encoder, group.rounded, images.to(device, non_blocking=True), layers)
         read: dict[tuple[int, tuple[str, ...]], NDArray[np.floating]] = {}
         for number, classifier in enumerate(group.classifiers):
-            cell = classifier.layer % encoder.depth, classifier.pools
-            if cell not in read:
-                read[cell] = _read(outputs[layers.index(cell[0])], encoder.prefix, classifier.pools)
+            layer_and_pools = classifier.layer % encoder.depth, classifier.pools
+            if layer_and_pools not in read:
+                tokens = outputs[layers.index(layer_and_pools[0])]
+                read[layer_and_pools] = _read(tokens, encoder.prefix, classifier.pools)
             for fold, rows in enumerate(tests[number]):
                 inside = np.isin(batch, rows)
                 if not inside.any():
                     continue
-                predicted = heads[number][fold].predicted(read[cell][inside], classifier.cell.kind)
+                predicted = heads[number][fold].predicted(read[layer_and_pools][inside], classifier.cell.kind)
                 predicted = predicted.reshape(len(predicted), -1)
                 own = scores[number][fold]
                 if own is None:

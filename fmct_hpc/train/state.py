@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fmct_hpc.train.partition import Master, masters, own_piece, copy_masters_to_weights
+from fmct_hpc.train.partition import Master, copy_masters_to_weights, masters, own_piece
 from fmct_hpc.train.pieces import Piece, PieceFiles, whole_piece
 
 if TYPE_CHECKING:

@@ -77,8 +77,8 @@ def segment(
         return
     with progress("segment") as update:
         if share is not None:
-            result = whole.run_share(*Share.parse(share), update)
-            echo(f"share {share}: {result} units are done; the command without --share writes the tables")
+            count = whole.run_share(*Share.parse(share), update)
+            echo(f"share {share}: {count} units are done; the command without --share writes the tables")
             return
         results = whole.run(update)
     echo(printed(results))

@@ -58,7 +58,7 @@ def train(
     if ranks is None and ("RANK" in os.environ or of_job is not None):
         set_up_logging(rank)
         raise typer.Exit(train_rank(settings, run, until, profile))
-    checkpoint = preflight(settings, run, ranks or 1)
+    resume_point = preflight(settings, run, ranks or 1)
     if dry_run:
         from fmct_hpc.train.dry_run import outlook, plot_schedules
         from fmct_hpc.train.earlier_defaults import with_earlier_defaults
@@ -66,7 +66,7 @@ def train(
         from shards import Dataset
 
         settings = with_steps(with_earlier_defaults(settings, run))
-        echo(outlook(settings, Dataset.open(settings.data.path, clipped=True), ranks or 1, checkpoint.step))
+        echo(outlook(settings, Dataset.open(settings.data.path, clipped=True), ranks or 1, resume_point.step))
         plot_schedules(settings, run / "schedules.png")
         echo(f"\n{run / 'schedules.png'}: learning rate and all other schedules")
         return

@@ -43,10 +43,11 @@ def by_scheduler(job: str, nodes: list[str], log: str, start: int, scheduler: Sc
     """Explain start number `start` (0 is the first), which was ended together with its batch script."""
     past = scheduler.job_starts([job])
     state = past[start].state if past is not None and len(past) > start else ""
-    if state != "REQUEUED" and (cause := by_state(state, scheduler)):  # also a preempted job's, queued again
-        return cause
-    if cause := scheduler.ended_by(log):
-        return cause
+    # REQUEUED is also the state of a preempted job that was queued again.
+    if state != "REQUEUED" and (explained := by_state(state, scheduler)):
+        return explained
+    if explained := scheduler.ended_by(log):
+        return explained
     if down := scheduler.nodes_down(nodes):
         return Explained("node failure", f"down: {', '.join(down)}")
     if state:
@@ -85,7 +86,7 @@ def is_log(path: Path, job: str) -> bool:
 
 
 def error_line(log: str) -> str:
-    """The error line that `fmct` ends with for an error that the user can fix (`user_errors` in launch/screen.py)."""
+    """The line that `fmct` ends with for an error that the user can fix (`launch.screen.user_errors`)."""
     lines = [line[6:] for line in log.splitlines() if line.startswith("fmct: ") and line[6:10] != "job "]
     return lines[-1] if lines else ""
 

@@ -59,13 +59,13 @@ def combined(parts: Iterable[Progress]) -> Progress:
 
 
 def _counted(one: Registered) -> Progress:
-    count, progress = counter(one.ledger), Progress(None)
+    count, counted = counter(one.ledger), Progress(None)
     try:
-        progress = count(Path(one.place), Share(*one.share)) if count else progress
+        counted = count(Path(one.place), Share(*one.share)) if count else counted
     except (OSError, FmctError) as error:
         log.warning("%s: could not count finished units: %s", one.place, error)
-    total = one.total if progress.total is None else progress.total
-    return _bounded(progress._replace(total=total, failed=one.failed))
+    total = one.total if counted.total is None else counted.total
+    return _bounded(counted._replace(total=total, failed=one.failed))
 
 
 def _registered_for(folder: Path) -> list[Registered]:
@@ -84,8 +84,8 @@ def _number(file: Path) -> int:
     return int(number) if number.isdecimal() else -1
 
 
-def _bounded(progress: Progress) -> Progress:
+def _bounded(counted: Progress) -> Progress:
     """Limit `failed` to the units that are not done, since later jobs may have done the others."""
-    if progress.total is None or progress.done is None:
-        return progress
-    return progress._replace(failed=min(progress.failed, max(0, progress.total - progress.done)))
+    if counted.total is None or counted.done is None:
+        return counted
+    return counted._replace(failed=min(counted.failed, max(0, counted.total - counted.done)))

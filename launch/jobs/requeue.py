@@ -190,10 +190,10 @@ def _later(backoff: float, failures: int) -> Verdict:
 
 
 def _here() -> tuple[str, int]:
-    here = RecordedJob.current()
-    if here is None:
+    recorded = RecordedJob.current()
+    if recorded is None:
         raise FmctError("not in a job of the scheduler: this command is for batch scripts")
-    return here.job, here.restarts
+    return recorded.job, recorded.restarts
 
 
 def _path(folder: Path, job: str) -> Path:

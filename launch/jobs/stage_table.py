@@ -94,7 +94,7 @@ def _marked(overview: Overview) -> set[str]:
 
 
 def _requeues(overview: Overview, number: str) -> int:
-    """How often a job that the scheduler no longer knows was queued again, from the records of its endings."""
+    """How often a job unknown to the scheduler was queued again, from the records of its endings."""
     return sum(
         len(ends) - (job in overview.given_up)
         for job, ends in overview.endings.items()

@@ -44,9 +44,9 @@ def _show_overview(overview: Overview) -> None:
         _show(["job", "name", "state", "restarts", "nodes", "pending reason"], jobs)
     endings = [
         (job, str(e.start), e.cause, e.detail)
-        for job, ending in overview.endings.items()
+        for job, ends in overview.endings.items()
         if job.split("_")[0] not in overview.superseded
-        for e in ending
+        for e in ends
     ]
     if endings and not overview.attempts:
         _show(["job", "start", "cause", "detail"], endings)

@@ -126,8 +126,8 @@ class Chain:
         )
         message = ""
         for log in sorted(before.folder.glob(f"{before.number}_*log.out")):
-            words = error_line(log.read_text(errors="replace"))
-            message = f": {words}" if words else message
+            line = error_line(log.read_text(errors="replace"))
+            message = f": {line}" if line else message
         return f"{stage}: job {before.number} ended ({how}){message}"
 
 

@@ -17,9 +17,9 @@ def shown(
     enhanced_by_header: whether its headers state contrast; if they do, the voxels are not searched for it.
     """
     rings = coarse(voxels, spacing_mm)
-    objection = head_objection(voxels, spacing_mm, rings)
-    if objection:
-        return {Reason.NOT_A_HEAD: objection}
+    not_a_head = head_objection(voxels, spacing_mm, rings)
+    if not_a_head:
+        return {Reason.NOT_A_HEAD: not_a_head}
     vessels = None if enhanced_by_header else enhanced_vessels(voxels, spacing_mm, rings)
     return {Reason.VESSELS_ENHANCED: vessels} if vessels else {}
 

@@ -72,13 +72,13 @@ class Joined:
         study_key = next(iter(study_keys), "")
         if not study_key:
             raise Rejection(Reason.MISSING_STUDY, "no study: give the study of the mask")
-        rows = self._by_study.get(study_key, [])
-        if not rows:
+        volumes = self._by_study.get(study_key, [])
+        if not volumes:
             raise Rejection(Reason.UNKNOWN_VOLUME, "no volume of that study is in the dataset")
-        if len(rows) > 1:
-            detail = f"the study has {len(rows)} volumes; name the series, or the volume's key"
+        if len(volumes) > 1:
+            detail = f"the study has {len(volumes)} volumes; name the series, or the volume's key"
             raise Rejection(Reason.AMBIGUOUS_VOLUME, detail)
-        return rows[0]
+        return volumes[0]
 
     @property
     def _pseudonymizer(self) -> Pseudonymizer:

@@ -177,15 +177,15 @@ def status(out: Path) -> Status:
     """Read the plan and the markers in `out`; FmctError if there is no plan."""
     tasks = ledger(out, read_plan(out))
     places, results = tasks.units, tasks.found()
-    done = [result for result in results if result]
+    done = [kept for kept in results if kept]
     marked = set(_marked(out))
-    stale = sum(place.index in marked for place, result in zip(places, results, strict=True) if not result)
-    rejected = sum((Counter(result.rejected) for result in done), Counter())
+    stale = sum(place.index in marked for place, kept in zip(places, results, strict=True) if not kept)
+    rejected = sum((Counter(kept.rejected) for kept in done), Counter())
     return Status(
         done=len(done),
         missing=len(results) - len(done) - stale,
         stale=stale,
-        volumes=sum(result.volumes for result in done),
+        volumes=sum(kept.volumes for kept in done),
         rejected=dict(sorted(rejected.items())),
-        to_do=tuple(place.index for place, result in zip(places, results, strict=True) if not result),
+        to_do=tuple(place.index for place, kept in zip(places, results, strict=True) if not kept),
     )

@@ -118,17 +118,17 @@ def read_plan(out: Path) -> Plan:
 
 def read_current_plan(out: Path, config: PreprocessConfig) -> Plan:
     """The plan in `out`; FmctError also if it was made with another configuration."""
-    plan = read_plan(out)
-    if plan.settings not in settings_records(config):
+    stored = read_plan(out)
+    if stored.settings not in settings_records(config):
         raise FmctError(
             f"{_path(out)}: made with another configuration; run `fmct preprocess --plan` with this one"
         )
-    return plan
+    return stored
 
 
-def kept_record(plan: Plan, config: PreprocessConfig) -> dict[str, Any]:
+def kept_record(stored: Plan, config: PreprocessConfig) -> dict[str, Any]:
     """The record of `config` that is stored beside the plan's volumes and covered by their digest."""
-    return settings_records(config)[plan.settings]
+    return settings_records(config)[stored.settings]
 
 
 def _settings(out: Path, config: PreprocessConfig) -> str:
