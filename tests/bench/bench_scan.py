@@ -174,10 +174,10 @@ def bench_speed(folder: Path, count: int, workers: int, apart: bool) -> None:
         (f"`scan`, {workers} workers", run_scan, (catalog, workers)),
         (f"`scan` again, {workers} workers", run_scan, (catalog, workers)),
     ):
-        actual = measure(work, files, *arguments, apart=apart)
-        cpu = 1000 * actual["cpu"] / count
+        figures = measure(work, files, *arguments, apart=apart)
+        cpu = 1000 * figures["cpu"] / count
         bare = bare or cpu
-        row(name, f"{count / actual['wall']:.0f}", f"{cpu:.2f}", f"{cpu / bare:.2f}")
+        row(name, f"{count / figures['wall']:.0f}", f"{cpu:.2f}", f"{cpu / bare:.2f}")
 
 
 def bench_memory(folder: Path, counts: list[int], workers: int, apart: bool) -> None:
@@ -185,8 +185,8 @@ def bench_memory(folder: Path, counts: list[int], workers: int, apart: bool) -> 
     for count in counts:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             files = make_files(Path(place) / "files", count)
-            actual = measure(run_scan, files, Path(place) / "catalog.parquet", workers, apart=apart)
-        row(count, f"{actual['own']:.0f}", f"{actual['workers']:.0f}")
+            figures = measure(run_scan, files, Path(place) / "catalog.parquet", workers, apart=apart)
+        row(count, f"{figures['own']:.0f}", f"{figures['workers']:.0f}")
 
 
 def bench_catalog(folder: Path, counts: list[int], apart: bool) -> None:

@@ -49,9 +49,9 @@ class Runs:
     def do(self, ranks: int, *names: str) -> None:
         run = {"steps": STEPS, "batch": 8, "images_every": 100, "checkpoint_every": 1, "keep_last": 1}
         for name in names:
-            stage, precision, evaluated = name.split("-")[:3]
+            stage, precision, setting = name.split("-")[:3]
             engine = {"zero_stage": int(stage), "precision": precision, "micro_batch": 2}
-            health = {"labels": self.labels, "max_volumes": 51} if evaluated == "evaluated" else {"every": 0}
+            health = {"labels": self.labels, "max_volumes": 51} if setting == "evaluated" else {"every": 0}
             config = small_config(self.data, engine=engine, run=run, health=health)
             (self.folder / f"{name}.json").write_text(config.model_dump_json())
         command = [sys.executable, str(self.folder / "rank.py"), str(self.folder), *names]
@@ -68,7 +68,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         patch.setenv("OMP_NUM_THREADS", "1")
         made = Runs(tmp_path_factory.mktemp("runs"))
-        made.do(2, *(f"{kind}-{evaluated}-2" for kind in KINDS for evaluated in ("evaluated", "plain")))
+        made.do(2, *(f"{kind}-{setting}-2" for kind in KINDS for setting in ("evaluated", "plain")))
         yield made
 
 

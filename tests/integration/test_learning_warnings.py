@@ -102,8 +102,8 @@ ONE_DIRECTION = "the CLS tokens lie along one direction"
 
 def late(run: Ended, name: str) -> float:
     """Mean of a figure in the last third of the steps."""
-    actual = [row[name] for row in run.figures[-STEPS // 3 :] if name in row]
-    return sum(actual) / len(actual)
+    values = [row[name] for row in run.figures[-STEPS // 3 :] if name in row]
+    return sum(values) / len(values)
 
 
 def test_a_healthy_run_retrieves_volumes_and_raises_no_alarm(ended: dict[str, Ended]) -> None:

@@ -98,10 +98,10 @@ def test_heads_are_functions_of_their_number_and_findings_of_no_scanner() -> Non
     changed = shown[0] != healthy[0]
     assert 0 < changed.mean() < 0.1  # noise and everything else are the same
     assert (shown[0] - healthy[0])[changed].mean() > 0
-    actual = [make_subject(COHORT, Split.TRAIN, number).findings for number in range(600)]
+    findings_by_subject = [make_subject(COHORT, Split.TRAIN, number).findings for number in range(600)]
     for finding in Finding:
         for scanner in range(4):
-            share = np.mean([finding in findings for findings in actual[scanner::4]])
+            share = np.mean([finding in findings for findings in findings_by_subject[scanner::4]])
             assert share == pytest.approx(COHORT.prevalence, abs=0.12)
 
 

@@ -101,8 +101,8 @@ def best_shift(volume: Volume, hu: Function) -> float:
         return float(np.abs(hu(points + shift).clip(-1000) - ours).mean())
 
     simplex = np.vstack([np.zeros(3), np.eye(3)])
-    actual = minimize(cost, np.zeros(3), method="Nelder-Mead", options={"initial_simplex": simplex})
-    return float(np.linalg.norm(actual.x))
+    best = minimize(cost, np.zeros(3), method="Nelder-Mead", options={"initial_simplex": simplex})
+    return float(np.linalg.norm(best.x))
 
 
 def instances_of(series: Series) -> list[Instance]:

@@ -56,19 +56,19 @@ def judged(rank: int, world: int, folder: Path) -> dict[str, torch.Tensor]:
             tokens = teacher.encoder(views.whole.flatten(0, 1))[:, teacher.encoder.prefix :].detach()
             targets[part.name] = tokens.unflatten(0, views.whole.shape[:2])
     losses = student(views, targets, draws, now)
-    actual = {f"{name} loss": loss.detach() for name, loss in losses.parts.items()} | losses.health
+    results = {f"{name} loss": loss.detach() for name, loss in losses.parts.items()} | losses.health
     parameters = list(student.parameters())
     for name, loss in losses.parts.items():
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         whole = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
-        actual[f"{name} gradient"] = torch.cat([gradient.flatten() for gradient in whole])
-    for value in actual.values():
+        results[f"{name} gradient"] = torch.cat([gradient.flatten() for gradient in whole])
+    for value in results.values():
         dist.all_reduce(value)
         value /= world
-    all_gradients = torch.stack([actual[f"{name} gradient"] for name in losses.parts])
+    all_gradients = torch.stack([results[f"{name} gradient"] for name in losses.parts])
     of_each = all_gradients.split([p.numel() for p in parameters], dim=1)
-    actual["untrained"] = torch.tensor(sum(not gradient.any() for gradient in of_each))
-    return actual
+    results["untrained"] = torch.tensor(sum(not gradient.any() for gradient in of_each))
+    return results
 
 
 def test_each_parts_loss_and_gradient_do_not_depend_on_the_ranks(tmp_path: Path) -> None:

@@ -64,10 +64,10 @@ def run(file: Path, out: str, *options: str) -> str:
 def holm(p: list[float]) -> list[float]:
     """Holm 1979, by definition: the lowest level at which the sequential test rejects."""
     order = np.argsort(p)
-    actual = np.empty(len(p))
+    adjusted = np.empty(len(p))
     for rank, place in enumerate(order):
-        actual[place] = min(1, max((len(p) - k) * p[order[k]] for k in range(rank + 1)))
-    return actual.tolist()
+        adjusted[place] = min(1, max((len(p) - k) * p[order[k]] for k in range(rank + 1)))
+    return adjusted.tolist()
 
 
 def test_two_datasets_become_one_page(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

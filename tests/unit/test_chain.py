@@ -12,7 +12,8 @@ from small_training import small_encoder, write_dataset
 from fmct_hpc.probe.config import ProbeConfig, SweepConfig
 from launch.config import load
 from launch.pipeline.chain import Record, Submitted, decide
-from launch.pipeline.steps import Pipeline, Step, steps
+from launch.pipeline.steps import Pipeline, Step
+from launch.pipeline.steps import steps as steps_of
 from launch.scheduler import Queued
 from launch.slurm.site import Site
 from preprocess.privacy.deidentify import new_key
@@ -43,7 +44,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def chain(recipe: Path, *overrides: str) -> list[Step]:
-    return steps(load(Pipeline, recipe, list(overrides)), SITE)
+    return steps_of(load(Pipeline, recipe, list(overrides)), SITE)
 
 
 def finish(steps: list[Step], *stages: str) -> None:
@@ -295,8 +296,8 @@ def test_an_encoder_of_another_preprocessing_is_reported_before_anything_is_subm
 def test_a_training_of_0_1_0_keeps_its_defaults(recipe: Path, tmp_path: Path) -> None:
     def kept() -> dict[str, dict[str, object]]:
         (text,) = [step.recipe[1] for step in chain(recipe) if step.stage == "train" and step.recipe]
-        actual: dict[str, dict[str, object]] = yaml.safe_load(text)
-        return actual
+        configuration: dict[str, dict[str, object]] = yaml.safe_load(text)
+        return configuration
 
     newer = kept()
     assert newer["model"]["initialisation"] == "fan_in"

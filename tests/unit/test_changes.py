@@ -30,15 +30,15 @@ def test_thicker_slices_are_linearly_interpolated_means(slab: float, voxels: flo
 
 
 def convolved(fwhm: float) -> np.ndarray:
-    actual = VOLUME.astype(np.float64)
+    blurred = VOLUME.astype(np.float64)
     for axis in (1, 2):
         sigma = fwhm / FWHM_OF_SIGMA / SPACING[axis]
         reach = np.arange(-40, 41)
         kernel = np.exp(-(reach**2) / (2 * sigma**2))
         pad = [(40, 40) if a == axis else (0, 0) for a in range(3)]
-        padded = np.pad(actual, pad, mode="edge")
-        actual = np.apply_along_axis(np.convolve, axis, padded, kernel / kernel.sum(), "valid")
-    return actual
+        padded = np.pad(blurred, pad, mode="edge")
+        blurred = np.apply_along_axis(np.convolve, axis, padded, kernel / kernel.sum(), "valid")
+    return blurred
 
 
 def test_kernels_are_gaussian_convolutions_in_the_plane() -> None:

@@ -268,7 +268,7 @@ def test_commands_from_a_sweep_to_a_table(grid: SweepConfig, swept: Path, tmp_pa
     keep = ["export-classifier", str(recipe), "--method", "logistic", "--out", str(tmp_path / "kept")]
     result = CliRunner().invoke(app, keep)
     assert result.exit_code == 0, result.output
-    choices = [
+    command = [
         "predict",
         str(grid.data),
         "--classifier",
@@ -276,7 +276,7 @@ def test_commands_from_a_sweep_to_a_table(grid: SweepConfig, swept: Path, tmp_pa
         "--out",
         str(tmp_path / "out"),
     ]
-    result = CliRunner().invoke(app, choices)
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     table = pq.read_table(tmp_path / "out" / "predictions.parquet")
     assert table.schema.field("probability").type == pa.float64()

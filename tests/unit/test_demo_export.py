@@ -44,8 +44,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def truth(out: Path) -> dict[str, Any]:
-    actual: dict[str, Any] = json.loads((out / "truth.json").read_text())
-    return actual
+    content: dict[str, Any] = json.loads((out / "truth.json").read_text())
+    return content
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +151,9 @@ def test_pixels_are_the_head_at_their_patient_coordinates(
             continue
         cut = series["truncated_files"]
         files = [data for name, data in images[series["series_instance_uid"]] if name not in cut]
-        actual = [plane for data in files for plane in planes(data)]
+        slices = [plane for data in files for plane in planes(data)]
         noise = study.scanner.soft.noise_hu
-        for data in sorted(actual, key=lambda data: float(data.ImagePositionPatient[2]))[5::9]:
+        for data in sorted(slices, key=lambda data: float(data.ImagePositionPatient[2]))[5::9]:
             error = (hounsfield(data) - head_hu(points(data), study.head))[middle]
             assert abs(np.mean(error)) < 0.5, series["quirks"]
             assert 0.8 * noise < np.std(error) < 1.2 * noise, series["quirks"]

@@ -183,10 +183,10 @@ def test_configuration_keys_named_in_the_text_exist(document: Path) -> None:
         **{name: field.annotation for name, field in PreprocessConfig.model_fields.items()},
     }
     for span in spans(document):
-        actual = KEYS.fullmatch(span.split("=")[0].split(":")[0])
-        if actual and "/" not in span:
-            section: Any = fields[actual[1]]
-            assert actual[2] in section.model_fields, f"{document.name}: {span}"
+        key = KEYS.fullmatch(span.split("=")[0].split(":")[0])
+        if key and "/" not in span:
+            section: Any = fields[key[1]]
+            assert key[2] in section.model_fields, f"{document.name}: {span}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=ids)

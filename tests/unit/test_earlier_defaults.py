@@ -27,8 +27,8 @@ def record(run: Path, began: TrainConfig, *lacking: tuple[str, str]) -> None:
     (run / "config.json").write_text(json.dumps(document))
 
 
-def values(config: TrainConfig) -> list[Any]:
-    return [getattr(getattr(config, section), key) for section, key in NEWER]
+def values(settings: TrainConfig) -> list[Any]:
+    return [getattr(getattr(settings, section), key) for section, key in NEWER]
 
 
 def test_a_run_of_0_1_0_keeps_its_defaults_over_several_resumes(tmp_path: Path) -> None:

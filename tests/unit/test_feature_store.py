@@ -181,9 +181,9 @@ def test_cohorts_share_a_store_and_another_encoder_replaces_its_features(
         """Numbers of the volumes that the store then holds; `read` gets how many were read."""
         read.clear()
         request = Extraction(encoder, "ours", dataset, rows=np.array(rows), **choice)
-        actual = extract_store(request, tmp_path, lambda *at: read.append(at[0]))
+        store = extract_store(request, tmp_path, lambda *at: read.append(at[0]))
         assert len([child for child in tmp_path.iterdir() if child.is_dir()]) == 1
-        return [dataset.position(key) for key in actual.keys.tolist()]
+        return [dataset.position(key) for key in store.keys.tolist()]
 
     assert extract(encoder, [4, 1]) == [4, 1]
     first = FeatureStore.open(tmp_path)

@@ -86,8 +86,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(exports: Path, number: int) -> torch.Tensor:
     encoder, info = load_encoder(exports / f"source-{number}/encoder.safetensors")
     with torch.no_grad():
-        actual: torch.Tensor = encoder(info.view(np.load(exports / "canonical.npy"), (3, 2, 2)))
-    return actual
+        tokens: torch.Tensor = encoder(info.view(np.load(exports / "canonical.npy"), (3, 2, 2)))
+    return tokens
 
 
 def test_the_folder_computes_the_encoders_tokens_without_this_package(exports: Path) -> None:

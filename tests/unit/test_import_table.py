@@ -23,8 +23,8 @@ HU, AFFINE = as_array(axial(slices=12, gap=6.0))
 
 def reasons(catalog: Path) -> dict[str, Reason | None]:
     """By patient."""
-    actual = {one.patient_id: refusal_of(one) for one in read_catalog(catalog)}
-    return {patient: refusal.reason if refusal else None for patient, refusal in actual.items()}
+    refusals = {one.patient_id: refusal_of(one) for one in read_catalog(catalog)}
+    return {patient: refusal.reason if refusal else None for patient, refusal in refusals.items()}
 
 
 def test_a_parquet_table_holds_numbers_and_lists(tmp_path: Path) -> None:

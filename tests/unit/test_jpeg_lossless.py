@@ -20,10 +20,10 @@ SHAPE = (23, 31)
 def image(precision: int) -> np.ndarray:
     """Noise and flat parts that use all bits, and a step of half the range (a difference of 16 bits)."""
     random = np.random.default_rng(precision)
-    actual = random.normal(0, 2**precision / 6, SHAPE).cumsum(1).astype(np.int64) % 2**precision
-    actual[5:9] = 0
-    actual[7, ::2] = 2 ** (precision - 1)
-    return np.asarray(actual, np.uint16)
+    pixels = random.normal(0, 2**precision / 6, SHAPE).cumsum(1).astype(np.int64) % 2**precision
+    pixels[5:9] = 0
+    pixels[7, ::2] = 2 ** (precision - 1)
+    return np.asarray(pixels, np.uint16)
 
 
 @pytest.mark.parametrize("precision", [2, 8, 9, 12, 16])

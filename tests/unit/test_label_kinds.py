@@ -189,9 +189,9 @@ def test_exported_classifiers_predict_as_the_sweep_did(
         (row, of_sweep[row["task"], row["key"]]) for row in predicted if (row["task"], row["key"]) in of_sweep
     ]
     assert {row["task"] for row, _ in shared} == set(tasks)
-    for row, score in shared:
-        assert row["score"] == pytest.approx(score["score"], rel=1e-5, abs=1e-5)
-        assert (row["probabilities"] is None) == (score["probabilities"] is None)
+    for row, swept_row in shared:
+        assert row["score"] == pytest.approx(swept_row["score"], rel=1e-5, abs=1e-5)
+        assert (row["probabilities"] is None) == (swept_row["probabilities"] is None)
         if row["kind"] == "multiclass":
             assert row["value"] in (0, 1, 7)
             assert sum(row["probabilities"]) == pytest.approx(1)
@@ -208,12 +208,12 @@ def test_neighbours_vote_on_classes_and_values_and_volumes_of_a_class_find_one_a
     Sweep(voting, tmp_path / "votes").run()
     rows = pq.read_table(tmp_path / "votes" / "results.parquet").to_pylist()
     assert all(row["reason"] is None and row["figures"] for row in rows)
-    actual = RetrievalConfig.model_validate(voting.model_dump())
-    table = retrieval(actual.model_copy(update={"tasks": ("third", "bright")}), tmp_path / "found")
+    retrieval_config = RetrievalConfig.model_validate(voting.model_dump())
+    table = retrieval(retrieval_config.model_copy(update={"tasks": ("third", "bright")}), tmp_path / "found")
     by_task = {row["task"]: row for row in table.to_pylist()}
     assert by_task["third"]["asked"] > by_task["bright"]["asked"]
     with pytest.raises(FmctError, match=r"kinds\.value: .*binary, multiclass, ordinal"):
-        retrieval(actual, tmp_path / "refused")
+        retrieval(retrieval_config, tmp_path / "refused")
     for method, task in (("neighbours", "died"), ("linear", "value")):
         wrong = config.model_copy(update={"methods": (method,), "tasks": (task,)})
         with pytest.raises(FmctError, match=rf"kinds\.{task}: method {method} .*logistic"):

@@ -72,8 +72,8 @@ def ct_fm_by_monai(volume: np.ndarray, spacing: tuple[float, ...], size: tuple[i
         CenterSpatialCrop(roi_size=size),
         ScaleIntensityRange(a_min=-1024, a_max=2048, b_min=0, b_max=1, clip=True),
     ]
-    actual: Tensor = Compose(steps)(for_monai(volume)).as_tensor()
-    return actual
+    transformed: Tensor = Compose(steps)(for_monai(volume)).as_tensor()
+    return transformed
 
 
 @pytest.mark.parametrize(

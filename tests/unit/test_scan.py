@@ -254,9 +254,9 @@ def test_a_scan_replaces_only_output_of_a_scan(tmp_path: Path) -> None:
     for name in ("labels.csv", "empty.parquet", "other.rejected.parquet"):
         (tmp_path / name).write_text("mine" * (name != "empty.parquet"))
     scan(folder, catalog)
-    actual = "catalog.rejected.parquet"  # not a catalog
+    rejected = "catalog.rejected.parquet"  # not a catalog
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    for name in ("labels.parquet", "labels.csv", "empty.parquet", "other.parquet", actual):
+    for name in ("labels.parquet", "labels.csv", "empty.parquet", "other.parquet", rejected):
         with pytest.raises(FmctError, match=r"was not written by `fmct scan`"):
             scan(folder, tmp_path / name)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before

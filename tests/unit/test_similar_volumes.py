@@ -51,8 +51,8 @@ def sketch_of(hu: np.ndarray, cut: int = 0) -> np.ndarray:
 
 
 def test_different_heads_are_not_similar() -> None:
-    actual = np.stack([sketch_of(scanned(clean(number))) for number in range(HEADS)])
-    products = actual @ actual.T
+    sketches = np.stack([sketch_of(scanned(clean(number))) for number in range(HEADS)])
+    products = sketches @ sketches.T
     assert products == pytest.approx(products.T, abs=1e-5)
     assert np.diag(products) == pytest.approx(1, abs=1e-5)
     assert (products - np.eye(HEADS)).max() < SIMILAR - 0.03
