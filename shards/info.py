@@ -15,7 +15,7 @@ from shards.errors import FmctError, raise_refusal
 from shards.format_names import ShardFormat
 from shards.names import Component, Sha256
 from shards.newer_version import newer_version_error
-from shards.schema import FORMAT_VERSION
+from shards.schema import FORMAT_VERSION, Edge
 
 FILE_NAME = "dataset.json"
 INDEX_NAME = "index.parquet"
@@ -36,7 +36,7 @@ class DatasetInfo(Closed):
 
     format_version: int = FORMAT_VERSION
     format: ShardFormat
-    spacing_mm: tuple[float, float, float] = Field(description="(D, H, W) mm")
+    spacing_mm: tuple[Edge, Edge, Edge] = Field(description="(D, H, W) mm")
     config_digest: Sha256 = Field(description="SHA-256 of the preprocessing configuration")
     clipped_hu: tuple[int, int] | None = Field(
         default=None, description="HU below and above which voxels were clipped; not there: none were"

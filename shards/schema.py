@@ -10,6 +10,8 @@ from shards.names import HexKey, Sha256
 FORMAT_VERSION = 1
 
 KernelClass = Literal["soft", "bone", "unknown"]
+Edge = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""The edge of a voxel, mm."""
 Role = Literal["soft_thick", "soft_thin", "bone_thick", "bone_thin", "unknown_thick", "unknown_thin"]
 
 
@@ -37,7 +39,7 @@ class VolumeRecord(Closed):
     study_key: HexKey = Field(description="HMAC of Study Instance UID; labels join on it")
     shape: tuple[int, int, int] = Field(description="(D, H, W) voxels")
     dtype: Literal["int16"] = "int16"
-    spacing_mm: tuple[float, float, float] = Field(description="(D, H, W) mm")
+    spacing_mm: tuple[Edge, Edge, Edge] = Field(description="(D, H, W) mm")
     affine: tuple[float, ...] = Field(
         min_length=16, max_length=16, description="4×4 row-major, (d, h, w, 1) to patient LPS mm"
     )

@@ -5,6 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from shards import index as indexes
 from shards import info as infos
 from shards.dataset import Dataset, read_index
@@ -12,6 +17,11 @@ from shards.errors import DamagedDataError, FmctError, RefusedError
 from shards.formats import shard_path
 from shards.info import DatasetInfo
 from shards.parallel import unordered
+
+LPS_OF_AXES = ((2, 1), (1, -1), (0, -1))
+"""Row of the affine, and sign, of D (superior, z), H (anterior, -y) and W (right, -x)."""
+SAME_STEP_MM = 1e-3
+"""Tolerance of a step of the affine: half a millimetre over 500 voxels."""
 
 
 class Problem(NamedTuple):
@@ -37,7 +47,8 @@ def verify(
     """Check the SHA-256 of every file and the CRC-32 of every volume; return the problems.
 
     All files that a later step may read are checked, including preprocessing.json against dataset.json's
-    config_digest. Files that cannot be read are listed as Unread.
+    config_digest, and that each affine has the axes and spacing that a volume must have, since another
+    program may have written it. Files that cannot be read are listed as Unread.
 
     progress: called with (volumes checked, all volumes). Each of `workers` processes checks one shard at a
     time. Raises FmctError if dataset.json is missing or damaged.
@@ -60,6 +71,18 @@ def verify(
         done += info.shards[number].volumes
         progress(done, info.volumes)
     return problems + [problem for number in sorted(by_shard) for problem in by_shard[number]]
+
+
+def _misplaced(table: pa.Table) -> NDArray[np.bool_]:
+    """(rows of the index,): whether the affine mirrors, turns or scales the volume, or is not finite."""
+    affines = indexes.numbers(pc.list_flatten(table["affine"])).reshape(-1, 4, 4)
+    spacing = indexes.numbers(pc.list_flatten(table["spacing_mm"])).reshape(-1, 3)
+    expected = np.zeros((len(affines), 4, 3))
+    for axis, (row, sign) in enumerate(LPS_OF_AXES):
+        expected[:, row, axis] = sign * spacing[:, axis]
+    off = np.abs(affines[:, :, :3] - expected).max(axis=(1, 2), initial=0)
+    ends = np.abs(affines[:, :, 3]).max(axis=1, initial=0)
+    return ~((off <= SAME_STEP_MM) & np.isfinite(ends) & (affines[:, 3, 3] == 1))
 
 
 def _problem(name: str, error: FmctError) -> Problem:
@@ -88,6 +111,10 @@ def _check_shard(path: Path, info: DatasetInfo, number: int) -> tuple[int, list[
         return number, problems + damaged_sidecar
     table, _ = indexes.read_sidecar(sidecar, info.format)
     dataset = Dataset(path, info, table)
+    for key in table["key"].filter(pa.array(_misplaced(table))).to_pylist():
+        problems.append(
+            Problem(sidecar.name, key, "its affine is not its spacing along superior, anterior, right")
+        )
     for i, key in enumerate(table["key"].to_pylist()):
         try:
             dataset.read(i)

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from shard_samples import FACTS, make_key, make_record, noise, write_dataset
 
 from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, finish_dataset, index
 from shards.roles import study_roles
 from shards.verification import verify
 from shards.voxels import Extent
+
+VOXELS = noise((3, 4, 5), 0)
 
 
 def test_each_field_of_a_record_is_a_column() -> None:
@@ -81,3 +84,24 @@ def test_the_content_of_a_study_is_from_the_record_or_the_facts(tmp_path: Path) 
         *("soft_thin", "bone_thick"),
     ]
     assert actual.ranks.tolist() == [3, 1, 2, 0, 1, 0]
+
+
+def test_verify_reports_where_another_writers_volumes_would_be_misplaced(tmp_path: Path) -> None:
+    plain = np.reshape(make_record(VOXELS, make_key(0)).affine, (4, 4))
+    mirrored, scaled, unknown, fine = (plain.copy() for _ in range(4))
+    mirrored[0] *= -1
+    scaled[:3] *= 2
+    unknown[1, 3] = np.nan
+    fine[:3, 3] = (3, -400, 1e4)
+    affines = [plain, mirrored, plain[:, [0, 2, 1, 3]], scaled, unknown, fine]
+    with ShardWriter(tmp_path, "a", "zarr") as shard:
+        for number, affine in enumerate(affines):
+            shard.add(make_record(VOXELS, make_key(number), affine=tuple(affine.ravel())), VOXELS)
+    finish_dataset(tmp_path, "zarr", ["a"])
+    assert [problem.key for problem in verify(tmp_path)] == [make_key(number) for number in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("edge", [0.0, -1.0, np.inf, np.nan])
+def test_a_voxel_has_an_extent(edge: float) -> None:
+    with pytest.raises(ValueError, match="spacing_mm"):
+        make_record(VOXELS, make_key(0), spacing_mm=(1.0, edge, 1.0))
