@@ -34,6 +34,8 @@ _DECODER_BYTES = 32
 """Most memory of a decoder per pixel, besides 32 MiB: its value twice, and coefficients of 32 bits."""
 _TABLE_BYTES = 2**20
 """Bytes of offsets, fragment heads, and codestream data besides pixels."""
+_HEADS = 64
+"""Bytes of the heads that pydicom reads to find a single fragment, or more."""
 
 
 class ImageFile:
@@ -52,8 +54,7 @@ class ImageFile:
         self._frames = header.frames(size)
         self._numbers = header.numbers
         self._unread_end = header.is_deflated
-        if header.is_encapsulated:
-            _require_fragments(file, size)
+        self._fragment = _require_fragments(file, size) if header.is_encapsulated else None
 
     def attributes(self, frame: int) -> dict[str, Any]:
         """See `PixelHeader.attributes`."""
@@ -150,7 +151,13 @@ class ImageFile:
         self._file.seek(self._start)
         count = math.prod(self._numbers[name] for name in ("Rows", "Columns", "BitsAllocated")) // 8
         if self._header.is_encapsulated:
-            bounded: Any = Bounded(self._file, self._size, MAX_EXPANSION * count + _TABLE_BYTES)
+            limit = MAX_EXPANSION * count + _TABLE_BYTES
+            if self._fragment and frame == 0 and self._frames == 1 and not self._header.offsets:
+                start, length = self._fragment
+                if length < limit - _HEADS:
+                    self._file.seek(start)
+                    return self._file.read(length)
+            bounded: Any = Bounded(self._file, self._size, limit)
             return get_frame(
                 bounded, frame, extended_offsets=self._header.offsets, number_of_frames=self._frames
             )
@@ -198,10 +205,12 @@ def _enter_pixel_data(file: BinaryIO, implicit: bool, little: bool) -> tuple[str
     return head[4:6].decode(), struct.unpack(endian + "L", file.read(4))[0]
 
 
-def _require_fragments(file: BinaryIO, size: int) -> None:
+def _require_fragments(file: BinaryIO, size: int) -> tuple[int, int] | None:
     """Raise Rejection(truncated_pixel_data) unless all fragments of encapsulated pixel data are complete.
 
-    Decoders fill in missing data of truncated streams. A missing sequence delimiter loses no pixels.
+    Decoders fill in missing data of truncated streams. A missing sequence delimiter loses no pixels. Returns
+    offset and length of a single fragment, which is the frame if there is one; None if there are several, or
+    if an offset table places the frame elsewhere.
     """
     start = file.tell()
     # The first item is the offset table (PS3.5 section A.4).
@@ -210,7 +219,11 @@ def _require_fragments(file: BinaryIO, size: int) -> None:
     if count < 2:
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "no fragment of encapsulated pixel data")
     file.seek(offsets[-1] + 4)
-    end = offsets[-1] + 8 + struct.unpack("<L", file.read(4))[0]
+    length = struct.unpack("<L", file.read(4))[0]
+    end = offsets[-1] + 8 + length
     if end > size:
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, f"{end - size} bytes of the last fragment are missing")
+    file.seek(start + 8)
+    table = file.read(min(offsets[1] - start - 8, 8))
     file.seek(start)
+    return (offsets[1] + 8, length) if count == 2 and table in (b"", bytes(4)) else None

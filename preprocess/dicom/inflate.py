@@ -19,6 +19,8 @@ INDEX_SPACING = 2**23
 """Unpacked bytes between restart points of a deflated stream: at most 40 ms of inflating are repeated, and a
 point takes 40 to 100 KiB, so that 4 GiB need at most 50 MiB."""
 _READ_BYTES = 2**16
+_zlib_ng: Any = zlib_ng
+"""Its stubs lack methods, and have `error` as a value."""
 _unpacked = attrgetter("unpacked")
 
 
@@ -60,7 +62,7 @@ class Inflated(io.RawIOBase):
         self._file, self._start, self._packed = file, start, packed
         self._position = self._unpacked = self._consumed = 0
         self._rest = b""
-        self._state = zlib_ng.decompressobj(-zlib.MAX_WBITS)
+        self._state = _zlib_ng.decompressobj(-zlib.MAX_WBITS)
         self._points = [self._point()]
 
     def readable(self) -> bool:
@@ -107,7 +109,7 @@ class Inflated(io.RawIOBase):
             ended = not self._rest
             try:
                 data = self._state.decompress(self._rest, limit)
-            except zlib_ng.error as error:  # not a zlib.error
+            except _zlib_ng.error as error:  # not a zlib.error
                 raise zlib.error(*error.args) from None
             self._rest = self._state.unconsumed_tail
             if ended and not data and not self._state.eof:

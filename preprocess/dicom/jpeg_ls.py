@@ -30,7 +30,7 @@ class Scan:
     """The result of decoding a scan."""
 
     values: np.ndarray
-    """uint16 (rows, columns)."""
+    """uint16 (rows, columns); undefined behind the decoded samples."""
     samples: int
     """Number of decoded samples, in complete lines only."""
     left: int
@@ -88,7 +88,7 @@ class Coding:
 def decode(encoded: bytes, start: int, coding: Coding, rows: int, columns: int) -> Scan:
     """Decode the scan of one component at byte `start`, as far as possible."""
     bits, count, end = _unstuffed(np.frombuffer(encoded, np.uint8), start)
-    values = np.zeros((rows, columns), np.uint16)
+    values = np.empty((rows, columns), np.uint16)
     levels = _levels(*coding.parameters[:5].tolist())
     done, used = _decode(bits, count, coding.parameters, levels, _RUN_LENGTHS, coding.near or None, values)
     return Scan(values, done, count - used, end)

@@ -24,8 +24,13 @@ from preprocess.volume.levels import off_scale
 from preprocess.volume.measure import Measures, measure
 from preprocess.volume.resample import Grid, resample
 from preprocess.volume.slices import VolumeDecoder, is_volume_file
+from shards.buffers import Buffers
 from shards.schema import DecodeFacts
 from shards.voxels import MAX_VOXELS
+
+_SLICES = Buffers(1)
+_KEPT_BYTES = 2**28
+"""Largest stack of slices whose memory is kept for the next series: 512 of 512²."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,10 @@ def _decode(selected: Selected) -> _Decoded:
         for group in selected.positions:
             distinct: dict[bytes, tuple[Instance, Slice]] = {}
             for instance in sorted(group, key=_acquisition_time, reverse=True):
+                at = len(decoded.instances)
+                place = decoded.hu[at] if at and not distinct else None
                 try:
-                    one = decoder.decode(instance)
+                    one = decoder.decode(instance, place)
                 except Rejection as rejection:
                     decoded.dropped[rejection.reason] += 1
                     decoded.details.setdefault(rejection.reason, rejection.detail)
@@ -134,8 +141,10 @@ def _decode(selected: Selected) -> _Decoded:
             # A technologist repeats a slice because the first was bad, so the last one is kept.
             instance, one = next(iter(distinct.values()))
             if not decoded.instances:
-                decoded.hu = np.empty((len(selected.positions), *one.hu.shape), np.int16)
-            decoded.hu[len(decoded.instances)] = one.hu
+                decoded.hu = _room((len(selected.positions), *one.hu.shape))
+            place = decoded.hu[len(decoded.instances)]
+            if not np.may_share_memory(place, one.hu):
+                place[...] = one.hu
             decoded.instances.append(instance)
             decoded.digests.append(one.digest)
             retaken += len(distinct) > 1
@@ -149,6 +158,11 @@ def _decode(selected: Selected) -> _Decoded:
     if len(decoded.instances) > 2:
         _leave_out_off_scale(decoded)
     return decoded
+
+
+def _room(shape: tuple[int, ...]) -> np.ndarray:
+    """An uninitialised int16 array for slices, in memory of an earlier series if possible."""
+    return _SLICES.take(shape, np.int16) if 2 * math.prod(shape) <= _KEPT_BYTES else np.empty(shape, np.int16)
 
 
 def _leave_out_off_scale(decoded: _Decoded) -> None:

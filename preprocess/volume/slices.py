@@ -55,8 +55,8 @@ class VolumeDecoder:
     def __exit__(self, *_: object) -> None:
         self._source = self._volume = None
 
-    def decode(self, instance: Instance) -> Slice:
-        """One slice in HU, and its SHA-256.
+    def decode(self, instance: Instance, place: np.ndarray | None = None) -> Slice:
+        """One slice in HU, and its SHA-256; `place` is not used.
 
         Raises Rejection for damaged values or values that are not HU, FmctError if the file cannot be read.
         """

@@ -536,5 +536,8 @@ def test_integer_rescaling_equals_float_rescaling(kind: type[np.uint16] | type[n
     for intercept in (-1024.0, 0.0, -32768.0, 65535.0):
         for padding in (None, (-2000, -1900), (63536, 65535), (5000, 5000)):
             bounds = padding or (1, 0)
-            expected = decode_module.rescaled(every, 1.0, intercept, *bounds)
+            expected, place = np.empty((2, *every.shape), np.int16)
+            decode_module.rescaled(every, 1.0, intercept, *bounds, expected)
             assert np.array_equal(decode_module.to_hu(every, 1.0, intercept, padding), expected)
+            assert decode_module.to_hu(every, 1.0, intercept, padding, place) is place
+            assert np.array_equal(place, expected)
