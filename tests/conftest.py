@@ -1,3 +1,4 @@
+import gc
 import math
 import os
 import secrets
@@ -15,6 +16,8 @@ REPOSITORY = Path(__file__).parents[1]
 SAFE_PATH = "PYTHONSAFEPATH"
 
 DURATIONS = Durations.read()
+
+gc.disable()  # until all test modules are imported: each search for garbage would go through all of them
 
 
 class Rows(LoadFileScheduling):
@@ -58,6 +61,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return -seconds if seconds >= SLOW_FILE else 0.0
 
     items.sort(key=turn)
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 def _file(path: Path) -> str:

@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai import transforms as mt
 from nvidia.dali import fn, pipeline_def
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
@@ -202,6 +201,8 @@ def reference_view(field: np.ndarray, view: ViewParameters, size: int | tuple[in
     `DataAugmentationDINO3D` in NYUMedML/headCT_foundation, its random transforms replaced by those they
     apply once their parameters are drawn.
     """
+    from monai import transforms as mt
+
     stop = [s + e for s, e in zip(view.start, view.edge, strict=True)]
     chain = [
         mt.SpatialCrop(roi_start=view.start, roi_end=stop),
@@ -216,6 +217,8 @@ def reference_view(field: np.ndarray, view: ViewParameters, size: int | tuple[in
 
 def reference_windows(hu: np.ndarray) -> np.ndarray:
     """The reference's `MultipleWindowScaleStack`: HU (D, H, W) to (C, D, H, W)."""
+    from monai import transforms as mt
+
     scale = [mt.ScaleIntensityRange(lv - w // 2, lv + w // 2, 0.0, 1.0, clip=True) for lv, w in WINDOWS]
     return np.concatenate([np.asarray(transform(hu[None].astype(np.float32))) for transform in scale])
 
@@ -248,6 +251,8 @@ def test_windows_equal_monais_exactly() -> None:
 def test_views_equal_the_reference_chain_in_monai(
     shape: Edges, plain: bool, size: int | Edges, local: int | Edges | None
 ) -> None:
+    from monai import transforms as mt
+
     drawn = [ViewParameters(view.start, view.edge) for view in DRAWN] if plain else DRAWN
     volume = head(shape, seed=1)
     field = mt.ResizeWithPadOrCrop((56,) * 3, value=0)(reference_windows(volume))
@@ -260,6 +265,8 @@ def test_views_equal_the_reference_chain_in_monai(
 
 @pytest.mark.parametrize(("size", "local"), [(24, 12), (FLAT, LOCAL)])
 def test_the_squeezed_field_equals_the_references(size: int | Edges, local: int | Edges) -> None:
+    from monai import transforms as mt
+
     volume = np.full((50, 70, 64), -1000, np.int16)
     volume[5:46, 10:66, 3:60] = head((41, 56, 57), seed=2)
     cropped = mt.CropForeground(allow_smaller=False)(torch.from_numpy(volume[None].astype(np.float32)))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.losses import DiceCELoss
 from small_training import small_encoder, write_dataset
 
 from fmct_hpc import load_encoder
@@ -35,6 +34,8 @@ def test_a_network_on_the_exported_folder_learns(encoder: Path, tmp_path: Path) 
         for actual, own in zip(backbone(views), Maps(model)(expected), strict=True):
             torch.testing.assert_close(actual, own, atol=1e-5, rtol=0)
     masks = torch.stack([backbone.view_of_mask(torch.from_numpy(volume > 55)) for volume in volumes])
+    from monai.losses import DiceCELoss
+
     torch.manual_seed(0)
     net = module.Unetr(backbone, classes=1, features=4).train()
     before = {name: value.clone() for name, value in net.named_parameters()}

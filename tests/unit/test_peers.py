@@ -10,16 +10,6 @@ import pytest
 import torch
 import yaml
 from documents import REPOSITORY, blocks
-from monai.data import MetaTensor
-from monai.transforms import (
-    CenterSpatialCrop,
-    Compose,
-    CropForeground,
-    Orientation,
-    ScaleIntensityRange,
-    Spacing,
-    SpatialPad,
-)
 from peer_folders import dinov2, dinov3
 from safetensors.torch import save_file
 from torch import Tensor
@@ -54,26 +44,34 @@ def head(shape: tuple[int, int, int] = (37, 46, 41)) -> np.ndarray:
     return volume
 
 
-def for_monai(volume: np.ndarray) -> MetaTensor:
-    """The same voxels as MONAI reads files: axes (D, H, W) towards S, A, R; MONAI's affines map to RAS."""
+def by_monai(volume: np.ndarray, *steps: tuple[str, dict[str, object]]) -> Tensor:
+    """MONAI's transforms of these names and settings of the same voxels.
+
+    As it reads files: axes (D, H, W) towards S, A, R; MONAI's affines lead to RAS.
+    """
+    from monai import transforms
+    from monai.data import MetaTensor
+
     affine = np.zeros((4, 4))
     affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = *SPACING, 1
     affine[:3, 3] = (-17.5, 3.25, 40)
-    return MetaTensor(torch.from_numpy(volume.astype(np.float32))[None], affine=affine)
+    read = MetaTensor(torch.from_numpy(volume.astype(np.float32))[None], affine=affine)
+    made = [getattr(transforms, name)(**settings) for name, settings in steps]
+    found: Tensor = transforms.Compose(made)(read).as_tensor()
+    return found
 
 
 def ct_fm_by_monai(volume: np.ndarray, spacing: tuple[float, ...], size: tuple[int, ...]) -> Tensor:
     """intrasample_simclr.yaml's deterministic transforms, then cq500.yaml's crop."""
-    steps = [
-        Orientation(axcodes="SPL"),
-        Spacing(pixdim=spacing, mode="bilinear"),
-        CropForeground(),
-        SpatialPad(spatial_size=size, value=-1024),
-        CenterSpatialCrop(roi_size=size),
-        ScaleIntensityRange(a_min=-1024, a_max=2048, b_min=0, b_max=1, clip=True),
-    ]
-    transformed: Tensor = Compose(steps)(for_monai(volume)).as_tensor()
-    return transformed
+    return by_monai(
+        volume,
+        ("Orientation", {"axcodes": "SPL"}),
+        ("Spacing", {"pixdim": spacing, "mode": "bilinear"}),
+        ("CropForeground", {}),
+        ("SpatialPad", {"spatial_size": size, "value": -1024}),
+        ("CenterSpatialCrop", {"roi_size": size}),
+        ("ScaleIntensityRange", {"a_min": -1024, "a_max": 2048, "b_min": 0, "b_max": 1, "clip": True}),
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,6 +80,8 @@ def ct_fm_by_monai(volume: np.ndarray, spacing: tuple[float, ...], size: tuple[i
 def test_ct_fm_gets_the_input_of_its_own_transforms(
     spacing: tuple[float, float, float], size: tuple[int, int, int]
 ) -> None:
+    from monai.transforms import ScaleIntensityRange
+
     volume = head()
     settings = CtFmSettings(spacing_mm=spacing, size=size)
     peer = ct_fm(CtFmTokens(torch.nn.Linear(1, 1)), settings)
@@ -99,14 +99,14 @@ def test_ct_fm_gets_the_input_of_its_own_transforms(
 def test_merlin_gets_the_input_of_its_own_transforms() -> None:
     volume = np.full((101, 45, 370), -1000, np.int16)  # wider than its field along one axis
     volume[20:80, 5:40, 20:350] = np.random.default_rng(2).normal(40, 400, (60, 35, 330))
-    steps = [
-        Orientation(axcodes="RAS"),
-        Spacing(pixdim=(1.5, 1.5, 3), mode="bilinear"),
-        ScaleIntensityRange(a_min=-1000, a_max=1000, b_min=0.0, b_max=1.0, clip=True),
-        SpatialPad(spatial_size=[224, 224, 160]),
-        CenterSpatialCrop(roi_size=[224, 224, 160]),
-    ]
-    theirs = Compose(steps)(for_monai(volume)).as_tensor()
+    theirs = by_monai(
+        volume,
+        ("Orientation", {"axcodes": "RAS"}),
+        ("Spacing", {"pixdim": (1.5, 1.5, 3), "mode": "bilinear"}),
+        ("ScaleIntensityRange", {"a_min": -1000, "a_max": 1000, "b_min": 0.0, "b_max": 1.0, "clip": True}),
+        ("SpatialPad", {"spatial_size": [224, 224, 160]}),
+        ("CenterSpatialCrop", {"roi_size": [224, 224, 160]}),
+    )
     seen = merlin(MerlinTokens(torch.nn.Linear(1, 1), 1), Settings()).transform(volume, SPACING)
     assert torch.allclose(seen.permute(0, 3, 2, 1), theirs, atol=1e-4)
 
