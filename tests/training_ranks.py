@@ -1,12 +1,13 @@
 """One rank of tests/integration/test_train.py: many runs in one process, because its start is slow.
 
-`python tests/training_ranks.py SCENARIO FOLDER`; FOLDER holds a configuration a run, as <name>.json.
+`python tests/training_ranks.py SCENARIO FOLDER ...`; FOLDER holds a configuration a run, as <name>.json.
 """
 
 import gc
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from small_training import after_a_step
+from small_training import STEPS, after_a_step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmct_hpc.config import TrainConfig
@@ -27,6 +28,8 @@ from shards import FmctError
 
 BREAK = 8
 """The step at which a resumed run was interrupted."""
+LOST = (STEPS - 1) // 6 * 6 - 6
+"""The last step of a run that lost its two last checkpoints."""
 COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")
 
 
@@ -34,9 +37,9 @@ def configuration(folder: Path, name: str) -> TrainConfig:
     return TrainConfig.model_validate_json((folder / f"{name}.json").read_text())
 
 
-def main(scenario: str, folder: Path) -> None:
+def main(scenario: str, folder: Path, *arguments: str) -> None:
     if scenario == "elastic":
-        name, until = os.environ["ELASTIC"].split(":")
+        name, until = arguments
         assert train(configuration(folder, name), folder / "elastic", until=int(until)) == 0
         return
     # Stage 3 is last: it replaces the backward pass of torch's linear layer by DeepSpeed's, whose sums round
@@ -45,10 +48,13 @@ def main(scenario: str, folder: Path) -> None:
         *("skipping", "stage0", "bf16-0", "stage1", "smaller-1", "stage2", "smaller-2"),
         *("gram-0", "gram-1", "stage3", "bf16-3", "smaller-3", "gram-3"),
     ):
-        config = configuration(folder, name)
+        config, resumed = configuration(folder, name), folder / f"{name}-resumed"
         assert train(config, folder / name) == 0
-        assert train(config, folder / f"{name}-resumed", until=BREAK) == 0
-        assert train(config, folder / f"{name}-resumed") == 0
+        if name.startswith(("stage", "skipping")):  # one at each stage starts anew
+            assert train(config, resumed, until=BREAK) == 0
+        else:
+            copy_up_to(LOST, folder / name, resumed)
+        assert train(config, resumed) == 0
         if name == "stage2":
             loaded = [module for module in COMPILER if module in sys.modules]
             (folder / f"compiler-{os.environ['RANK']}.json").write_text(json.dumps(loaded))
@@ -60,6 +66,16 @@ def main(scenario: str, folder: Path) -> None:
     for name in ("stage2", "stage3"):
         facts = teacher_update(configuration(folder, name))
         (folder / f"teacher-{name}-{os.environ['RANK']}.json").write_text(json.dumps(facts))
+
+
+def copy_up_to(step: int, run: Path, copy: Path) -> None:
+    """Copy a run without the checkpoints after a step."""
+    if os.environ["RANK"] == "0":
+        shutil.copytree(run, copy)
+        for checkpoint in (copy / "checkpoints").iterdir():
+            if checkpoint.name > f"step-{step:08d}":
+                shutil.rmtree(checkpoint)
+    torch.distributed.barrier()
 
 
 def stopped_by_signals_and_time(config: TrainConfig, run: Path) -> None:
@@ -157,4 +173,4 @@ def whole(parameters: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

@@ -1,16 +1,15 @@
 """Feature statistics do not change a run, and are equal for any number of ranks and ZeRO stage."""
 
 import json
-import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked_ranks import run_forked
 from small_training import small_config, write_labelled
 
 from fmct_hpc.train.checkpoint import ONLINE, best, checkpoint_path, checkpoints
-from launch.ranks import run_ranks
+
+pytestmark = pytest.mark.timeout(600)
 
 STEPS = 6
 LOSSES = ("loss", "dino", "ibot", "mae", "gradient_norm", "teacher_entropy", "feature_deviation")
@@ -46,7 +45,8 @@ class Runs:
         self.data, self.labels = write_labelled(folder, 51)  # one rank has one volume less than the others
         (folder / "rank.py").write_text(RANK)
 
-    def do(self, ranks: int, *names: str) -> None:
+    def prepare(self, *names: str) -> list[str]:
+        """Write the configurations of these runs; the arguments of the ranks."""
         run = {"steps": STEPS, "batch": 8, "images_every": 100, "checkpoint_every": 1, "keep_last": 1}
         for name in names:
             stage, precision, setting = name.split("-")[:3]
@@ -54,8 +54,7 @@ class Runs:
             health = {"labels": self.labels, "max_volumes": 51} if setting == "evaluated" else {"every": 0}
             config = small_config(self.data, engine=engine, run=run, health=health)
             (self.folder / f"{name}.json").write_text(config.model_dump_json())
-        command = [sys.executable, str(self.folder / "rank.py"), str(self.folder), *names]
-        assert run_ranks(command, ranks).code == 0
+        return [str(self.folder), *names]
 
     def metrics(self, name: str) -> list[dict[str, float]]:
         lines = (self.folder / name / "metrics.jsonl").read_text().splitlines()
@@ -63,13 +62,13 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        made = Runs(tmp_path_factory.mktemp("runs"))
-        made.do(2, *(f"{kind}-{setting}-2" for kind in KINDS for setting in ("evaluated", "plain")))
-        yield made
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    made = Runs(tmp_path_factory.mktemp("runs"))
+    on_two = made.prepare(*(f"{kind}-{setting}-2" for kind in KINDS for setting in ("evaluated", "plain")))
+    on_one = made.prepare("2-fp32-evaluated-1", "2-fp32-evaluated-1-resumed")
+    on_four = made.prepare("0-fp32-evaluated-4")
+    assert run_forked(made.folder / "rank.py", (2, on_two), (1, on_one), (4, on_four)) == 0
+    return made
 
 
 def test_evaluations_leave_a_run_bit_identical(runs: Runs) -> None:
@@ -85,8 +84,6 @@ def test_evaluations_leave_a_run_bit_identical(runs: Runs) -> None:
 
 
 def test_evaluations_agree_on_any_number_of_ranks_and_after_a_resume(runs: Runs) -> None:
-    runs.do(1, "2-fp32-evaluated-1", "2-fp32-evaluated-1-resumed")
-    runs.do(4, "0-fp32-evaluated-4")
     expected = runs.metrics("2-fp32-evaluated-2")
     assert expected[-1]["cls_rank"] != pytest.approx(expected[0]["cls_rank"], rel=1e-3), "nothing was learned"
     for name in ("2-fp32-evaluated-1", "0-fp32-evaluated-4", "3-fp32-evaluated-2"):

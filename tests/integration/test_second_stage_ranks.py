@@ -1,12 +1,11 @@
 """A second stage at a higher resolution on two ranks: it starts from the end of the first, and resumes."""
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked_ranks import run_forked
 from small_training import small_config, write_dataset
 
 from fmct_hpc.model.vit import VisionTransformer
@@ -16,7 +15,6 @@ from fmct_hpc.train.compare import compare
 from fmct_hpc.train.export import encoder_info
 from fmct_hpc.train.pieces import PieceFiles
 from fmct_hpc.train.state import AVERAGE, TARGETS, WEIGHT, whole_tensors
-from launch.ranks import run_ranks
 
 SECOND = {"stage1": 1, "stage3": 3}
 """ZeRO stages of second stages by name; the first was at stage 3 too."""
@@ -85,10 +83,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run={"steps": STEPS, "checkpoint_every": 2, "start_from": str(folder / "first")},
         )
         (folder / f"{name}.json").write_text(config.model_dump_json())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        assert run_ranks([sys.executable, str(folder / "rank.py"), str(folder)], 2).code == 0
+    assert run_forked(folder / "rank.py", (2, [folder])) == 0
     return folder
 
 

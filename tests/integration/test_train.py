@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import training_ranks
+from forked_ranks import run_forked
 from shard_samples import damage_volume
 from small_training import BATCH, STEPS, VOLUMES, small_config, start_training, write_dataset, write_recipe
 
@@ -25,7 +25,6 @@ from fmct_hpc.train.attempts import attempts, conclude
 from fmct_hpc.train.checkpoint import Manifest, newest, newest_step
 from fmct_hpc.train.compare import compare
 from fmct_hpc.train.run import preflight
-from launch.ranks import run_ranks
 from shards import FmctError
 from shards.info import NO_CONFIGURATION
 
@@ -84,7 +83,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = small_config(data, objective=GRAM, engine=VARIANTS[variant], **TOKENS)
         (folder / f"{name}.json").write_text(config.model_dump_json())
     write_skipping(folder)
-    assert run_scenario("all", folder, 2) == 0
+    assert run_forked(training_ranks.__file__, (2, ["all", folder])) == 0
     return folder
 
 
@@ -94,13 +93,6 @@ def write_skipping(folder: Path) -> None:
     damage_volume(data, 4)
     config = small_config(data, data={"damaged": "skip", "cache": str(folder / "cache")})
     (folder / "skipping.json").write_text(config.model_dump_json())
-
-
-def run_scenario(name: str, folder: Path, ranks: int) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        return run_ranks([sys.executable, training_ranks.__file__, name, str(folder)], ranks).code
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
@@ -185,15 +177,13 @@ def test_bf16_trains_as_float32_at_stages_0_and_3(runs: Path) -> None:
         assert losses != pytest.approx(exact, rel=1e-5), "bfloat16 has an effect"
 
 
-def test_a_run_resumes_with_other_ranks_and_stages(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_resumes_with_other_ranks_and_stages(runs: Path, tmp_path: Path) -> None:
     for ranks, engine in ELASTIC.items():
         config = small_config(runs / "data", objective=GRAM, engine=engine, **TOKENS)
         (tmp_path / f"{ranks}.json").write_text(config.model_dump_json())
-    for ranks, until in ((1, 5), (2, 10), (4, 15), (1, STEPS)):
-        monkeypatch.setenv("ELASTIC", f"{ranks}:{until}")
-        assert run_scenario("elastic", tmp_path, ranks) == 0
+    starts = ((1, 5), (2, 10), (4, 15), (1, STEPS))
+    groups = [(ranks, ("elastic", tmp_path, f"{ranks}", f"{until}")) for ranks, until in starts]
+    assert run_forked(training_ranks.__file__, *groups) == 0
     assert_learns_alike(tmp_path / "elastic", runs / "gram-0")
     ours = load_encoder(tmp_path / "elastic/encoder.safetensors")[0].state_dict()
     theirs = load_encoder(runs / "gram-0/encoder.safetensors")[0].state_dict()
