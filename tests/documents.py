@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from forked_commands import forked_fmct
+
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 
@@ -60,11 +62,11 @@ def substituted(text: str, *tables: dict[str, str]) -> str:
 
 
 def bash(script: str, folder: Path) -> str:
-    """Run a script with this tree's `fmct`; stops at the first command that fails."""
+    """Run a script with this tree's `fmct` (`forked_fmct`); stops at the first command that fails."""
     programs = folder / "programs"
     programs.mkdir(exist_ok=True)
     fmct = programs / "fmct"
-    fmct.write_text(f'#!/bin/sh\nexec {sys.executable} -m launch.cli "$@"\n')
+    fmct.write_text(f'#!/bin/sh\nexec {shlex.join(forked_fmct())} "$@"\n')
     fmct.chmod(0o755)
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],

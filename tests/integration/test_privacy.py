@@ -6,7 +6,6 @@ import io
 import os
 import re
 import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 from dicom_files import axial, ct_image, save
+from forked_commands import forked_fmct
 from preprocess_export import KEY, head
 from pydicom import config as pydicom_config
 from pydicom.datadict import DicomDictionary
@@ -132,8 +132,9 @@ def logs_and_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 def fmct(code: int, *arguments: str) -> str:
     """The command's output; it must end with the exit code `code`."""
-    command = [sys.executable, "-m", "launch.cli", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    result = subprocess.run(
+        [*forked_fmct(), *arguments], capture_output=True, text=True, check=False, timeout=200
+    )
     assert result.returncode == code, result.stderr
     return result.stdout + result.stderr
 

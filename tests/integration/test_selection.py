@@ -4,7 +4,6 @@ import csv
 import json
 import stat
 import subprocess
-import sys
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from dicom_files import axial
+from forked_commands import forked_fmct
 from header_series import series, stack
 from preprocess_export import KEY, Export, run_inline, write_series
 
@@ -43,7 +43,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 def select(export: Export, *arguments: object, code: int = 0) -> str:
     """The command's output."""
-    command = [sys.executable, "-m", "launch.cli", "select", str(export.catalog), *map(str, arguments)]
+    command = [*forked_fmct(), "select", str(export.catalog), *map(str, arguments)]
     command += [f"key_file={export.key_file}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert result.returncode == code, result.stdout + result.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from forked_commands import forked_fmct
 from PIL import Image
 from small_training import small_config, write_recipe
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.timeout(600)
 def fmct(*arguments: object, code: int = 0, folder: Path | None = None) -> str:
     """Run a command and return its standard output, or standard error if it must fail."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
+    command = [*forked_fmct(), *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
     assert result.returncode == code, result.stdout + result.stderr
     return result.stderr if code else result.stdout
