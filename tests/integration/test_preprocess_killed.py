@@ -23,6 +23,18 @@ KILLS = int(os.environ.get("FMCT_KILLS", "4"))
 PATIENCE_S = 120
 
 
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    return make_export(tmp_path_factory.mktemp("export"), studies=12)
+
+
+@pytest.fixture(scope="module")
+def unbroken(export: Export, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    run_inline(export, out, export.config())
+    return contents(out)
+
+
 def start(export: Export, out: Path) -> subprocess.Popen[bytes]:
     """The real command in a separate process group."""
     return subprocess.Popen(start_command(export, out), stderr=subprocess.DEVNULL, start_new_session=True)
@@ -43,10 +55,10 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 @pytest.mark.timeout(120 + 30 * KILLS)
-def test_killed_runs_resume_to_identical_bytes(tmp_path: Path, seed: int) -> None:
-    export = make_export(tmp_path, studies=12)
-    out, unbroken = tmp_path / "out", tmp_path / "unbroken"
-    run_inline(export, unbroken, export.config())
+def test_killed_runs_resume_to_identical_bytes(
+    export: Export, unbroken: dict[str, bytes], tmp_path: Path, seed: int
+) -> None:
+    out = tmp_path / "out"
     rng = np.random.default_rng(seed)
     killed = 0
     while killed < KILLS:
@@ -61,7 +73,7 @@ def test_killed_runs_resume_to_identical_bytes(tmp_path: Path, seed: int) -> Non
         )
         if process.poll() is not None:
             assert process.returncode == 0
-            assert contents(out) == contents(unbroken)
+            assert contents(out) == unbroken
             shutil.rmtree(out)  # it finished: once more from the beginning
             continue
         process.kill()  # only the command: its workers must notice
@@ -70,7 +82,7 @@ def test_killed_runs_resume_to_identical_bytes(tmp_path: Path, seed: int) -> Non
         killed += 1
     finished = start(export, out)
     assert finished.wait(PATIENCE_S) == 0
-    assert contents(out) == contents(unbroken)
+    assert contents(out) == unbroken
     assert run.status(out).done == 2
 
 
@@ -81,17 +93,14 @@ def break_off(export: Export, out: Path, program: str) -> str:
     return result.stderr
 
 
-def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
-    export = make_export(tmp_path, studies=12)
-    run_inline(export, tmp_path / "unbroken", export.config())
+def test_a_killed_worker_loses_nothing(export: Export, unbroken: dict[str, bytes], tmp_path: Path) -> None:
     output = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "True"))
     assert "a worker process died" in output
     assert "Error" not in output
-    assert contents(tmp_path / "out") == contents(tmp_path / "unbroken")
+    assert contents(tmp_path / "out") == unbroken
 
 
-def test_workers_that_die_repeatedly_are_reported_in_one_line(tmp_path: Path) -> None:
-    export = make_export(tmp_path, studies=12)
+def test_workers_that_die_repeatedly_are_reported_in_one_line(export: Export, tmp_path: Path) -> None:
     output = break_off(export, tmp_path / "out", _KILL_A_WORKER.replace("{once}", "False"))
     assert "FmctError" in output
     assert "one of the tasks 0, 1;" in output
@@ -142,9 +151,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_the_next_run_resumes(tmp_path: Path, small_disk: Path) -> None:
-    export = make_export(tmp_path, studies=12)
-    run_inline(export, tmp_path / "unbroken", export.config())
+def test_a_full_disk_is_one_line_and_the_next_run_resumes(
+    export: Export, unbroken: dict[str, bytes], small_disk: Path
+) -> None:
     out = small_disk / "out"
     filler = small_disk / "filler"
     filler.write_bytes(bytes(1_750_000))
@@ -157,18 +166,20 @@ def test_a_full_disk_is_one_line_and_the_next_run_resumes(tmp_path: Path, small_
     assert "Traceback" not in result.stderr
     filler.unlink()
     assert subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False).returncode == 0
-    assert contents(out) == contents(tmp_path / "unbroken")
+    assert contents(out) == unbroken
 
 
-def test_tasks_stop_while_a_mount_is_gone_and_resume_when_it_is_back(tmp_path: Path) -> None:
-    export = make_export(tmp_path, studies=12)
-    run_inline(export, tmp_path / "unbroken", export.config())
+def test_tasks_stop_while_a_mount_is_gone_and_resume_when_it_is_back(
+    export: Export, unbroken: dict[str, bytes], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    export.folder.rename(tmp_path / "elsewhere")
-    with pytest.raises(FmctError, match=r"2 of 2 tasks failed.*cannot be read.*mount the export"):
-        run.preprocess(export.catalog, out, export.config())
+    elsewhere = export.folder.rename(tmp_path / "elsewhere")
+    try:
+        with pytest.raises(FmctError, match=r"2 of 2 tasks failed.*cannot be read.*mount the export"):
+            run.preprocess(export.catalog, out, export.config())
+    finally:
+        elsewhere.rename(export.folder)
     assert run.status(out).to_do == (0, 1)
     assert "to do: 0-1" in str(run.status(out))
-    (tmp_path / "elsewhere").rename(export.folder)
     run.preprocess(export.catalog, out, export.config())
-    assert contents(out) == contents(tmp_path / "unbroken")
+    assert contents(out) == unbroken

@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from unittest.mock import Mock
@@ -48,6 +49,7 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, value)
 
 
+@cache
 def image(patient: int, series: int, number: int, **attributes: object) -> bytes:
     identity = {
         "PatientID": f"patient {patient}",
