@@ -4,16 +4,21 @@ These imports take longer than the trainings. `python tests/forked_ranks.py SCRI
 `run_forked`'s groups. `fmct train --ranks` and Slurm start every rank anew, which other tests do.
 """
 
+import ctypes
 import json
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from launch.ranks import free_port
+
+PARENT_DEATH_SIGNAL = 1
+"""prctl(2): PR_SET_PDEATHSIG. A test that takes too long ends the parent alone."""
 
 Group = tuple[int, Sequence[str | Path]]
 """How many ranks run the script at once, and its arguments."""
@@ -27,6 +32,7 @@ def run_forked(script: str | Path, *groups: Group) -> int:
 
 
 def be_rank(script: str, words: list[str], variables: dict[str, str]) -> None:
+    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
     os.environ.update(variables)
     sys.argv = [script, *words]
     runpy.run_path(script, run_name="__main__")
