@@ -60,17 +60,43 @@ def stream(name: str) -> bytes:
 
 def decoded(name: str, encoded: bytes) -> np.ndarray:
     """The pixels of a file with this codestream as its only frame."""
+    return opened(name, encapsulate([encoded])).stored(0)[0]
+
+
+def opened(name: str, pixel_data: bytes) -> ImageFile:
+    """A file with this encapsulated pixel data."""
     kind = np.uint8 if name == "jpeg-baseline.jpg" else np.uint16
     data = ct_image(np.zeros(SHAPE, kind))
     data.file_meta.TransferSyntaxUID = NAMED[name]
-    data.PixelData = encapsulate([encoded])
+    data.PixelData = pixel_data
     data["PixelData"].is_undefined_length = True
     file = io.BytesIO()
     data.save_as(file, enforce_file_format=True)
     size = file.tell()
     file.seek(0)
-    values, _ = ImageFile(file, size).stored(0)
-    return values
+    return ImageFile(file, size)
+
+
+@pytest.mark.parametrize("fragments", [1, 2])
+@pytest.mark.parametrize("table", [None, 0, 8, 2**20])
+def test_a_frame_is_the_fragments_that_pydicom_finds(table: int | None, fragments: int) -> None:
+    """With no offset table, or with one that places the frame at its first fragment or elsewhere."""
+    encoded = stream("jpeg-ls.jls")
+    whole = encapsulate([encoded], fragments_per_frame=fragments, has_bot=table is not None)
+    if table is not None:
+        whole = whole[:8] + table.to_bytes(4, "little") + whole[12:]
+    results: list[np.ndarray | None] = []
+    for single in (True, False):
+        file = opened("jpeg-ls.jls", whole)
+        file._fragment = file._fragment if single else None
+        try:
+            results.append(file.stored(0)[0])
+        except Exception:  # pydicom's many
+            results.append(None)
+    ours, theirs = results
+    assert (ours is None) == (theirs is None) == (table not in (None, 0))
+    if ours is not None and theirs is not None:
+        assert np.array_equal(ours, theirs)
 
 
 def refusals(name: str, damaged: Callable[[bytes, int], bytes], tries: int) -> list[Reason]:
