@@ -12,7 +12,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from forked_commands import forked_fmct
 from slurm_cluster import Cluster
 from small_sweep import bright_sweep
 from small_training import small_config
@@ -44,9 +43,8 @@ HOLDOUT = {"validation": 0.25, "test": 0.25, "seed": 5}
 SWEEP_STAGES = {"sweep-plan", "features", "features-joined", "sweep", "swept"}
 
 
-def run(program: str, *words: str | Path) -> str:
+def run(*command: str | Path) -> str:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    command = (*(forked_fmct() if program == "fmct" else (program,)), *words)
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
