@@ -60,6 +60,7 @@ STUDY_SCHEMA = pa.schema([*SCHEMA, ("role", _REPEATED), ("rank", pa.int32())])
 """`SCHEMA` for datasets that keep several volumes per study; null in rows of earlier versions."""
 _REQUIRED = tuple(name for name in SCHEMA.names if name not in ("kvp", "slice_thickness_mm"))
 """Columns that hold a value for every volume."""
+_LISTS = tuple(field.name for field in SCHEMA if pa.types.is_fixed_size_list(field.type))
 
 
 def to_row(record: VolumeRecord, shard: str, extent: Extent) -> dict[str, Any]:
@@ -98,7 +99,8 @@ def read(path: Path) -> pa.Table:
     table = read_table(path)
     if not (table.schema.equals(SCHEMA) or table.schema.equals(STUDY_SCHEMA)):
         raise pa.ArrowInvalid("its columns are not those of a shard index")
-    if any(table[name].null_count for name in _REQUIRED) or pc.list_flatten(table["shape"]).null_count:
+    incomplete = any(table[name].null_count for name in _REQUIRED)
+    if incomplete or any(pc.list_flatten(table[name]).null_count for name in _LISTS):
         raise pa.ArrowInvalid("a required value is missing")
     if not all(all_keys(table[name]) for name in KEYS):
         raise pa.ArrowInvalid("a key is not 32 hexadecimal digits")

@@ -47,8 +47,9 @@ def verify(
     """Check the SHA-256 of every file and the CRC-32 of every volume; return the problems.
 
     All files that a later step may read are checked, including preprocessing.json against dataset.json's
-    config_digest, and that each affine has the axes and spacing that a volume must have, since another
-    program may have written it. Files that cannot be read are listed as Unread.
+    config_digest, and that each row has the dataset's spacing, and an affine of that spacing with the axes
+    that a volume must have, since another program may have written it. Files that cannot be read are listed
+    as Unread.
 
     progress: called with (volumes checked, all volumes). Each of `workers` processes checks one shard at a
     time. Raises FmctError if dataset.json is missing or damaged.
@@ -73,13 +74,21 @@ def verify(
     return problems + [problem for number in sorted(by_shard) for problem in by_shard[number]]
 
 
-def _misplaced(table: pa.Table) -> NDArray[np.bool_]:
-    """(rows of the index,): whether the affine mirrors, turns or scales the volume, or is not finite."""
-    affines = indexes.numbers(pc.list_flatten(table["affine"])).reshape(-1, 4, 4)
+def _other_spacing(table: pa.Table, spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
+    """(rows of the index,): whether the row's spacing differs from the dataset's."""
     spacing = indexes.numbers(pc.list_flatten(table["spacing_mm"])).reshape(-1, 3)
-    expected = np.zeros((len(affines), 4, 3))
+    return (spacing != spacing_mm).any(axis=1)
+
+
+def _misplaced(table: pa.Table, spacing_mm: tuple[float, float, float]) -> NDArray[np.bool_]:
+    """(rows of the index,): whether the affine mirrors, turns or scales the volume, or is not finite.
+
+    spacing_mm: the dataset's, of D, H and W.
+    """
+    affines = indexes.numbers(pc.list_flatten(table["affine"])).reshape(-1, 4, 4)
+    expected = np.zeros((4, 3))
     for axis, (row, sign) in enumerate(LPS_OF_AXES):
-        expected[:, row, axis] = sign * spacing[:, axis]
+        expected[row, axis] = sign * spacing_mm[axis]
     off = np.abs(affines[:, :, :3] - expected).max(axis=(1, 2), initial=0)
     ends = np.abs(affines[:, :, 3]).max(axis=1, initial=0)
     return ~((off <= SAME_STEP_MM) & np.isfinite(ends) & (affines[:, 3, 3] == 1))
@@ -109,12 +118,20 @@ def _check_shard(path: Path, info: DatasetInfo, number: int) -> tuple[int, list[
     damaged_sidecar = _check_file(sidecar, info.sidecar_sha256[number])
     if damaged_sidecar or any(isinstance(problem, Unread) for problem in problems):
         return number, problems + damaged_sidecar
-    table, _ = indexes.read_sidecar(sidecar, info.format)
+    try:
+        table, _ = indexes.read_sidecar(sidecar, info.format)
+    except FmctError as error:
+        return number, [*problems, _problem(sidecar.name, error)]
     dataset = Dataset(path, info, table)
-    for key in table["key"].filter(pa.array(_misplaced(table))).to_pylist():
-        problems.append(
-            Problem(sidecar.name, key, "its affine is not its spacing along superior, anterior, right")
-        )
+    for rows, what in (
+        (_other_spacing(table, info.spacing_mm), f"its spacing_mm is not {infos.FILE_NAME}'s"),
+        (
+            _misplaced(table, info.spacing_mm),
+            f"its affine is not {infos.FILE_NAME}'s spacing_mm along superior, anterior, right",
+        ),
+    ):
+        for key in table["key"].filter(pa.array(rows)).to_pylist():
+            problems.append(Problem(sidecar.name, key, what))
     for i, key in enumerate(table["key"].to_pylist()):
         try:
             dataset.read(i)

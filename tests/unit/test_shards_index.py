@@ -2,6 +2,7 @@
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,8 @@ import pytest
 from shard_samples import FACTS, make_key, make_record, noise, write_dataset
 
 from shards import Dataset, DecodeFacts, ShardWriter, VolumeRecord, finish_dataset, index
+from shards import info as infos
+from shards.errors import FmctError
 from shards.roles import study_roles
 from shards.verification import verify
 from shards.voxels import Extent
@@ -99,6 +102,46 @@ def test_verify_reports_where_another_writers_volumes_would_be_misplaced(tmp_pat
             shard.add(make_record(VOXELS, make_key(number), affine=tuple(affine.ravel())), VOXELS)
     finish_dataset(tmp_path, "zarr", ["a"])
     assert [problem.key for problem in verify(tmp_path)] == [make_key(number) for number in (1, 2, 3, 4)]
+
+
+def rewrite(directory: Path, column: str, values: list[Any]) -> None:
+    """Replace a column of the first volume, as a program without our validation could write it."""
+    info = infos.read(directory)
+    sidecar = index.sidecar_path(directory, info.shards[0].name)
+    table, shard = index.read_sidecar(sidecar, info.format)
+    place, rows = table.schema.get_field_index(column), [values, *table[column].to_pylist()[1:]]
+    table = table.set_column(
+        place, table.schema.field(column), pa.array(rows, table.schema.field(column).type)
+    )
+    index.write_sidecar(table, shard, info.format, sidecar)
+    index.write(table, directory / infos.INDEX_NAME)
+    digests = {
+        "sidecar_sha256": (infos.sha256(sidecar),),
+        "index_sha256": infos.sha256(directory / infos.INDEX_NAME),
+    }
+    infos.write(info.model_copy(update=digests), directory)
+
+
+def test_verify_reports_a_row_of_another_spacing_than_the_dataset(tmp_path: Path) -> None:
+    """A mirrored affine would agree with a negative spacing."""
+    volumes = {make_key(0): VOXELS, make_key(1): VOXELS}
+    spacing = write_dataset(tmp_path, "zarr", {"a": volumes}).spacing_mm
+    mirrored = np.reshape(Dataset.open(tmp_path).record(0).affine, (4, 4)) * [1, 1, -1, 1]
+    rewrite(tmp_path, "spacing_mm", [*spacing[:2], -spacing[2]])
+    assert [problem.key for problem in verify(tmp_path)] == [make_key(0)]
+    rewrite(tmp_path, "affine", mirrored.ravel().tolist())
+    assert [problem.key for problem in verify(tmp_path)] == [make_key(0)] * 2
+
+
+@pytest.mark.parametrize("column", ["shape", "spacing_mm", "affine", "matrix"])
+def test_a_list_with_a_missing_number_is_no_index(column: str, tmp_path: Path) -> None:
+    write_dataset(tmp_path, "zarr", {"a": {make_key(0): VOXELS, make_key(1): VOXELS}})
+    size = index.SCHEMA.field(column).type.list_size
+    rewrite(tmp_path, column, [1] * (size - 1) + [None])
+    sidecar = index.sidecar_path(tmp_path, "a")
+    assert [problem.file for problem in verify(tmp_path)] == [infos.INDEX_NAME, sidecar.name]
+    with pytest.raises(FmctError, match="not an index"):
+        Dataset.open(tmp_path)
 
 
 @pytest.mark.parametrize("edge", [0.0, -1.0, np.inf, np.nan])
