@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocess.reasons import Reason, Rejection
+from preprocess.volume.given_file import file_status
 from shards.errors import raise_refusal
 
 _MAX_BYTES = 2**16
@@ -125,6 +126,8 @@ def _values_path(path: Path, name: str) -> Path:
             Reason.UNSUPPORTED_FORMAT,
             "its values are not in a single file of the same folder; save it as one file",
         )
-    if not data.is_file():
-        raise Rejection(Reason.MISSING_FILE, "the file with its values is missing; copy it too")
+    try:
+        file_status(data)
+    except Rejection as rejection:
+        raise Rejection(rejection.reason, f"the file with its values: {rejection.detail}") from None
     return data

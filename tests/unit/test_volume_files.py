@@ -117,6 +117,10 @@ def test_both_conventions_of_slice_distance_in_a_tilted_stack_are_read(tmp_path:
     assert np.allclose(affine_of(open_volume(header_of(path, pixdim=zooms))), affine, atol=1e-4)
 
 
+LONG = b"b" * 300 + b".raw"
+"""A name longer than file systems allow."""
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "reason"),
     [
@@ -132,6 +136,8 @@ def test_both_conventions_of_slice_distance_in_a_tilted_stack_are_read(tmp_path:
         ("secret.nrrd", b"encoding: raw", b"encoding: ascii", Reason.UNSUPPORTED_FORMAT),
         ("secret.nrrd", b"encoding: raw", b"encoding: raw\ndata file: ../b.raw", Reason.UNSUPPORTED_FORMAT),
         ("secret.nrrd", b"encoding: raw", b"encoding: raw\ndata file: b.raw", Reason.MISSING_FILE),
+        ("secret.nrrd", b"encoding: raw", b"encoding: raw\ndata file: " + LONG, Reason.MISSING_FILE),
+        ("secret.mha", b"ElementDataFile = LOCAL", b"ElementDataFile = " + LONG, Reason.MISSING_FILE),
         ("secret.nrrd", b"sizes: 48 48 24", b"sizes: 4000 4000 60", Reason.TRUNCATED_PIXEL_DATA),
         ("secret.nrrd", b"NRRD0004", b"NOTHING4", Reason.BROKEN_HEADER),
         ("secret.mha", b"TransformMatrix", b"Comment", Reason.MISSING_GEOMETRY),
