@@ -12,6 +12,9 @@ import pyarrow.csv
 from shards.errors import FmctError, raise_refusal
 from shards.table_file import read_table
 
+_EXACT = 2**53
+"""Below it, every integer is a double (IEEE 754: 53 bits of significand)."""
+
 
 def table_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of each line of a CSV file, or of a .parquet file in the same form.
@@ -39,6 +42,8 @@ def _parquet_lines(path: Path, wanted: str) -> Iterator[tuple[int, list[str]]]:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(int(value))
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return str(int(value))  # pandas stores integers with missing ones so
     return "" if value is None or value != value else str(value)  # NaN: a missing number
 
 

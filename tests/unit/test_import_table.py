@@ -12,6 +12,7 @@ import pytest
 from dicom_files import axial
 from volume_files import as_array, write_itk, write_nifti
 
+from preprocess.csv_file import table_lines
 from preprocess.dicom.catalog import read_catalog
 from preprocess.imports.catalog import import_table
 from preprocess.reasons import Reason
@@ -51,6 +52,14 @@ def test_a_missing_number_of_a_parquet_table_is_no_patient(tmp_path: Path) -> No
     pq.write_table(pa.table(rows), tmp_path / "table.parquet")
     summary = import_table(tmp_path / "table.parquet", tmp_path / "catalog.parquet")
     assert summary.refused == {Reason.MISSING_PATIENT: 1, Reason.MISSING_STUDY: 1}
+
+
+def test_whole_numbers_of_a_parquet_table_are_the_same_beside_a_missing_one(tmp_path: Path) -> None:
+    """pandas stores them as floats: one patient must not get a second pseudonym."""
+    cells = [7.0, -7.0, 2.0**53 - 1, 120.5, math.nan, math.inf]
+    pq.write_table(pa.table({"patient": cells}), tmp_path / "table.parquet")
+    lines = [values for _, values in table_lines(tmp_path / "table.parquet", "")]
+    assert lines[1:] == [["7"], ["-7"], ["9007199254740991"], ["120.5"], [""], ["inf"]]
 
 
 def test_a_path_that_the_system_refuses_costs_its_row_only(tmp_path: Path) -> None:
