@@ -23,6 +23,8 @@ from shards.masks import unpacked
 
 WORK = "work"
 """Folder of the records, beside the shards."""
+MASKS_VERSION = 1
+"""Increase this when the same rows give other masks or rejections; all shards are then made again."""
 
 
 class Stored(Closed):
@@ -141,8 +143,9 @@ class ShardWork:
     def _digest(
         self, dataset: Dataset, rows: Mapping[int, list[Row]], objections: Mapping[int, Rejection]
     ) -> str:
-        """Digest of classes, volumes, rows, and the files' sizes and times."""
-        facts: list[Any] = [self.config_digest, dict(self.classes.values), self.key_file is not None]
+        """Digest of version, classes, volumes, rows, and the files' sizes and times."""
+        facts: list[Any] = [MASKS_VERSION, self.config_digest, dict(self.classes.values)]
+        facts.append(self.key_file is not None)
         for number in sorted(rows):
             for row in rows[number]:
                 facts.append([dataset.index["key"][number].as_py(), row.number, dict(row.cells)])

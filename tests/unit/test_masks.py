@@ -18,6 +18,7 @@ from fmct_hpc.probe.cohort import read_cohort
 from fmct_hpc.probe.splits import SplitConfig
 from fmct_hpc.train.export import require_same_preprocessing
 from launch.cli import app
+from preprocess.masks import shard
 from preprocess.masks.classes import Classes
 from preprocess.masks.grid import ONE
 from preprocess.masks.planes import array_planes
@@ -232,7 +233,9 @@ def test_each_bad_row_has_a_reason_and_affects_no_others(folder: Path, tmp_path:
     assert (summary.rows, summary.volumes, summary.positive) == (len(expected) + 2, 2, {"a": 1, "b": 0})
 
 
-def test_the_masks_are_a_dataset_beside_the_volumes(folder: Path, tmp_path: Path) -> None:
+def test_the_masks_are_a_dataset_beside_the_volumes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [{"path": "one.nii.gz", "key": make_key(0)}, {"path": "", "key": make_key(3)}]
     table = write_table(tmp_path / "t.csv", rows)
     out = tmp_path / "out"
@@ -243,7 +246,7 @@ def test_the_masks_are_a_dataset_beside_the_volumes(folder: Path, tmp_path: Path
     assert not is_masks(volumes)
     assert mask_info(dataset).volumes_digest == volumes.content_digest()
     assert volumes_of(dataset, volumes).tolist() == [0, 3]
-    assert [shard.name for shard in dataset.info.shards] == [shard.name for shard in volumes.info.shards]
+    assert [one.name for one in dataset.info.shards] == [one.name for one in volumes.info.shards]
     written = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*")}
     masks(table, folder / "data", out, ["a=3"], root=folder)
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*")} == written
@@ -251,6 +254,10 @@ def test_the_masks_are_a_dataset_beside_the_volumes(folder: Path, tmp_path: Path
     masks(write_table(table, rows), folder / "data", out, ["a=3"], root=folder)
     changed = {path.name for path in out.glob("shard-*") if path.stat().st_mtime_ns != written[path.name]}
     assert {name[:11] for name in changed} == {"shard-00001"}
+    monkeypatch.setattr(shard, "MASKS_VERSION", shard.MASKS_VERSION + 1)
+    masks(table, folder / "data", out, ["a=3"], root=folder)
+    again = {path.name: path.stat().st_mtime_ns for path in out.glob("shard-*")}
+    assert not again.items() & written.items()
     with pytest.raises(FmctError, match="not masks"):
         mask_info(volumes)
     with pytest.raises(FmctError, match="holds masks;"):
