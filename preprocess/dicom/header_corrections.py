@@ -51,7 +51,10 @@ def _is_beyond(stored: np.ndarray, bits: int, slope: float, intercept: float) ->
     if (2**bits - 1) * slope + intercept <= MAX_SCALE_HU:
         return False
     upper = stored[stored >= 2 ** (bits - 1)]
-    if not upper.size or (upper == 2**bits - 1).all():  # none, or saturated
+    if not upper.size:
+        return False
+    # The highest number alone is saturated metal, unless as a negative one it is air or a code.
+    if -slope + intercept > WRAPPED_AIR_HU[1] and (upper == 2**bits - 1).all():
         return False
     least = int(upper.min())
     return least * slope + intercept > MAX_SCALE_HU and (least - 2**bits) * slope + intercept >= MIN_CODE_HU

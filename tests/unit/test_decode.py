@@ -317,11 +317,19 @@ def test_a_negative_code_in_unsigned_pixels_is_air(
     assert np.array_equal(found, np.where(expected < MIN_HU, AIR_HU, expected))
 
 
-def test_saturated_unsigned_metal_is_not_a_code(tmp_path: Path) -> None:
-    stored = (head_and_air().astype(int) + 2000).astype(np.uint16)
+@pytest.mark.parametrize(("intercept", "expected"), [(0, 32767), (-1024, AIR_HU), (-2000, AIR_HU)])
+def test_the_highest_unsigned_number_alone_is_metal_or_air(
+    intercept: int, expected: int, tmp_path: Path
+) -> None:
+    """-1 would be tissue at intercept 0; below it, no scale reaches 63,535 HU, and -1 is noise in air."""
+    stored = (head_and_air().astype(int) - intercept).clip(0).astype(np.uint16)
+    stored[stored < 5] = 40 - intercept
     stored[30:32, 40:44] = 65535
-    found = hu(tmp_path / "a", stored, RescaleIntercept=-2000)
-    assert (found[30:32, 40:44] == 32767).all()
+    found = hu(tmp_path / "a", stored, RescaleIntercept=intercept)
+    assert (found[30:32, 40:44] == expected).all()
+
+
+def test_a_fine_scale_keeps_its_highest_number(tmp_path: Path) -> None:
     fine = (head_and_air().astype(int) + 3024).astype(float) / 0.05
     narrow = hu(
         tmp_path / "b", fine.clip(0, 65535).astype(np.uint16), RescaleSlope=0.05, RescaleIntercept=-3024
