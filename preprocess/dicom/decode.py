@@ -78,12 +78,12 @@ class Decoder:
             slope, intercept = _rescale(attributes)
             with _reading():
                 image = self._open(instance.source)
-                stored, allocated = image.stored(instance.frame)
+                stored, allocated, bits = image.stored(instance.frame)
         if stored.shape != (instance.rows, instance.columns):
             raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix differs from the catalog's")
-        stored = without_sign(allocated, stored, image.bits_stored, slope, intercept)
+        stored = without_sign(allocated, stored, bits, slope, intercept)
         outside = padding_beyond_bits(allocated, stored, slope, intercept, MIN_HU)
-        stored = unwrapped(stored, image.bits_stored, slope, intercept)
+        stored = unwrapped(stored, bits, slope, intercept)
         digest = hashlib.sha256(np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).data)
         digest.update(np.array([slope, intercept], "<f8").tobytes())
         padding = _padding(attributes, stored.dtype)

@@ -3,13 +3,13 @@
 import io
 import math
 import struct
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from pydicom.encaps import encapsulate, get_frame, parse_fragments
 from pydicom.pixels.common import PhotometricInterpretation
 from pydicom.pixels.utils import get_j2k_parameters
-from pydicom.uid import RLELossless
+from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
 
 from preprocess.dicom import rle
 from preprocess.dicom.bounded import Bounded
@@ -38,6 +38,17 @@ _HEADS = 64
 """Bytes of the heads that pydicom reads to find a single fragment, or more."""
 
 
+class Stored(NamedTuple):
+    """The stored values of one frame, integer (rows, columns)."""
+
+    values: np.ndarray
+    """Sign-extended from `bits`."""
+    allocated: np.ndarray
+    """The pixels with all their bits, if values start at bit 0; else `values` itself."""
+    bits: int
+    """Bits Stored (0028,0101), or the precision of a codestream whose signed values are as narrow."""
+
+
 class ImageFile:
     """The images in one DICOM file, which the caller keeps open while this is used.
 
@@ -60,16 +71,8 @@ class ImageFile:
         """See `PixelHeader.attributes`."""
         return self._header.attributes(frame)
 
-    @property
-    def bits_stored(self) -> int:
-        """Bits Stored (0028,0101)."""
-        return self._numbers["BitsStored"]
-
-    def stored(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """Integer (rows, columns) stored values of frame `frame`, sign-extended from Bits Stored.
-
-        Also returns the pixels with all their bits, if values start at bit 0; else the same values again.
-        """
+    def stored(self, frame: int) -> Stored:
+        """The stored values of frame `frame`."""
         header, numbers = self._header, self._numbers
         rows, columns, allocated, bits, representation = (numbers[name] for name in NEEDED)
         if numbers.get("SamplesPerPixel", 1) != 1:
@@ -98,16 +101,16 @@ class ImageFile:
         else:
             return self._decoded(encoded)
         if bits == allocated:
-            return values, values
+            return Stored(values, values, bits)
         # In old equipment they start above it (PS3.5 section 8.1.1); other bits may be an overlay.
         high = numbers.get("HighBit", bits - 1)
         above = allocated - 1 - high if bits <= high < allocated else allocated - bits
         if above == allocated - bits and _fits(values, bits):
-            return values, values
+            return Stored(values, values, bits)
         stored = (values << above) >> (allocated - bits)
-        return stored, values if above == allocated - bits else stored
+        return Stored(stored, values if above == allocated - bits else stored, bits)
 
-    def _decoded(self, encoded: bytes) -> tuple[np.ndarray, np.ndarray]:
+    def _decoded(self, encoded: bytes) -> Stored:
         """As `stored`, of a JPEG (2000) codestream, whose values start at bit 0."""
         rows, columns, allocated, bits, representation = (self._numbers[name] for name in NEEDED)
         if self._header.interpretation not in _INTERPRETATIONS:
@@ -123,9 +126,10 @@ class ImageFile:
                 raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
             unsigned = samples.values.astype(f"u{allocated // 8}", copy=False)
             values = unsigned.view(f"{'ui'[representation]}{allocated // 8}")
-            unused = allocated - (samples.precision if exact and representation else bits)
-            fits = _fits(values, allocated - unused)
-            return values if fits else (values << unused) >> unused, values
+            width = samples.precision if exact and representation else bits
+            unused = allocated - width
+            fits = _fits(values, width)
+            return Stored(values if fits else (values << unused) >> unused, values, width)
         options = self._options | {"correct_unused_bits": True}
         try:
             # The decoder receives the width of the values.
@@ -135,12 +139,15 @@ class ImageFile:
         except RuntimeError:  # pydicom's error for any exception of its plugins, also MemoryError
             np.empty(rows * columns * _DECODER_BYTES + 2**25, np.uint8)  # raises MemoryError in that case
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the decoder rejects the codestream") from None
-        signed = get_j2k_parameters(encoded).get("is_signed")
+        parameters = get_j2k_parameters(encoded)
+        signed = parameters.get("is_signed")
         if signed and not representation and (values >> (bits - 1)).any():
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values under an unsigned header")
+        if representation and not signed and self._header.syntax in JPEG2000TransferSyntaxes:
+            bits = min(bits, parameters.get("precision", bits))  # pydicom extends the sign from there
         # Without its own sign, the codestream has zeros above the values' bits.
         is_plain = signed or not representation or bits == allocated
-        return values, values if is_plain else values & (2**bits - 1)
+        return Stored(values, values if is_plain else values & (2**bits - 1), bits)
 
     @property
     def _options(self) -> dict[str, Any]:

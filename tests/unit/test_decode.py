@@ -276,6 +276,9 @@ def test_unsigned_values_under_a_signed_header_keep_their_bone(syntax: str, tmp_
     assert np.array_equal(found.hu, expected.hu)
     assert found.hu[20:26, 30:40].max() > 1700
     assert found.digest == expected.digest
+    if syntax in (JPEGLSLossless, JPEG2000Lossless):  # the codestream of 12 bits, declared as 16
+        wrong.BitsStored, wrong.HighBit = 16, 15
+        assert np.array_equal(decoded(wrong, tmp_path / "declared").hu, expected.hu)
     if syntax == ExplicitVRLittleEndian:  # with a code beyond the bits as well
         coded = np.where(truth == -2000, -2000, values.astype(int)).astype(np.int16)
         both = decoded(ct_image(coded, **header), tmp_path / "both").hu

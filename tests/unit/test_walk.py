@@ -51,7 +51,7 @@ class Reader:
         self.walks = walks
         try:
             image = ImageFile(BytesIO(data), len(data))
-            stored, allocated = image.stored(0)
+            stored, allocated, _ = image.stored(0)
             return repr((image.attributes(0), stored.dtype, stored.tobytes(), allocated.tobytes()))
         except Exception as error:  # any of pydicom's
             return repr((type(error), getattr(error, "reason", None), getattr(error, "detail", None)))
