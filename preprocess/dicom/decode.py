@@ -15,7 +15,7 @@ import numpy as np
 from pydicom import config as pydicom_config
 
 from preprocess.dicom.catalog import Instance
-from preprocess.dicom.header_corrections import padding_beyond_bits, unwrapped, without_sign
+from preprocess.dicom.header_corrections import Proofs, padding_beyond_bits, unwrapped, without_sign
 from preprocess.dicom.image_file import ImageFile
 from preprocess.dicom.sources import Source, open_source
 from preprocess.reasons import Reason, Rejection
@@ -44,7 +44,7 @@ class Slice:
 
 
 class Decoder:
-    """Decodes images one at a time; the last file stays open for its other frames.
+    """Decodes a series' images one at a time; the last file stays open for its other frames.
 
     Used as a context manager, which closes the file.
     """
@@ -53,6 +53,7 @@ class Decoder:
         self._source: Source | None = None
         self._file = ExitStack()
         self._image: ImageFile | Exception | None = None
+        self._proofs = Proofs()
 
     def __enter__(self) -> "Decoder":
         return self
@@ -81,9 +82,9 @@ class Decoder:
                 stored, allocated, bits = image.stored(instance.frame)
         if stored.shape != (instance.rows, instance.columns):
             raise Rejection(Reason.INCONSISTENT_GEOMETRY, "the file's matrix differs from the catalog's")
-        stored = without_sign(allocated, stored, bits, slope, intercept)
+        stored = without_sign(allocated, stored, bits, slope, intercept, self._proofs)
         outside = padding_beyond_bits(allocated, stored, slope, intercept, MIN_HU)
-        stored = unwrapped(stored, bits, slope, intercept)
+        stored = unwrapped(stored, bits, slope, intercept, self._proofs)
         digest = hashlib.sha256(np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).data)
         digest.update(np.array([slope, intercept], "<f8").tobytes())
         padding = _padding(attributes, stored.dtype)
@@ -91,6 +92,11 @@ class Decoder:
         if outside is not None:
             hu[outside] = AIR_HU
         return Slice(hu, digest.digest())
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether decoding the same images again gives others: later ones proved a wrong header."""
+        return self._proofs.came_late
 
     def _open(self, source: Source) -> ImageFile:
         if source != self._source or self._image is None:

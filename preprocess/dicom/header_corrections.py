@@ -21,18 +21,45 @@ MIN_CODE_HU = -5000.0
 """Below the codes of all scanners (-1500, -2000, -2048, -3024, -3072)."""
 
 
-def unwrapped(stored: np.ndarray, bits: int, slope: float, intercept: float) -> np.ndarray:
+class Proofs:
+    """Which headers a series' slices have proven wrong: a slice need not prove it alone."""
+
+    def __init__(self) -> None:
+        self._proven: set[tuple[str, int, float, float]] = set()
+        self._unproven: set[tuple[str, int, float, float]] = set()
+
+    def hold(self, kind: str, bits: int, slope: float, intercept: float, proven: bool) -> bool:
+        """Whether this slice (`proven`) or an earlier one with the same header is a proof.
+
+        kind: u or i, as in NumPy, for values that the header calls unsigned or signed.
+        """
+        header = (kind, bits, slope, intercept)
+        if proven:
+            self._proven.add(header)
+        elif header not in self._proven:
+            self._unproven.add(header)
+        return header in self._proven
+
+    @property
+    def came_late(self) -> bool:
+        """Whether an earlier slice than the first proof of its header was left unchanged."""
+        return bool(self._proven & self._unproven)
+
+
+def unwrapped(stored: np.ndarray, bits: int, slope: float, intercept: float, proofs: Proofs) -> np.ndarray:
     """The values, integers of `bits` bits, as two's complement if the header wrongly says unsigned.
 
     Slices of some scanners hold signed 12-bit HU under Pixel Representation 0 and Rescale Intercept 0 or 1,
     so that air, -1000, reads 3096 (public in the RSNA 2019 challenge). Proven if the scale has no value for
     air (`NO_AIR_HU`) and `WRAPPED_SHARE` of the pixels are air as signed numbers; or if the upper half of the
     numbers has only values beyond every scale (`MAX_SCALE_HU`) that are codes or higher as signed ones, such
-    as -2000 as 63536 of 16 bits. Otherwise the values are returned unchanged.
+    as -2000 as 63536 of 16 bits. Otherwise, and unless `proofs` hold it, the values are returned unchanged.
     """
     if stored.dtype.kind != "u" or stored.size == 0:
         return stored
-    if not (_has_wrapped_air(stored, bits, slope, intercept) or _is_beyond(stored, bits, slope, intercept)):
+    header = (bits, slope, intercept)
+    proven = _has_wrapped_air(stored, *header) or _is_beyond(stored, *header)
+    if not proofs.hold("u", *header, proven):
         return stored
     unused = 8 * stored.dtype.itemsize - bits
     return (_native(stored) << unused).view(f"i{stored.dtype.itemsize}") >> unused
@@ -61,7 +88,12 @@ def _is_beyond(stored: np.ndarray, bits: int, slope: float, intercept: float) ->
 
 
 def without_sign(
-    allocated: np.ndarray, stored: np.ndarray, bits: int, slope: float, intercept: float
+    allocated: np.ndarray,
+    stored: np.ndarray,
+    bits: int,
+    slope: float,
+    intercept: float,
+    proofs: Proofs,
 ) -> np.ndarray:
     """The values, integers of `bits` bits, as unsigned if the header wrongly says signed.
 
@@ -69,14 +101,14 @@ def without_sign(
     4095 under Pixel Representation 1, Bits Stored 12 and Rescale Intercept -1024 would be at most 1023 HU,
     and denser bone below -2048 HU, as air. Proven if the scale has no value for dense bone (`NO_BONE_HU`),
     and more than `MAX_CODES` different values are below every measured one (`BELOW_AIR_HU`), with a sign that
-    does not fill their pixels. Otherwise the values are returned unchanged.
+    does not fill their pixels. Otherwise, and unless `proofs` hold it, the values are returned unchanged.
     """
     if stored.dtype.kind != "i" or allocated is stored:
         return stored
     if (2 ** (bits - 1) - 1) * slope + intercept >= NO_BONE_HU:
         return stored
     below = stored[(stored * slope + intercept < BELOW_AIR_HU) & (allocated >= 0)]
-    if len(np.unique(below)) <= MAX_CODES:
+    if not proofs.hold("i", bits, slope, intercept, len(np.unique(below)) > MAX_CODES):
         return stored
     return _native(allocated).view(f"u{allocated.dtype.itemsize}") & (2**bits - 1)
 

@@ -118,37 +118,12 @@ class _Decoded:
 
 
 def _decode(selected: Selected) -> _Decoded:
-    decoded = _Decoded(np.empty((0, 0, 0), np.int16), [], [], Counter(selected.dropped), {})
-    retaken = 0
     decoding = VolumeDecoder if is_volume_file(selected.positions[0][0]) else Decoder
     with decoding() as decoder:
-        for group in selected.positions:
-            distinct: dict[bytes, tuple[Instance, Slice]] = {}
-            for instance in sorted(group, key=_acquisition_time, reverse=True):
-                at = len(decoded.instances)
-                place = decoded.hu[at] if at and not distinct else None
-                try:
-                    one = decoder.decode(instance, place)
-                except Rejection as rejection:
-                    decoded.dropped[rejection.reason] += 1
-                    decoded.details.setdefault(rejection.reason, rejection.detail)
-                    continue
-                if one.digest in distinct:
-                    decoded.dropped[Reason.DUPLICATE_SLICE] += 1
-                distinct.setdefault(one.digest, (instance, one))
-            if not distinct:
-                continue
-            # A technologist repeats a slice because the first was bad, so the last one is kept.
-            instance, one = next(iter(distinct.values()))
-            if not decoded.instances:
-                decoded.hu = _room((len(selected.positions), *one.hu.shape))
-            place = decoded.hu[len(decoded.instances)]
-            if not np.may_share_memory(place, one.hu):
-                place[...] = one.hu
-            decoded.instances.append(instance)
-            decoded.digests.append(one.digest)
-            retaken += len(distinct) > 1
-            decoded.dropped[Reason.RETAKEN_SLICE] += len(distinct) - 1
+        decoded, retaken = _decode_all(selected, decoder)
+        if decoder.is_outdated:
+            del decoded  # its memory is used again
+            decoded, retaken = _decode_all(selected, decoder)
     if retaken > SEVERAL_SCANS * len(selected.positions):
         raise Rejection(
             Reason.REPEATED_POSITIONS,
@@ -158,6 +133,40 @@ def _decode(selected: Selected) -> _Decoded:
     if len(decoded.instances) > 2:
         _leave_out_off_scale(decoded)
     return decoded
+
+
+def _decode_all(selected: Selected, decoder: Decoder | VolumeDecoder) -> tuple[_Decoded, int]:
+    """The decoded slices, and the number of positions with different images."""
+    decoded = _Decoded(np.empty((0, 0, 0), np.int16), [], [], Counter(selected.dropped), {})
+    retaken = 0
+    for group in selected.positions:
+        distinct: dict[bytes, tuple[Instance, Slice]] = {}
+        for instance in sorted(group, key=_acquisition_time, reverse=True):
+            at = len(decoded.instances)
+            place = decoded.hu[at] if at and not distinct else None
+            try:
+                one = decoder.decode(instance, place)
+            except Rejection as rejection:
+                decoded.dropped[rejection.reason] += 1
+                decoded.details.setdefault(rejection.reason, rejection.detail)
+                continue
+            if one.digest in distinct:
+                decoded.dropped[Reason.DUPLICATE_SLICE] += 1
+            distinct.setdefault(one.digest, (instance, one))
+        if not distinct:
+            continue
+        # A technologist repeats a slice because the first was bad, so the last one is kept.
+        instance, one = next(iter(distinct.values()))
+        if not decoded.instances:
+            decoded.hu = _room((len(selected.positions), *one.hu.shape))
+        place = decoded.hu[len(decoded.instances)]
+        if not np.may_share_memory(place, one.hu):
+            place[...] = one.hu
+        decoded.instances.append(instance)
+        decoded.digests.append(one.digest)
+        retaken += len(distinct) > 1
+        decoded.dropped[Reason.RETAKEN_SLICE] += len(distinct) - 1
+    return decoded, retaken
 
 
 def _room(shape: tuple[int, ...]) -> np.ndarray:

@@ -45,6 +45,8 @@ def as_instances(volume: VolumeFile, affine: np.ndarray, facts: Instance) -> lis
 class VolumeDecoder:
     """Decodes slices of volume files, like `preprocess.dicom.decode.Decoder` for DICOM images."""
 
+    is_outdated = False
+
     def __init__(self) -> None:
         self._source: Source | None = None
         self._volume: VolumeFile | Rejection | None = None

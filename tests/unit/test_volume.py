@@ -51,6 +51,25 @@ def test_duplicate_files_change_nothing_and_are_counted(folder: Path) -> None:
     assert plain.source_digest == copied.source_digest
 
 
+@pytest.mark.parametrize(("few", "many"), [(2, 20), (20, 2)])
+def test_a_proof_in_one_slice_corrects_the_others(few: int, many: int, tmp_path: Path) -> None:
+    """Two dense pixels under a wrong sign are as few as codes, but another slice of the series has more."""
+    acquisition, volumes = axial(), []
+    for representation in (0, 1):
+        for number, position in enumerate(acquisition.positions):
+            hu = np.rint(waves(acquisition.points(position))).astype(int)
+            dense = {few: 2, many: 12}.get(number, 0)
+            hu[24, 10 : 10 + dense] = 1100 + 20 * np.arange(dense)
+            stored = (hu + 1024).astype(np.uint16)
+            header = {"BitsStored": 12, "HighBit": 11, "RescaleIntercept": -1024}
+            data = ct_image(stored, **header, **acquisition.attributes(position))
+            data.PixelRepresentation = representation
+            save(data, tmp_path / str(representation) / f"{number:04d}")
+        volumes.append(build(tmp_path / str(representation)))
+    assert volumes[0].source_digest == volumes[1].source_digest
+    assert np.array_equal(volumes[0].voxels, volumes[1].voxels)
+
+
 def test_the_last_of_retaken_slices_is_kept(folder: Path) -> None:
     plain = build(folder)
     retake(folder / "0012", 100, acquisition=2)
