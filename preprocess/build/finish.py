@@ -40,13 +40,13 @@ def finish_volume(volume: Volume, config: PreprocessConfig, whole: bool = False)
         if whole:
             require_whole_head(volume.measures, flags, config.check, anatomy)
     except Rejection as rejection:
-        return BuildResult(volume, rejection)
+        return BuildResult(volume, as_rejection(rejection))
     volume = replace(volume, flags=flags)
     if not config.privacy.deface or not anatomy.deface:
         return BuildResult(volume)
     try:
         voxels = anatomy.deface(volume.voxels, spacing)
     except Rejection as rejection:
-        return BuildResult(rejection=rejection)
+        return BuildResult(rejection=as_rejection(rejection))
     facts = volume.facts.model_copy(update={"defaced": True})
     return BuildResult(replace(volume, voxels=voxels, facts=facts), with_face=volume.voxels)

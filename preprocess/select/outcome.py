@@ -67,15 +67,16 @@ def with_rejections(
 
 
 def as_rejection(error: Exception, name: str = "a series") -> Rejection:
-    """The rejection for an exception: itself, or internal_error for a defect of this package or a codec.
+    """The rejection for an exception: a copy, or internal_error for a defect of this package or a codec.
 
+    A raised exception keeps its traceback, whose frames hold the pixels, as long as its outcome is kept.
     A defect's message may quote the file, so only its class is reported, and its location is logged. Failures
     of the machine, which are not the series' fault, are raised again.
     """
     if isinstance(error, FmctError | MemoryError | OSError):
         raise error
     if isinstance(error, Rejection):
-        return error
+        return type(error)(error.reason, error.detail)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}:{frame.lineno}"
     log.error("%s: %s in %s: please report it", name, type(error).__name__, where)

@@ -1,4 +1,5 @@
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from pydicom.uid import generate_uid
 
 from preprocess.config import GridConfig
 from preprocess.dicom.geometry import axes
-from preprocess.reasons import Reason, Rejection
+from preprocess.reasons import IncompleteError, Reason, Rejection
+from preprocess.select.outcome import as_rejection
 from preprocess.select.rules import SelectConfig
 from preprocess.volume.build import Volume, build_volume
 
@@ -181,3 +183,19 @@ def test_axes_have_no_negative_zero() -> None:
         first = repr(axes((1.0, zero, zero, zero, 1.0, zero)).tolist())
         seen += [first, repr(axes((1.0, -zero, -zero, -zero, 1.0, -zero)).tolist())]
     assert len(set(seen)) == 1, "these enter digests"
+
+
+def test_an_outcome_does_not_keep_the_pixels_of_its_rejection() -> None:
+    pixels = []
+
+    def reject() -> None:
+        stack = np.zeros((2, 3, 4), np.int16)
+        pixels.append(weakref.ref(stack))
+        raise IncompleteError(Reason.VERTEX_MISSING, "3 mm")
+
+    try:
+        reject()
+    except Rejection as error:
+        outcome = as_rejection(error)
+    assert (type(outcome), outcome.reason, outcome.detail) == (IncompleteError, "vertex_missing", "3 mm")
+    assert pixels[0]() is None
