@@ -42,6 +42,10 @@ class Buffers:
             self._buffers.append(new)
         return _as(new, size, shape, dtype)
 
+    def clear(self) -> None:
+        """Keep no memory; arrays in use are not affected."""
+        self._buffers.clear()
+
 
 def _as(buffer: np.ndarray, size: int, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     return buffer[:size].view(dtype).reshape(shape)

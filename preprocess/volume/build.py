@@ -30,7 +30,7 @@ from shards.voxels import MAX_VOXELS
 
 _SLICES = Buffers(1)
 _KEPT_BYTES = 2**28
-"""Largest stack of slices whose memory is kept for the next series: 512 of 512²."""
+"""Largest stack of slices whose memory a process keeps for its next series: 512 of 512²."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,10 @@ def _decode_all(selected: Selected, decoder: Decoder | VolumeDecoder) -> tuple[_
 
 def _room(shape: tuple[int, ...]) -> np.ndarray:
     """An uninitialised int16 array for slices, in memory of an earlier series if possible."""
-    return _SLICES.take(shape, np.int16) if 2 * math.prod(shape) <= _KEPT_BYTES else np.empty(shape, np.int16)
+    if 2 * math.prod(shape) <= _KEPT_BYTES:
+        return _SLICES.take(shape, np.int16)
+    _SLICES.clear()
+    return np.empty(shape, np.int16)
 
 
 def _leave_out_off_scale(decoded: _Decoded) -> None:

@@ -1,6 +1,7 @@
 """Memory is reused only once no array refers to it."""
 
 import threading
+import weakref
 
 import numpy as np
 
@@ -36,6 +37,14 @@ def test_larger_arrays_get_larger_memory_and_small_ones_bypass_it() -> None:
     del larger
     assert address(buffers.take((3,), np.uint8)) != place
     assert address(buffers.take(SHAPE, np.uint8)) == place
+
+
+def test_cleared_memory_is_released() -> None:
+    buffers = Buffers(1)
+    kept = weakref.ref(buffers.take(SHAPE, np.uint8).base)
+    assert kept() is not None
+    buffers.clear()
+    assert kept() is None
 
 
 def test_threads_never_share_memory() -> None:
