@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # nibabel 5.4.2 and SimpleITK 2.5.7, a NIfTI whose scl_slope is 0 and whose scl_inter is not
 #
-# Expected: scl_slope = 0 means that stored values are the values (nifti1.h, "DATA SCALING": "if the scl_slope field is
-# nonzero, then each voxel value should be scaled"), so that scl_inter has no effect, and all readers return the same.
+# Expected: scl_slope = 0 means that stored values are the values (nifti1.h, section on data scaling: values are scaled if
+# scl_slope is not zero), so that scl_inter has no effect, and all readers return the same.
 # Observed: nibabel returns the stored values. SimpleITK takes a slope of 0 for 1 and adds the intercept: 1064 is 1064 in
 # nibabel and 40 in SimpleITK for an intercept of -1024, that of most CT. Neither warns. So brain is read as dense bone by one
 # of two programs, depending on whether the file's writer meant its intercept.

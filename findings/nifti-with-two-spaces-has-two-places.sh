@@ -5,8 +5,8 @@
 # with its registration, is placed by all readers by the same one of the two, or the reader has to be told which.
 # Observed: nibabel's `affine` is the sform whenever its code is above 0, whatever the space. SimpleITK takes the qform, except
 # where sform_code is 1. So the same file is in template coordinates in one and in scanner coordinates in the other,
-# and so it is with two patient spaces (codes 1 and 2, or 2 and 2). Masks that are drawn in 3D Slicer, which uses ITK, and
-# resampled with nibabel's affine are displaced by the registration, without a warning.
+# and so it is with two patient spaces (codes 1 and 2, or 2 and 2). Masks that are drawn in a program that reads by ITK,
+# and resampled with nibabel's affine, are displaced by the registration, without a warning.
 #
 # Exits 1 if both place such files in the same way, or differ where only one form is set.
 set -euo pipefail

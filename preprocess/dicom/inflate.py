@@ -49,8 +49,9 @@ class _Point(NamedTuple):
 class Inflated(io.RawIOBase):
     """A raw deflate stream (RFC 1951) as a file; reading raises zlib.error on damage.
 
-    It is inflated by zlib-ng, which has zlib's checks and copies of its state, in two thirds of zlib's time.
-    ISA-L is faster still, but accepts streams with incomplete Huffman codes, and its state cannot be copied.
+    It is inflated by zlib-ng, which has zlib's checks and copies of its state, in three quarters of zlib's
+    time. ISA-L is faster still, but accepts streams with incomplete Huffman codes, and its state cannot be
+    copied.
     Raises Rejection(archive_bomb) if it inflates to more than any image needs.
     """
 
