@@ -177,9 +177,9 @@ def test_tasks_stop_while_a_mount_is_gone_and_resume_when_it_is_back(
     try:
         with pytest.raises(FmctError, match=r"2 of 2 tasks failed.*cannot be read.*mount the export"):
             run.preprocess(export.catalog, out, export.config())
+        assert run.status(out).to_do == (0, 1)
+        assert "to do: 0-1" in str(run.status(out))
     finally:
         elsewhere.rename(export.folder)
-    assert run.status(out).to_do == (0, 1)
-    assert "to do: 0-1" in str(run.status(out))
     run.preprocess(export.catalog, out, export.config())
     assert contents(out) == unbroken
