@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 STEPS = int(os.environ.get("FMCT_STEPS", "20"))
 BATCH = 4
 VOLUMES = 6
+CHECKPOINT_EVERY = 6
 
 
 def write_dataset(directory: Path, volumes: int = 6, spacing: float = 4.0) -> Path:
@@ -52,7 +53,10 @@ def small_config(data: Path, /, **sections: Mapping[str, object]) -> TrainConfig
         "objective": {"ibot_weight": 0.5},
         "optim": {"base_lr": 0.02},
         "engine": {"device": "cpu", "precision": "fp32"},
-        "run": {"steps": STEPS, "batch": BATCH, "checkpoint_every": 6, "log_every": 5, "images_every": 10},
+        "run": {
+            **{"steps": STEPS, "batch": BATCH, "checkpoint_every": CHECKPOINT_EVERY},
+            **{"log_every": 5, "images_every": 10},
+        },
     }
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}

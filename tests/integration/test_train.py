@@ -123,6 +123,8 @@ def assert_learns_alike(run: Path, other: Path, tolerance: float = 2e-4) -> None
 def test_a_resumed_run_is_bitwise_equal_to_an_uninterrupted_one(runs: Path, variant: str) -> None:
     assert [row["step"] for row in metrics(runs / f"{variant}-resumed")] == list(range(1, STEPS + 1))
     assert_same_run(runs / variant, runs / f"{variant}-resumed")
+    before = training_ranks.BREAK if variant.startswith("stage") else training_ranks.LOST
+    assert attempts(runs / f"{variant}-resumed")[-1].first_step == before + 1
 
 
 def test_a_damaged_volume_is_counted_and_a_resume_agrees_on_its_substitute(runs: Path) -> None:
@@ -379,6 +381,7 @@ def test_steps_after_a_damaged_checkpoint_are_repeated_and_counted(runs: Path, t
     assert process.returncode == 0, output
     assert f"renamed to damaged-{checkpoints[-1].name}" in output
     assert newest_step(run) == STEPS - 1 == attempts(run)[-1].saved_step
+    assert compare(run, runs / "stage3") == STEPS - 1, "ranks started anew equal forked ones"
 
 
 def test_a_resume_without_a_complete_checkpoint_is_refused_in_one_line(runs: Path, tmp_path: Path) -> None:
