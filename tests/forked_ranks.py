@@ -1,24 +1,26 @@
 """Ranks of small trainings, forked from one process that has imported what a rank imports.
 
-These imports take longer than the trainings. `python tests/forked_ranks.py SCRIPT GROUPS`: GROUPS is JSON of
-`run_forked`'s groups. `fmct train --ranks` and Slurm start every rank anew, which other tests do.
+These imports take longer than the trainings. `python tests/forked_ranks.py PARENT SCRIPT GROUPS`: PARENT is
+the caller's process number, GROUPS is JSON of `run_forked`'s groups.
+
+The ranks share one hash seed, so an order that comes from a set is the same on all. `fmct train --ranks` and
+Slurm start every rank anew, with another seed. So do tests on the cluster and those with `start_training`;
+test_train.py compares such ranks at ZeRO stage 3 with forked ones.
 """
 
-import ctypes
 import json
 import multiprocessing
 import os
 import runpy
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 
-from launch.ranks import free_port
+from process_groups import end_with
 
-PARENT_DEATH_SIGNAL = 1
-"""prctl(2): PR_SET_PDEATHSIG. A test that takes too long ends the parent alone."""
+from launch.ranks import FAILED_RANK_GRACE_SECONDS, free_port
 
 Group = tuple[int, Sequence[str | Path]]
 """How many ranks run the script at once, and its arguments."""
@@ -28,11 +30,12 @@ def run_forked(script: str | Path, *groups: Group) -> int:
     """Run a script on each group of ranks in turn; the first exit code that is not 0."""
     given = json.dumps([(ranks, [str(word) for word in words]) for ranks, words in groups])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, __file__, str(script), given], env=environment).returncode
+    command = [sys.executable, __file__, str(os.getpid()), str(script), given]
+    return subprocess.run(command, env=environment).returncode
 
 
-def be_rank(script: str, words: list[str], variables: dict[str, str]) -> None:
-    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+def be_rank(parent: int, script: str, words: list[str], variables: dict[str, str]) -> None:
+    end_with(parent)
     os.environ.update(variables)
     sys.argv = [script, *words]
     runpy.run_path(script, run_name="__main__")
@@ -41,15 +44,21 @@ def be_rank(script: str, words: list[str], variables: dict[str, str]) -> None:
 
 
 def run_group(script: str, ranks: int, words: list[str]) -> int:
+    """The first exit code that is not 0; the other ranks may then end by themselves, as in launch.ranks."""
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     places = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
     fork = multiprocessing.get_context("fork")
-    started = [fork.Process(target=be_rank, args=(script, words, place)) for place in places]
+    started = [fork.Process(target=be_rank, args=(os.getpid(), script, words, place)) for place in places]
     for process in started:
         process.start()
+    code = 0
+    while started and wait([one.sentinel for one in started], FAILED_RANK_GRACE_SECONDS if code else None):
+        for process in [one for one in started if one.exitcode is not None]:
+            started.remove(process)
+            code = code or abs(process.exitcode or 0)
     for process in started:
-        process.join()  # where one fails, gloo's connections end, which ends the others
-    return max(abs(process.exitcode or 0) for process in started)
+        process.kill()
+    return code
 
 
 def import_as_ranks() -> None:
@@ -62,7 +71,8 @@ def import_as_ranks() -> None:
     import fmct_hpc.train.saver  # noqa: F401
 
 
-def main(script: str, groups: str) -> int:
+def main(parent: str, script: str, groups: str) -> int:
+    end_with(int(parent))  # a test that takes too long ends pytest's process alone
     import_as_ranks()
     for ranks, words in json.loads(groups):
         if code := run_group(script, ranks, words):

@@ -1,8 +1,20 @@
-"""Processes that a test has started: whether a group has ended, and the reader processes of a rank."""
+"""Processes that a test has started: their end with their parent, groups, and the readers of a rank."""
 
+import ctypes
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
+
+PARENT_DEATH_SIGNAL = 1
+"""prctl(2): PR_SET_PDEATHSIG."""
+
+
+def end_with(parent: int) -> None:
+    """Make this process end with its parent, whose number is given as it may have ended already."""
+    ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def group_is_gone(group: int) -> bool:
