@@ -1,8 +1,10 @@
 """`fmct` in processes forked from one that has imported the libraries, which take longer than small commands.
 
 A command runs in a process of its own with the caller's words, folder, environment, umask and streams, and
-imports this tree's modules itself. Other tests start `fmct` as users do: `start_training`, those on the
-cluster, those of signals and of imports.
+imports this tree's modules itself; it is killed when its caller ends. What Python and libraries read from the
+environment when they start is the common parent's: another PYTHONPATH has no effect, other variables of
+`read_at_start` are refused. Other tests start `fmct` as users do: `start_training`, those on the cluster,
+those of signals and of imports. tests/unit/test_submodules.py finds imports that a module lacks.
 """
 
 import atexit
@@ -12,11 +14,18 @@ import json
 import os
 import runpy
 import select
+import signal
 import socket
+import struct
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
+from typing import NoReturn
+
+from process_groups import end_with
 
 LIBRARIES = (
     *("torch", "sklearn.linear_model", "sklearn.neighbors", "nvidia.dali.fn", "numba", "pyarrow.parquet"),
@@ -26,13 +35,17 @@ LIBRARIES = (
 CLIENT = """
 import json, os, socket, sys
 umask = os.umask(0)
-with socket.socket(socket.AF_UNIX) as server:
-    server.connect("\\0" + sys.argv[1])
-    request = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ), umask]).encode()
-    socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
-    server.sendall(request)
-    code = server.recv(16)
-sys.exit(int(code))
+request = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ), umask]).encode()
+try:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect("\\0" + sys.argv[1])
+        socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
+        server.sendall(request)
+        code = int(server.recv(16))
+except (OSError, ValueError):
+    print("tests/forked_commands.py: no answer from the process to fork from", file=sys.stderr)
+    code = 125  # as env(1), where it fails itself
+sys.exit(code)
 """
 
 
@@ -43,7 +56,8 @@ def forked_fmct() -> tuple[str, ...]:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("\0" + name)  # unix(7): an abstract address, which ends with its socket
         listener.listen(64)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         parent = subprocess.Popen(
             [sys.executable, "-P", __file__, str(listener.fileno())],
             env=environment,
@@ -51,7 +65,7 @@ def forked_fmct() -> tuple[str, ...]:
             stdout=subprocess.PIPE,  # a stream without positions, as that of most commands
             pass_fds=[listener.fileno()],
         )
-    atexit.register(parent.communicate)
+    atexit.register(parent.__exit__, None, None, None)  # close its streams, and wait
     return (sys.executable, "-I", "-S", "-c", CLIENT, name)
 
 
@@ -66,24 +80,51 @@ def serve(listener: socket.socket) -> None:
                     pass
             continue
         listener.close()
-        command = os.fork()
-        if not command:
-            be_command(caller)
-        _, status = os.waitpid(command, 0)
-        code = os.waitstatus_to_exitcode(status)
-        caller.sendall(b"%d" % (code if code >= 0 else 128 - code))
+        answer(caller)
+
+
+def answer(caller: socket.socket) -> NoReturn:
+    """Run a command in a process of its own; end it with its caller."""
+    _, user, _ = struct.unpack("3i", caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if user != os.getuid():  # an abstract address has no permissions
         os._exit(0)
-
-
-def be_command(caller: socket.socket) -> None:
-    """Take the caller's place, run the command, and end."""
     size, streams, _, _ = socket.recv_fds(caller, 8, 3)
     with caller.makefile("rb") as stream:
-        words, folder, environment, umask = json.loads(stream.read(int.from_bytes(size, "big")))
-    caller.close()
+        request = json.loads(stream.read(int.from_bytes(size, "big")))
+    this = os.getpid()
+    command = os.fork()
+    if not command:
+        caller.close()
+        end_with(this)
+        be_command(streams, *request)
+    for given in streams:
+        os.close(given)
+    ended = os.pidfd_open(command)
+    if ended not in select.select([caller, ended], [], [])[0]:
+        os.kill(command, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+    with suppress(BrokenPipeError):
+        caller.sendall(b"%d" % (code if code >= 0 else 128 - code))
+    os._exit(0)
+
+
+def read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that Python or libraries read when they start."""
+    names = ("OMP_NUM_THREADS", "PYTHONHASHSEED", "PYTHONWARNINGS")
+    return {name: environment[name] for name in environment if name in names or name.startswith("NUMBA_")}
+
+
+def be_command(
+    streams: list[int], words: list[str], folder: str, environment: dict[str, str], umask: int
+) -> NoReturn:
+    """Take the caller's place, run the command, and end."""
     for number, given in enumerate(streams):
         os.dup2(given, number)
         os.close(given)
+    ours, theirs = read_at_start(os.environ), read_at_start(environment)
+    if ours != theirs:
+        print(f"tests/forked_commands.py: {theirs} can't replace {ours}", file=sys.stderr)
+        sys.exit(125)
     os.chdir(folder)
     os.umask(umask)
     os.environ.clear()

@@ -133,7 +133,12 @@ def logs_and_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def fmct(code: int, *arguments: str) -> str:
     """The command's output; it must end with the exit code `code`."""
     result = subprocess.run(
-        [*forked_fmct(), *arguments], capture_output=True, text=True, check=False, timeout=200
+        [*forked_fmct(), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
     )
     assert result.returncode == code, result.stderr
     return result.stdout + result.stderr

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import stat
 import subprocess
 from collections import Counter
@@ -45,7 +46,10 @@ def select(export: Export, *arguments: object, code: int = 0) -> str:
     """The command's output."""
     command = [*forked_fmct(), "select", str(export.catalog), *map(str, arguments)]
     command += [f"key_file={export.key_file}"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
     assert result.returncode == code, result.stdout + result.stderr
     return result.stderr if code else result.stdout
 
