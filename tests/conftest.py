@@ -29,6 +29,7 @@ class Rows(LoadFileScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Rows:
+    gc.enable()  # in this process, which collects no tests
     return Rows(config, log)
 
 
