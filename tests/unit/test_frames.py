@@ -131,7 +131,7 @@ def test_a_truncated_object_loses_its_last_frames(tmp_path: Path) -> None:
 
 
 def test_a_single_frame_is_decoded_alone(tmp_path: Path) -> None:
-    """The bytes of the other frames are damaged, whatever their number."""
+    """The other frames' bytes are damaged; only the requested one is decoded."""
     path = tmp_path / "export" / "object"
     data = axial().write_frames(path, waves, enhanced=True)
     whole = data.pixel_array[7]

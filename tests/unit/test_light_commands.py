@@ -39,8 +39,8 @@ def paths(command, path=()):
 
 shown = list(paths(typer.main.get_command(whole)))
 for path in shown:
-    done = CliRunner().invoke(whole, [*path, "--help"], catch_exceptions=False)
-    assert done.exit_code == 0 and "Usage" in done.output, path
+    result = CliRunner().invoke(whole, [*path, "--help"], catch_exceptions=False)
+    assert result.exit_code == 0 and "Usage" in result.output, path
     heavy = {"torch", "numpy", "pyarrow", "numba", "pydicom", "yaml"} & set(sys.modules)
     assert not heavy, (path, heavy)
 print(len(shown))
@@ -54,7 +54,7 @@ def test_help_imports_no_heavy_library() -> None:
 
 
 @pytest.mark.parametrize(
-    ("looked", "without"),
+    ("modules", "without"),
     [
         ("launch.jobs.status, launch.jobs.progress", ("torch", "numpy", "pyarrow", "pydicom")),
         ("launch.pipeline.stages, launch.slurm.submit", ("torch", "pydicom")),
@@ -65,9 +65,9 @@ def test_help_imports_no_heavy_library() -> None:
         ("fmct_hpc.probe.config, fmct_hpc.dense.config", ("torch", "pyarrow", "scipy")),
     ],
 )
-def test_inspection_commands_import_only_what_they_read(looked: str, without: tuple[str, ...]) -> None:
+def test_inspection_commands_import_only_what_they_read(modules: str, without: tuple[str, ...]) -> None:
     """Modules that the launcher and `fmct launch status` use for a run, and for a dataset."""
-    code = f"import sys, {looked}; print(*{{*{without}}} & set(sys.modules))"
+    code = f"import sys, {modules}; print(*{{*{without}}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert (result.returncode, result.stdout.split()) == (0, [])
 
