@@ -100,7 +100,7 @@ def answer(caller: socket.socket) -> NoReturn:
     for given in streams:
         os.close(given)
     ended = os.pidfd_open(command)
-    if ended not in select.select([caller, ended], [], [])[0]:
+    if ended not in select.select([caller.fileno(), ended], [], [])[0]:
         os.kill(command, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
     with suppress(BrokenPipeError):

@@ -85,7 +85,7 @@ def test_a_frame_is_the_fragments_that_pydicom_finds(table: int | None, fragment
     whole = encapsulate([encoded], fragments_per_frame=fragments, has_bot=table is not None)
     if table is not None:
         whole = whole[:8] + table.to_bytes(4, "little") + whole[12:]
-    results = (
+    results: tuple[Callable[[], np.ndarray], ...] = (
         lambda: opened("jpeg-ls.jls", whole).stored(0)[0],
         lambda: decoded("jpeg-ls.jls", get_frame(whole, 0, number_of_frames=1)),
     )
