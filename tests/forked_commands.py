@@ -52,7 +52,7 @@ sys.exit(code)
 @cache
 def forked_fmct() -> tuple[str, ...]:
     """The command line, without arguments, of such an `fmct`; starts their common parent."""
-    name = f"fmct-test-{os.getpid()}-{os.urandom(8).hex()}"
+    name = f"fmct-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("\0" + name)  # unix(7): an abstract address, which ends with its socket
         listener.listen(64)

@@ -35,13 +35,14 @@ FACTS = DecodeFacts(
 
 
 def make_record(voxels: np.ndarray, key: str, **changes: Any) -> VolumeRecord:
+    d, h, w = changes.get("spacing_mm", (1.0, 1.0, 1.0))
     fields: dict[str, Any] = {
         "key": key,
         "patient_key": key[::-1],
         "study_key": "5" * 32,
         "shape": voxels.shape,
-        "spacing_mm": (1.0, 1.0, 1.0),
-        "affine": (0, 0, -1, 100.5, 0, -1, 0, 90.25, 1, 0, 0, -70.125, 0, 0, 0, 1),
+        "spacing_mm": (d, h, w),
+        "affine": (0, 0, -w, 100.5, 0, -h, 0, 90.25, d, 0, 0, -70.125, 0, 0, 0, 1),
         "crc32": crc32(voxels),
         "source_digest": "a" * 64,
         "config_digest": NO_CONFIGURATION,

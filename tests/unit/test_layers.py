@@ -177,8 +177,7 @@ def test_the_core_alone_reads_shards_infers_and_names_missing_layers(tmp_path: P
     with ShardWriter(tmp_path / "data", "shard-00000", "zarr") as writer:
         z, y, x = np.ogrid[-1:1:40j, -1:1:40j, -1:1:40j]
         voxels = np.where(z**2 + y**2 + x**2 < 0.8, 40, -1000).astype(np.int16)
-        affine = (0, 0, -4, 100, 0, -4, 0, 90, 4, 0, 0, -70, 0, 0, 0, 1)
-        record = make_record(voxels, make_key(1), spacing_mm=(4.0, 4.0, 4.0), affine=affine)
+        record = make_record(voxels, make_key(1), spacing_mm=(4.0, 4.0, 4.0))
         writer.add(record, voxels)
     finish_dataset(tmp_path / "data", "zarr", ["shard-00000"])
     classifier = REPOSITORY / "tests/data/classifiers/logistic"

@@ -69,7 +69,7 @@ def test_python_without_docstrings_is_refused_in_a_line(tmp_path: Path) -> None:
 
 
 def test_worker_processes_ignore_the_working_folder(folder: Path, tmp_path: Path) -> None:
-    data = write_dataset(tmp_path / "data", spacing=1.0)  # that of its affines
+    data = write_dataset(tmp_path / "data")
     assert run(folder, PROGRAM, "shards", "verify", data, "--workers", "2").returncode == 0
 
 
