@@ -26,8 +26,8 @@ VOLUMES = 6
 CHECKPOINT_EVERY = 6
 
 
-def write_dataset(directory: Path, volumes: int = 6, spacing: float = 4.0) -> Path:
-    """Ellipsoids of tissue in air, each with a bright ball at another position."""
+def write_dataset(directory: Path, volumes: int = 6, spacing: float = 4.0, **facts: object) -> Path:
+    """Ellipsoids of tissue in air, each with a bright ball elsewhere; `facts` are those of every record."""
     grid = np.stack(np.meshgrid(*(3 * [np.linspace(-1, 1, 40)]), indexing="ij"))
     with ShardWriter(directory, "shard-00000", "zarr") as writer:
         for number in range(volumes):
@@ -36,7 +36,8 @@ def write_dataset(directory: Path, volumes: int = 6, spacing: float = 4.0) -> Pa
             ball = ((grid - generator.uniform(-0.4, 0.4, (3, 1, 1, 1))) ** 2).sum(axis=0) < 0.05
             hu = np.where(inside, 35 + 40 * ball, -1000) + generator.normal(0, 4, inside.shape)
             voxels = hu.astype(np.int16)
-            writer.add(make_record(voxels, make_key(number), spacing_mm=(spacing, spacing, spacing)), voxels)
+            places: dict[str, object] = {"spacing_mm": (spacing, spacing, spacing)}
+            writer.add(make_record(voxels, make_key(number), **places | facts), voxels)
     finish_dataset(directory, "zarr", ["shard-00000"])
     return directory
 
