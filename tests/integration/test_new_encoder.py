@@ -51,7 +51,7 @@ store = extract_store(request, run.parent / "features")
 found["stored"] = np.allclose(store.vectors(1), expected, atol=1e-5)
 scan = next(fmct_hpc.features(data, run))
 with torch.no_grad():
-    (of_scan,) = model(info.view(volumes.read(0), (1, 1, 1))).numpy()  # as its affine has it
+    (of_scan,) = model(views[:1]).numpy()
 found["scanned"] = np.allclose(np.vstack([scan.cls, scan.patches]), of_scan, atol=1e-5)
 found["shapes"] = tokens.shape, scan.centres_mm.shape
 rows = np.arange(6)
