@@ -17,9 +17,8 @@ from shards.errors import DamagedDataError, FmctError, RefusedError
 from shards.formats import shard_path
 from shards.info import DatasetInfo
 from shards.parallel import unordered
+from shards.voxels import INDEX_STEPS
 
-LPS_OF_AXES = ((2, 1), (1, -1), (0, -1))
-"""Row of the affine, and sign, of D (superior, z), H (anterior, -y) and W (right, -x)."""
 SAME_STEP_MM = 1e-3
 """Tolerance of a step of the affine: half a millimetre over 500 voxels."""
 
@@ -86,9 +85,7 @@ def _misplaced(table: pa.Table, spacing_mm: tuple[float, float, float]) -> NDArr
     spacing_mm: the dataset's, of D, H and W.
     """
     affines = indexes.numbers(pc.list_flatten(table["affine"])).reshape(-1, 4, 4)
-    expected = np.zeros((4, 3))
-    for axis, (row, sign) in enumerate(LPS_OF_AXES):
-        expected[row, axis] = sign * spacing_mm[axis]
+    expected = np.vstack([INDEX_STEPS.T * spacing_mm, np.zeros(3)])
     off = np.abs(affines[:, :, :3] - expected).max(axis=(1, 2), initial=0)
     ends = np.abs(affines[:, :, 3]).max(axis=1, initial=0)
     return ~((off <= SAME_STEP_MM) & np.isfinite(ends) & (affines[:, 3, 3] == 1))

@@ -1,4 +1,4 @@
-"""A volume's voxels as bytes: type, checksum, and reading from a shard file."""
+"""A volume's voxels: their axes, and as bytes: type, checksum, and reading from a shard file."""
 
 import math
 import os
@@ -9,6 +9,9 @@ import numpy as np
 
 VOXEL = np.dtype("<i2")
 """Stored voxels are little-endian int16 HU in C order of (D, H, W)."""
+
+INDEX_STEPS = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
+"""Rows: the patient direction (LPS) in which d, h, w grow: superior, anterior, right."""
 
 MAX_VOXELS = 2**30
 """Voxels of the largest volume: 1,024³, the 2 GiB limit of one blosc buffer."""

@@ -10,7 +10,7 @@ from preprocess.anatomy.profile import Anatomy
 from preprocess.config import CHECKS, CheckConfig
 from preprocess.reasons import IncompleteError, Reason, Rejection
 from preprocess.volume.measure import Measures
-from preprocess.volume.resample import INDEX_STEPS
+from shards.voxels import INDEX_STEPS
 
 TRUE_AIR_HU = -1000.0
 """Air, by the definition of the Hounsfield scale."""

@@ -8,7 +8,8 @@ from preprocess.anatomy.objects import COARSE_MM, largest_object
 from preprocess.anatomy.profile import Anatomy
 from preprocess.dicom.geometry import Stack
 from preprocess.reasons import Reason, Rejection
-from preprocess.volume.resample import INDEX_STEPS, Grid, box, field, resample
+from preprocess.volume.resample import Grid, box, field, resample
+from shards.voxels import INDEX_STEPS
 
 UNSEEN = int(np.iinfo(np.int16).min)
 """Marks voxels outside the scan, so that erosion does not start at the scan's edge."""

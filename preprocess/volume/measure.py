@@ -13,8 +13,9 @@ from preprocess.anatomy.profile import Anatomy
 from preprocess.dicom.decode import AIR_HU
 from preprocess.dicom.geometry import Stack
 from preprocess.volume.crop import UNSEEN, Head
-from preprocess.volume.resample import INDEX_STEPS, Grid
+from preprocess.volume.resample import Grid
 from shards.closed import Closed
+from shards.voxels import INDEX_STEPS
 
 AIR_BELOW_HU = -500
 """Halfway between air and soft tissue."""

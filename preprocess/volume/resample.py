@@ -13,9 +13,7 @@ import numpy as np
 
 from preprocess.dicom.geometry import SAME_POSITION_MM, Stack
 from shards.compiled import njit
-
-INDEX_STEPS = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
-"""Rows: the patient direction (LPS) in which d, h, w grow: superior, anterior, right."""
+from shards.voxels import INDEX_STEPS
 
 LINE_DRIFT = 1e-9
 """Rows that deviate from the w axis by less, per voxel, count as along it: under 1e-6 mm over a field."""

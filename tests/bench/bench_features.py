@@ -30,8 +30,8 @@ from fmct_hpc.probe.store import FeatureStore
 from fmct_hpc.train.export import EncoderInfo
 from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import draw_anatomy
-from preprocess.volume.resample import INDEX_STEPS
 from shards import Dataset, ShardWriter, finish_dataset
+from shards.voxels import INDEX_STEPS
 
 
 def write(folder: Path, volumes: int, shape: tuple[int, ...]) -> Dataset:

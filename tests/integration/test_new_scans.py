@@ -32,10 +32,10 @@ from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.heads import LinearHead
 from fmct_hpc.train.export import EncoderInfo, load_encoder, write_encoder
 from launch.cli import app
-from preprocess.volume.resample import INDEX_STEPS
 from shards import Dataset
 from shards.errors import FmctError
 from shards.split import sample
+from shards.voxels import INDEX_STEPS
 
 STUDIES = 2
 

@@ -13,7 +13,7 @@ from preprocess.demo.anatomy import head_hu
 from preprocess.demo.head import draw_anatomy
 from preprocess.reader import read_array
 from preprocess.reasons import Reason
-from preprocess.volume.resample import INDEX_STEPS
+from shards.voxels import INDEX_STEPS
 
 
 @pytest.mark.parametrize("number", range(6))
