@@ -28,17 +28,12 @@ Seed = Annotated[int, typer.Option(help="Random seed; the same seed gives the sa
 @shards_app.command()
 def info(dataset: DatasetFolder) -> None:
     """Show the contents of a dataset: volumes, shards, sizes, spacing, digests."""
-    from rich.console import Console
-
-    from launch.tables import PlainTable
     from shards import Dataset
 
-    table = PlainTable.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")  # a digest stays whole in 80 columns
-    for name, value in [("dataset", str(dataset)), *_facts(Dataset.open(dataset, clipped=True))]:
-        table.add_row(name, value)
-    Console(highlight=False).print(table)
+    facts = [("dataset", str(dataset)), *_facts(Dataset.open(dataset, clipped=True))]
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        echo(f"{name:<{width}}  {value}".replace("\n", " "))
 
 
 def _facts(dataset: "Dataset") -> list[tuple[str, str]]:
