@@ -8,12 +8,11 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from pydicom.encaps import encapsulate, get_frame, parse_fragments
 from pydicom.pixels.common import PhotometricInterpretation
-from pydicom.pixels.utils import get_j2k_parameters
-from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
+from pydicom.uid import RLELossless
 
-from preprocess.dicom import rle
+from preprocess.dicom import jpeg_2000, rle
 from preprocess.dicom.bounded import Bounded
-from preprocess.dicom.codestream import read_whole
+from preprocess.dicom.codestream import read_whole, require_memory
 from preprocess.dicom.deflated_end import read_to_end
 from preprocess.dicom.geometry import LARGEST_MATRIX
 from preprocess.dicom.pixel_header import NEEDED, read_pixel_header
@@ -30,8 +29,6 @@ _BLOCK_BYTES = 512
 
 MAX_EXPANSION = 2
 """Largest expansion of pixels by a codec: RLE makes 129 bytes of 128 at worst (PS3.5 section G.3.1)."""
-_DECODER_BYTES = 32
-"""Most memory of a decoder per pixel, besides 32 MiB: its value twice, and coefficients of 32 bits."""
 _TABLE_BYTES = 2**20
 """Bytes of offsets, fragment heads, and codestream data besides pixels."""
 _HEADS = 64
@@ -111,13 +108,15 @@ class ImageFile:
         return Stored(stored, values if above == allocated - bits else stored, bits)
 
     def _decoded(self, encoded: bytes) -> Stored:
-        """As `stored`, of a JPEG (2000) codestream, whose values start at bit 0."""
+        """As `stored`, of a codestream, whose values start at bit 0."""
         rows, columns, allocated, bits, representation = (self._numbers[name] for name in NEEDED)
         if self._header.interpretation not in _INTERPRETATIONS:
             detail = "Photometric Interpretation (0028,0004) is missing or not in the standard"
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
+        if self._header.is_jpeg_2000:
+            return self._jpeg_2000(encoded)
         samples = read_whole(encoded, rows, columns)
-        if samples is not None and self._header.is_jpeg:
+        if samples is not None:
             # Samples of JPEG-LS may be narrower than pixels and give the width of a signed value.
             exact = self._header.is_jpeg_ls
             width = 8 * samples.values.itemsize
@@ -137,14 +136,20 @@ class ImageFile:
                 encapsulate([encoded], has_bot=False), index=0, raw=True, **options
             )
         except RuntimeError:  # pydicom's error for any exception of its plugins, also MemoryError
-            np.empty(rows * columns * _DECODER_BYTES + 2**25, np.uint8)  # raises MemoryError in that case
+            require_memory(rows * columns)
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the decoder rejects the codestream") from None
-        parameters = get_j2k_parameters(encoded)
-        signed = parameters.get("is_signed")
-        if signed and not representation and (values >> (bits - 1)).any():
+        # The codestream has zeros above the values' bits.
+        is_plain = not representation or bits == allocated
+        return Stored(values, values if is_plain else values & (2**bits - 1), bits)
+
+    def _jpeg_2000(self, encoded: bytes) -> Stored:
+        """As `stored`, of a JPEG 2000 codestream."""
+        rows, columns, allocated, bits, representation = (self._numbers[name] for name in NEEDED)
+        values, precision, signed = jpeg_2000.decode(encoded, rows, columns, allocated, representation)
+        if signed and not representation and (values >> (min(bits, precision) - 1)).any():
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values under an unsigned header")
-        if representation and not signed and self._header.syntax in JPEG2000TransferSyntaxes:
-            bits = min(bits, parameters.get("precision", bits))  # pydicom extends the sign from there
+        if representation and not signed:
+            bits = min(bits, precision)
         # Without its own sign, the codestream has zeros above the values' bits.
         is_plain = signed or not representation or bits == allocated
         return Stored(values, values if is_plain else values & (2**bits - 1), bits)

@@ -13,8 +13,8 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
     JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
 )
 
 from preprocess.dicom.frames import PER_FRAME, SHARED, frame_attributes, frame_count, has_functional_groups
@@ -56,7 +56,7 @@ class PixelHeader:
         self.syntax = ImplicitVRLittleEndian if syntax == _GE_BIG_ENDIAN else syntax
         self.is_deflated = syntax == DeflatedExplicitVRLittleEndian
         self.is_jpeg_ls = syntax in JPEGLSTransferSyntaxes
-        self.is_jpeg = self.is_jpeg_ls or syntax in JPEGTransferSyntaxes
+        self.is_jpeg_2000 = syntax in JPEG2000TransferSyntaxes
         self.encoding = (False, True) if self.is_deflated else data.original_encoding
         self._data = data
 

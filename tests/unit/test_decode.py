@@ -476,19 +476,6 @@ def test_ges_private_syntax_has_big_endian_pixels(tmp_path: Path) -> None:
     assert np.array_equal(decode(scanned(path.parent)[0].instances[0]).hu, STORED)
 
 
-def test_a_codestream_of_signed_values_contradicts_an_unsigned_header(tmp_path: Path) -> None:
-    """It is unknown which is right, but without negative values both are."""
-    for folder, stored in (("a", STORED.astype(np.int16) - 1000), ("b", STORED.astype(np.int16))):
-        data = ct_image(stored)
-        data.compress(JPEG2000Lossless, generate_instance_uid=False)
-        data.PixelRepresentation = 0
-        if folder == "a":
-            with pytest.raises(Rejection, match="undecodable_pixel_data: signed values"):
-                decoded(data, tmp_path / folder)
-        else:
-            assert np.array_equal(decoded(data, tmp_path / folder).hu, stored)
-
-
 @pytest.mark.parametrize("syntax", ["native", RLELossless, JPEG2000Lossless])
 def test_truncated_files_have_a_reason(syntax: str, tmp_path: Path) -> None:
     data = ct_image(STORED)
