@@ -295,10 +295,10 @@ def _refuse_duplicates(index: pa.Table, directory: Path) -> None:
 
 def _only_value(index: pa.Table, column: str, directory: Path) -> Any:
     first = index[column][0].as_py()
-    for value, shard in zip(index[column].to_pylist(), index["shard"].to_pylist(), strict=True):
-        if value != first:
+    for row in indexes.rows(index.select([column, "shard"])):
+        if row[column] != first:
             raise FmctError(
-                f"{directory}: {column} {value} in shard {shard}, {first} elsewhere; "
+                f"{directory}: {column} {row[column]} in shard {row['shard']}, {first} elsewhere; "
                 "preprocess all of a dataset with one configuration"
             )
     return first

@@ -1,6 +1,6 @@
 """The index: an Arrow table of one row per volume; stored as Parquet beside each shard and per dataset."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ SIDECAR_SUFFIX = ".index.parquet"
 _SHARD, _FORMAT = b"fmct.shard", b"fmct.format"
 _ROW_GROUP = 65_536
 """Rows per row group: reading a large index takes a sixth less memory than with one group."""
+_AT_A_TIME = 1024
 KEYS = ("key", "patient_key", "study_key")
 """Columns of pseudonyms."""
 _REPEATED = pa.dictionary(pa.int32(), pa.string())
@@ -105,6 +106,12 @@ def read(path: Path) -> pa.Table:
     if not all(all_keys(table[name]) for name in KEYS):
         raise pa.ArrowInvalid("a key is not 32 hexadecimal digits")
     return table
+
+
+def rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows as Python values, few at a time: all those of a large table leave the processor's cache."""
+    for batch in table.to_batches(max_chunksize=_AT_A_TIME):
+        yield from batch.to_pylist()
 
 
 def numbers(column: pa.ChunkedArray | pa.Array) -> np.ndarray:

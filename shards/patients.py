@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from shards.index import numbers
+
 
 def tied_patients(index: pa.Table) -> NDArray[np.str_]:
     """The representative key of each volume's patient, (N,): the least key among equal source digests.
@@ -16,27 +18,33 @@ def tied_patients(index: pa.Table) -> NDArray[np.str_]:
     index: a table with `patient_key` and `source_digest`, one row per volume. The relation is transitive: A
     and C are one patient if both share a scan with B. A patient without a shared scan keeps its own key.
     """
-    patients, digests = (index[name].to_pylist() for name in ("patient_key", "source_digest"))
-    lesser: dict[str, str] = {}
+    patients, scans = (
+        index[name].combine_chunks().dictionary_encode() for name in ("patient_key", "source_digest")
+    )
+    keys, of_row = patients.dictionary.to_pylist(), numbers(patients.indices)
+    pairs = np.unique(numbers(scans.indices).astype(np.int64) * len(keys) + of_row)
+    digests, in_digest = np.divmod(pairs, max(len(keys), 1))
+    shared = np.flatnonzero(digests[1:] == digests[:-1])
+    lesser: dict[int, int] = {}
 
-    def representative(patient: str) -> str:
+    def representative(patient: int) -> int:
         while patient in lesser:
             patient = lesser[patient]
         return patient
 
-    first: dict[str, str] = {}
-    for patient, digest in zip(patients, digests, strict=True):
-        if is_digest(digest):
-            low, high = sorted((representative(first.setdefault(digest, patient)), representative(patient)))
+    for place in shared.tolist():
+        digest, both = int(digests[place]), in_digest[place : place + 2].tolist()
+        if is_digest(scans.dictionary[digest].as_py()):
+            low, high = sorted(map(representative, both), key=keys.__getitem__)
             if low != high:
                 lesser[high] = low
-    return np.array([representative(patient) for patient in patients], dtype=np.str_)
+    tied_to = np.array([representative(patient) for patient in range(len(keys))], np.int64)
+    return np.array(keys, dtype=np.str_)[tied_to[of_row]]
 
 
 def tied(index: pa.Table) -> int:
     """Number of patient keys that count as another patient with a lesser key."""
-    keys = np.asarray(index["patient_key"].to_pylist(), dtype=np.str_)
-    return len(np.unique(keys)) - len(np.unique(tied_patients(index)))
+    return len(index["patient_key"].unique()) - len(np.unique(tied_patients(index)))
 
 
 def marks(index: pa.Table) -> frozenset[str]:

@@ -18,6 +18,9 @@ TRUE_AIR_HU = -1000.0
 WHOLE_EDGE = 0.9
 """An object along this share of the field's edge is the field itself: its air is denser than true air."""
 
+_HANDEDNESS = np.linalg.det(INDEX_STEPS.T)
+"""An affine whose determinant has the other sign mirrors the patient: left becomes right."""
+
 LACKING = (Reason.NOT_A_HEAD, Reason.HEAD_TOO_SHORT, Reason.VERTEX_MISSING, Reason.HEAD_CUT_BY_FIELD)
 """Findings that make another series of the study be tried."""
 
@@ -77,9 +80,7 @@ def findings(
 def _geometry(
     measures: Measures, affine: np.ndarray, config: CheckConfig, anatomy: Anatomy
 ) -> Iterator[Finding]:
-    # A determinant of the other sign mirrors the patient: left becomes right.
-    handedness = np.linalg.det(affine[:3, :3]) * np.linalg.det(INDEX_STEPS.T)
-    if handedness <= 0:
+    if np.linalg.det(affine[:3, :3]) * _HANDEDNESS <= 0:
         yield Finding(Reason.AFFINE_MISMATCH, "the affine mirrors left and right")
     elif measures.agreement < config.min_agreement:
         detail = f"correlation with the source is {measures.agreement:.2f}, below {config.min_agreement:g}"

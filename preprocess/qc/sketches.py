@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from preprocess.csv_file import write_csv
@@ -32,14 +33,15 @@ def pairs_of(paths: Iterable[Path], volumes: pa.Table) -> pa.Table:
     """
     tables = [pq.read_table(path, schema=SCHEMA) for path in paths if path.exists()]
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    keys = table["key"].to_pylist()
     sketches = table["sketch"].combine_chunks().flatten().to_numpy().reshape(-1, NUMBERS)
-    columns = (volumes[name].to_pylist() for name in ("key", "patient_key", "source_digest"))
-    known = {key: (patient, digest) for key, patient, digest in zip(*columns, strict=True)}
+    order = pc.index_in(table["key"], volumes["key"])
+    keys, patients, digests = (
+        volumes[name].take(order).combine_chunks() for name in ("key", "patient_key", "source_digest")
+    )
     rows = [
-        (*sorted((keys[one], keys[other])), correlation)
-        for one, other, correlation in similar_pairs(sketches, [known[key][0] for key in keys])
-        if known[keys[one]][1] != known[keys[other]][1]
+        (*sorted((keys[one].as_py(), keys[other].as_py())), correlation)
+        for one, other, correlation in similar_pairs(sketches, patients.to_pylist())
+        if digests[one].as_py() != digests[other].as_py()
     ]
     rows.sort(key=lambda row: (-row[2], row))
     return pa.table([list(column) for column in zip(*rows, strict=True)] or [[], [], []], PAIRS)

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,7 @@ def _write_montage(dataset_path: Path, path: Path, window_hu: tuple[float, float
     """From the finished dataset, so that it shows the stored voxels; of many, those of the least keys."""
     dataset = Dataset.open(dataset_path)
     keys = dataset.index["key"].to_pylist()
-    chosen = sorted(range(len(keys)), key=keys.__getitem__)[:MONTAGE_VOLUMES]
+    chosen = nsmallest(MONTAGE_VOLUMES, range(len(keys)), key=keys.__getitem__)
     spacing = dataset.info.spacing_mm
     montage([(keys[i], thumbnail(dataset.read(i), spacing, window_hu=window_hu)) for i in chosen], path)
 

@@ -83,8 +83,8 @@ def marked(volumes: pa.Table, config: CheckConfig, anatomy: Anatomy) -> pa.Table
     for number, field in enumerate(SCHEMA):
         if field.name in MEASURES and field.name not in volumes.column_names:  # of an earlier version's tasks
             volumes = volumes.add_column(number, field, pa.nulls(len(volumes), field.type))
-    columns = volumes.select(["affine", "flags", *MEASURES]).to_pylist()
-    flags = [_flags(row, config, anatomy) for row in columns]
+    columns = volumes.select(["affine", "flags", *MEASURES])
+    flags = [_flags(row, config, anatomy) for row in index.rows(columns)]
     field = volumes.schema.field("flags")
     return volumes.set_column(SCHEMA.get_field_index("flags"), field, pa.array(flags, field.type))
 
