@@ -22,6 +22,7 @@ from preprocess.select.unmatched import UnmatchedTexts
 from preprocess.volume.measure import Measures
 from shards import Dataset
 from shards.atomic import write_text
+from shards.index import numbers
 
 GALLERY = 36
 """Thumbnails shown per kind."""
@@ -183,7 +184,7 @@ def _scanners(
 
 def _numbers(table: pa.Table, name: str) -> np.ndarray:
     """A column as float64; NaN for null."""
-    return table[name].cast(pa.float64()).to_numpy()
+    return numbers(table[name].cast(pa.float64()).fill_null(np.nan))
 
 
 def _median(values: np.ndarray) -> float | None:

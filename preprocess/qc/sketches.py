@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from preprocess.csv_file import write_csv
 from preprocess.qc.similar import NUMBERS, similar_pairs
 from shards.atomic import atomic_path
+from shards.index import numbers
 
 SCHEMA = pa.schema([("key", pa.string()), ("sketch", pa.list_(pa.float32(), NUMBERS))])
 PAIRS = pa.schema([("key", pa.string()), ("other_key", pa.string()), ("correlation", pa.float64())])
@@ -33,18 +34,23 @@ def pairs_of(paths: Iterable[Path], volumes: pa.Table) -> pa.Table:
     """
     tables = [pq.read_table(path, schema=SCHEMA) for path in paths if path.exists()]
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    sketches = table["sketch"].combine_chunks().flatten().to_numpy().reshape(-1, NUMBERS)
+    sketches = numbers(table["sketch"].combine_chunks().flatten()).reshape(-1, NUMBERS)
     order = pc.index_in(table["key"], volumes["key"])
-    keys, patients, digests = (
-        volumes[name].take(order).combine_chunks() for name in ("key", "patient_key", "source_digest")
-    )
-    rows = [
-        (*sorted((keys[one].as_py(), keys[other].as_py())), correlation)
-        for one, other, correlation in similar_pairs(sketches, patients.to_pylist())
-        if digests[one].as_py() != digests[other].as_py()
-    ]
-    rows.sort(key=lambda row: (-row[2], row))
-    return pa.table([list(column) for column in zip(*rows, strict=True)] or [[], [], []], PAIRS)
+    patients, digests = (_numbered(volumes[name].take(order)) for name in ("patient_key", "source_digest"))
+    pairs = similar_pairs(sketches, patients)
+    pairs = pairs[digests[pairs["row"]] != digests[pairs["later"]]]
+    keys = table["key"].combine_chunks()
+    rank = np.argsort(numbers(pc.sort_indices(keys)))
+    both = np.stack([pairs["row"], pairs["later"]])
+    low, high = np.take_along_axis(both, np.argsort(rank[both], axis=0), axis=0)
+    best = np.lexsort((rank[high], rank[low], -pairs["correlation"]))
+    found = (keys.take(pa.array(rows[best])) for rows in (low, high))
+    return pa.table([*found, pa.array(pairs["correlation"][best].astype(np.float64))], PAIRS)
+
+
+def _numbered(column: pa.ChunkedArray) -> np.ndarray:
+    """Equal numbers for equal values, (rows,)."""
+    return numbers(column.combine_chunks().dictionary_encode().indices)
 
 
 def write_pairs(pairs: pa.Table, path: Path) -> None:

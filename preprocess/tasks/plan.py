@@ -24,6 +24,7 @@ from preprocess.privacy.deidentify import PSEUDONYM_DIGITS, Pseudonymizer
 from shards.atomic import atomic_path
 from shards.closed import Closed
 from shards.errors import FmctError
+from shards.index import numbers
 from shards.info import preprocessing_digest
 from shards.lock import writing
 from shards.names import Sha256
@@ -215,7 +216,7 @@ def _series(catalog: Path, names: Pseudonymizer) -> Iterator[tuple[str, str, int
     row = nameless = 0
     for batch in pq.ParquetFile(catalog).iter_batches(_BATCH, columns=columns):
         instances = batch["instances"]
-        offsets = instances.offsets.to_numpy()
+        offsets = numbers(instances.offsets)
         sop_uids, sizes, mtimes, pixels = _instance_columns(instances.values)
         for number, (patient, study, uid) in enumerate(
             zip(*(batch[name].to_pylist() for name in _COLUMNS), strict=True)
@@ -232,8 +233,8 @@ def _series(catalog: Path, names: Pseudonymizer) -> Iterator[tuple[str, str, int
 
 def _instance_columns(values: pa.StructArray) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     """SOP Instance UIDs, sizes, mtimes and pixel counts of a row group's instances."""
-    rows, columns = (values.field(name).fill_null(0).to_numpy() for name in ("rows", "columns"))
-    sizes, mtimes = (values.field(name).to_numpy() for name in ("size", "mtime_ns"))
+    rows, columns = (numbers(values.field(name).fill_null(0)) for name in ("rows", "columns"))
+    sizes, mtimes = (numbers(values.field(name)) for name in ("size", "mtime_ns"))
     return values.field("sop_uid").to_pylist(), sizes, mtimes, rows * columns
 
 

@@ -37,7 +37,7 @@ from fmct_hpc.train.checkpoint import file_facts
 from preprocess import run
 from preprocess.config import OutputConfig, PreprocessConfig
 from preprocess.qc import pictures, sketches
-from preprocess.qc.similar import NUMBERS
+from preprocess.qc.similar import NUMBERS, PAIR
 from preprocess.tasks import ledger, manifest, quarantine
 from preprocess.tasks.ledger import TaskResult
 from preprocess.tasks.plan import read_current_plan
@@ -107,7 +107,7 @@ def do_tasks(folder: Path) -> None:
 
 def collect(folder: Path) -> None:
     """Collect without the comparison of pairs."""
-    with patch("preprocess.qc.sketches.similar_pairs", return_value=iter(())):
+    with patch("preprocess.qc.sketches.similar_pairs", return_value=np.empty(0, PAIR)):
         run.collect(folder / "out", configuration(folder))
 
 

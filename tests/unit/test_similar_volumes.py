@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,11 @@ def test_pairs_have_different_patients_and_scans_in_every_block(tmp_path: Path) 
     made = rng.standard_normal((4500, 256), dtype=np.float32)
     made[4400], made[20], made[30] = made[7] + 0.1, made[10], made[11]
     made /= np.linalg.norm(made, axis=1, keepdims=True)
-    patients = [f"p{number}" for number in range(len(made))]
-    patients[20] = "p10"
-    pairs = [(one, other) for one, other, _ in similar_pairs(made, patients)]
-    assert pairs == [(11, 30), (7, 4400)] or sorted(pairs) == [(7, 4400), (11, 30)]
+    numbers = np.arange(len(made))
+    numbers[20] = 10
+    patients = [f"p{number}" for number in numbers]
+    pairs = similar_pairs(made, numbers)[["row", "later"]].tolist()
+    assert sorted(pairs) == [(7, 4400), (11, 30)]
     keys = [f"k{number:04d}" for number in range(len(made))]
     for name, part in (("a", range(20)), ("b", range(20, 4500))):
         sketches.write({keys[number]: made[number] for number in part}, tmp_path / name)
@@ -93,3 +95,28 @@ def test_pairs_have_different_patients_and_scans_in_every_block(tmp_path: Path) 
     paths = [tmp_path / name for name in ("a", "b", "absent")]
     assert [row["other_key"] for row in sketches.pairs_of(paths, volumes).to_pylist()] == ["k4400"]
     assert sketches.pairs_of([], volumes).num_rows == 0
+
+
+def test_pairs_are_sorted_by_similarity_and_then_by_their_keys(tmp_path: Path) -> None:
+    """As a loop over all pairs of rows gives them, for equal correlations too."""
+    rng = np.random.default_rng(1)
+    directions = rng.standard_normal((3, 256), dtype=np.float32)
+    made = directions[rng.integers(3, size=40)] + 0.1 * rng.standard_normal((40, 256), dtype=np.float32)
+    made[20:] = made[:20]
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    keys = [bytes(rng.bytes(4)).hex() for _ in made]
+    patients = [f"p{number}" for number in rng.integers(12, size=40)]
+    digests = [f"d{number}" for number in rng.integers(25, size=40)]
+    sketches.write(dict(zip(keys, made, strict=True)), tmp_path / "all")
+    order = rng.permutation(40)
+    columns = {"key": keys, "patient_key": patients, "source_digest": digests}
+    volumes = pa.table({name: [values[row] for row in order] for name, values in columns.items()})
+    correlations = made @ made.T
+    expected = sorted(
+        (-float(correlations[a, b]), *sorted((keys[a], keys[b])))
+        for a, b in combinations(range(40), 2)
+        if correlations[a, b] >= SIMILAR and patients[a] != patients[b] and digests[a] != digests[b]
+    )
+    rows = sketches.pairs_of([tmp_path / "all"], volumes).to_pylist()
+    assert [(-row["correlation"], row["key"], row["other_key"]) for row in rows] == expected
+    assert len(expected) > 100
