@@ -5,8 +5,11 @@ of two patients. Their pixels and geometry are equal, and so is their `source_di
 patients, the scan could be in train and in test.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from shards.index import numbers
@@ -42,9 +45,9 @@ def tied_patients(index: pa.Table) -> NDArray[np.str_]:
     return np.array(keys, dtype=np.str_)[tied_to[of_row]]
 
 
-def tied(index: pa.Table) -> int:
-    """Number of patient keys that count as another patient with a lesser key."""
-    return len(index["patient_key"].unique()) - len(np.unique(tied_patients(index)))
+def tied(index: pa.Table, patients: NDArray[np.str_]) -> int:
+    """Number of patient keys that count as another patient with a lesser key; patients: `tied_patients`."""
+    return len(index["patient_key"].unique()) - len(np.unique(patients))
 
 
 def marks(index: pa.Table) -> frozenset[str]:
@@ -55,13 +58,28 @@ def marks(index: pa.Table) -> frozenset[str]:
     return frozenset(marks_)
 
 
-def marks_of(index: pa.Table) -> dict[str, frozenset[str]]:
-    """`marks` of each patient of `tied_patients`, by the key."""
-    by_patient: dict[str, set[str]] = {}
-    columns = (index[name].to_pylist() for name in ("patient_key", "source_digest"))
-    for patient, key, digest in zip(tied_patients(index).tolist(), *columns, strict=True):
-        by_patient.setdefault(patient, set()).update([key, digest] if is_digest(digest) else [key])
-    return {patient: frozenset(of) for patient, of in by_patient.items()}
+@dataclass(frozen=True)
+class Patients:
+    """Some patients of a dataset, to be compared with those of another by `marks`."""
+
+    keys: NDArray[np.str_]
+    """Of `tied_patients`, each once."""
+    of_volumes: NDArray[np.str_]
+    """`tied_patients` of all volumes of the dataset, (N,)."""
+    index: pa.Table
+    """The dataset's: N rows."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def marked(self, marks: frozenset[str]) -> int:
+        """Number of these patients of whom any volume has one of another dataset's `marks`."""
+        known = pa.array(list(marks), pa.string())
+        common = [
+            numbers(pc.is_in(self.index[name], known).cast(pa.uint8()))
+            for name in ("patient_key", "source_digest")
+        ]
+        return int(np.isin(self.keys, self.of_volumes[np.any(common, axis=0)]).sum())
 
 
 def is_digest(digest: str) -> bool:

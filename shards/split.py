@@ -86,7 +86,7 @@ def split(
     """
     dataset = Dataset.open(source, clipped=True)
     parts = assign(dataset, fractions, seed, ood)
-    shared = tied(dataset.index)
+    shared = tied(dataset.index, tied_patients(dataset.index))
     if shared:
         log.warning("%d patients share a scan with another patient and join that patient's part", shared)
     infos, done = {}, 0

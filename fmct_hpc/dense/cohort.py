@@ -1,7 +1,6 @@
 """Volumes with masks, split by patient."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ from shards.errors import FmctError
 from shards.info import sha256
 from shards.masks import mask_info, require_volumes, unpacked, volumes_of
 from shards.parts import PartsTable
-from shards.patients import marks_of, tied_patients
+from shards.patients import Patients, tied_patients
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Cohort:
     classes: tuple[str, ...]
     planes: tuple[int, ...]
     """Numbers of the chosen classes in the masks."""
-    marks: Mapping[str, frozenset[str]]
-    """All keys of each patient, and the digests of the scans."""
+    of_volumes: NDArray[np.str_]
+    """The patient of each of the dataset's volumes."""
     digest: str
     """SHA-256 of the parts of volumes, masks and split on which results depend."""
 
@@ -54,10 +53,10 @@ class Cohort:
         """Rows of each non-empty test set: `id`, `ood` and `ood:NAME`."""
         return tested_rows(self.splits)
 
-    def tested(self) -> dict[str, frozenset[str]]:
-        """The tested patients, with their `marks`."""
-        some = is_tested(self.splits)
-        return {patient: self.marks[patient] for patient in np.unique(self.patient_keys[some]).tolist()}
+    def tested(self) -> Patients:
+        """The tested patients."""
+        keys = np.unique(self.patient_keys[is_tested(self.splits)])
+        return Patients(keys, self.of_volumes, self.volumes.index)
 
 
 def read_cohort(config: SegmentConfig) -> Cohort:
@@ -74,7 +73,8 @@ def read_cohort(config: SegmentConfig) -> Cohort:
         raise FmctError(f"{config.masks}: no class {min(unknown)}; found {', '.join(info.classes)}")
     rows = volumes_of(masks, volumes)
     mask_rows = np.arange(len(rows))
-    patients = tied_patients(volumes.index)[rows]
+    of_volumes = tied_patients(volumes.index)
+    patients = of_volumes[rows]
     split_file, splits = None, hashed_splits(patients, config.split)
     if config.parts is not None:
         split_file = config.parts
@@ -113,6 +113,6 @@ def read_cohort(config: SegmentConfig) -> Cohort:
         splits=splits,
         classes=chosen,
         planes=tuple(info.classes.index(name) for name in chosen),
-        marks=marks_of(volumes.index),
+        of_volumes=of_volumes,
         digest=hashlib.sha256(described.encode()).hexdigest(),
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from shards.info import sha256
 from shards.label_kinds import KindSpec
 from shards.masks import require_volumes
 from shards.parts import PartsTable
-from shards.patients import marks_of, tied, tied_patients
+from shards.patients import Patients, tied, tied_patients
 from shards.split_names import is_ood
 
 
@@ -39,8 +39,8 @@ class Cohort:
     keys: NDArray[np.str_]
     patient_keys: NDArray[np.str_]
     """Patients who share a scan count as one (shards.patients)."""
-    marks: Mapping[str, frozenset[str]]
-    """All keys of each patient, and the digests of the scans."""
+    dataset: Patients
+    """All patients of the dataset."""
     tasks: tuple[str, ...]
     values: NDArray[np.float64]
     """(N, tasks): 0 or 1, or the value of another kind of label; NaN where unknown."""
@@ -87,10 +87,10 @@ class Cohort:
             for p in thinned
         ]
 
-    def tested(self) -> dict[str, frozenset[str]]:
-        """The patients in any test set, with their `marks`."""
+    def tested(self) -> Patients:
+        """The patients in any test set."""
         some = slice(None) if self.splits is None else is_tested(self.splits)
-        return {patient: self.marks[patient] for patient in np.unique(self.patient_keys[some]).tolist()}
+        return replace(self.dataset, keys=np.unique(self.patient_keys[some]))
 
     def places_in(self, store: FeatureStore) -> NDArray[np.int64]:
         """Rows of a feature store for the cohort's volumes; raises FmctError if one is missing."""
@@ -138,7 +138,9 @@ def read_cohort(
     chosen = table.tasks
     joined = table.join(np.asarray(dataset.index["study_key"].to_pylist(), dtype=np.str_))
     keys = np.asarray(dataset.index["key"].to_pylist(), dtype=np.str_)[joined.rows]
-    patients = tied_patients(dataset.index)[joined.rows]
+    of_volumes = tied_patients(dataset.index)
+    everyone = Patients(np.unique(of_volumes), of_volumes, dataset.index)
+    patients = of_volumes[joined.rows]
     splits, split_file = joined.splits, labels
     if parts is not None:
         require_one_split(parts, labels, joined.splits is not None)
@@ -151,13 +153,13 @@ def read_cohort(
         splits = hashed_splits(patients, split)
     shares = ", ".join(f"{key}={value!r}" for key, value in split.recorded().items())
     described = f"[{dataset.info.digest!r}, {sha256(labels)!r}, {chosen!r}, SplitConfig({shares}), {folds!r}]"
-    described += " tied" if tied(dataset.index) else ""
+    described += " tied" if tied(dataset.index, of_volumes) else ""
     described += f" parts {sha256(parts)}" if parts is not None else ""
     return Cohort(
         rows=joined.rows,
         keys=keys,
         patient_keys=patients,
-        marks=marks_of(dataset.index),
+        dataset=everyone,
         tasks=chosen,
         values=joined.values,
         times=joined.times,

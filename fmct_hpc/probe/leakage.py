@@ -1,7 +1,6 @@
 """Check whether tested patients were in the encoder's pretraining data, by key or by scan."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from fmct_hpc.train.weight_files import digests_of
 from shards import Dataset
 from shards.closed import Closed
 from shards.errors import FmctError, raise_refusal
-from shards.patients import marks
+from shards.patients import Patients, marks
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class Leakage(Closed):
 
 def check_leakage(
     encoder: str,
-    tested: Mapping[str, frozenset[str]],
+    tested: Patients,
     pretraining: frozenset[str] | None,
     allowed: bool,
     unknown_allowed: bool = False,
@@ -52,12 +51,12 @@ def check_leakage(
     """Compare the tested patients with those of the pretraining data (None: unknown), and log the result.
 
     Patients are matched by `shards.patients.marks`, that is keys and source digests, so that a scan exported
-    under another Patient ID counts. tested: the marks of each patient.
+    under another Patient ID counts.
 
     Raises FmctError for common patients unless `allowed`, and for unknown pretraining data unless `allowed`
     or `unknown_allowed`.
     """
-    seen = None if pretraining is None else sum(not pretraining.isdisjoint(of) for of in tested.values())
+    seen = None if pretraining is None else tested.marked(pretraining)
     leakage = Leakage(encoder=encoder, tested=len(tested), pretrained=seen)
     if seen and not allowed:
         raise FmctError(

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 ours = preprocess(folder, folder / "catalog.parquet", folder / "out")
             else:
                 ours = in_processes(OURS, folder)
-            cells = [ours["command"], ours["worker"], ours["output"]]
+            cells: list[object] = [ours["command"], ours["worker"], ours["output"]]
             if options.against:
                 theirs = in_processes(options.against.resolve(), folder)
                 cells += [theirs["command"], theirs["worker"]]

@@ -64,4 +64,4 @@ def main(tree: str, step: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], Path(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

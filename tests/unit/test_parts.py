@@ -84,7 +84,7 @@ def test_probes_train_validate_and_test_in_the_parts(folder: Path) -> None:
         stored = Dataset.open(folder / "parts" / name).index["key"].to_pylist()
         assert sorted(actual.keys[of_part]) == sorted(stored)
     held_out = Dataset.open(folder / "parts" / "test").index
-    assert set(actual.tested()) == set(tied_patients(held_out).tolist())
+    assert set(actual.tested().keys.tolist()) == set(tied_patients(held_out).tolist())
     split(folder / "data", folder / "again", FRACTIONS, seed=2)
     assert cohort(folder, folder / "again" / "parts.parquet").digest != actual.digest
 

@@ -18,7 +18,7 @@ from preprocess.scan.identities import SeveralPatients
 from preprocess.scan.run import scan
 from preprocess.select.divided import divided
 from shards import Dataset
-from shards.patients import tied
+from shards.patients import tied, tied_patients
 
 SLICES = stack()
 
@@ -104,4 +104,5 @@ def test_both_are_reported_and_neither_becomes_two_patients(tmp_path: Path) -> N
     assert len({row["patient_key"] for row in same}) == 2
     assert "2 volumes are scans" in str(summary)
     assert "same scan" in (out / "qc" / "report.html").read_text()
-    assert tied(Dataset.open(out / "zarr").index) == 1
+    index = Dataset.open(out / "zarr").index
+    assert tied(index, tied_patients(index)) == 1

@@ -22,6 +22,7 @@ from fmct_hpc.train.checkpoint import DataFacts, file_facts
 from shards import Dataset
 from shards.derive import convert
 from shards.errors import FmctError
+from shards.patients import Patients
 
 
 def write_labels(path: Path, columns: Mapping[str, object]) -> Path:
@@ -164,7 +165,11 @@ def test_test_patients_seen_in_pretraining_are_refused_or_reported(
     own, manifest = EncoderSpec(name="own", weights=run / "encoder.safetensors"), tmp_path / "m.parquet"
     seen = own.pretraining_patients
     assert seen == frozenset(make_key(number)[::-1] for number in range(3))
-    tested = {key: frozenset({key}) for key in (make_key(number)[::-1] for number in (1, 2, 7))}
+    keys = np.array([make_key(number)[::-1] for number in (1, 2, 7)])
+    index = pa.table(
+        {"patient_key": keys.tolist(), "source_digest": [f"{number:064x}" for number in (1, 2, 7)]}
+    )
+    tested = Patients(keys, keys, index)
     with pytest.raises(FmctError, match=r"encoder own: 2 of 3 tested patients .* allow_pretraining_patients"):
         check_leakage("own", tested, seen, allowed=False)
     with caplog.at_level(logging.WARNING):

@@ -1,6 +1,7 @@
 """Patients who share a scan count as one in splits, probes and leakage checks."""
 
 import logging
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fmct_hpc.probe.leakage import check_leakage, patients_of
 from fmct_hpc.probe.splits import SplitConfig
 from shards import Dataset, ShardWriter, finish_dataset
 from shards.errors import FmctError
-from shards.patients import marks_of, tied, tied_patients
+from shards.patients import Patients, tied, tied_patients
 from shards.split import split
 
 
@@ -60,10 +61,19 @@ def test_chains_of_equal_scans_tie_patients(volumes: list[tuple[int, int]]) -> N
             groups = [group for group in groups if group not in joined] + [set.union(*joined)]
     expected = {key: min(group) for group in groups for key in group}
     assert tied_patients(index).tolist() == [expected[key] for key in patients]
-    assert tied(index) == len(set(patients)) - len(groups)
-    marks = marks_of(index)
+    assert tied(index, tied_patients(index)) == len(set(patients)) - len(groups)
+    everyone = Patients(np.unique(tied_patients(index)), tied_patients(index), index)
     for patient, scan in volumes:
-        assert {make_key(patient), digest(scan)} <= marks[expected[make_key(patient)]]
+        for mark in (make_key(patient), digest(scan)):
+            assert everyone.marked(frozenset({mark, "f" * 32})) == 1
+        chosen = replace(everyone, keys=np.array([expected[make_key(patient)]]))
+        of_one: set[str] = set()
+        of_others: set[str] = set()
+        for key, volume in volumes:
+            part = of_one if expected[make_key(key)] == chosen.keys[0] else of_others
+            part |= {make_key(key), digest(volume)}
+        assert chosen.marked(frozenset(of_one)) == 1
+        assert chosen.marked(frozenset(of_others)) == 0
 
 
 def test_a_missing_digest_ties_no_patients() -> None:
