@@ -7,37 +7,18 @@ in every version since 872b9ad.
 import json
 import resource
 import sys
-from importlib.abc import MetaPathFinder
 from pathlib import Path
-from typing import Any
 
-
-class WithoutPandas(MetaPathFinder):
-    """Hides pandas, which only tests need: Arrow imports it if it is installed, and takes 36 MiB."""
-
-    def find_spec(self, name: str, *_: Any) -> None:
-        """Raises ImportError for pandas; leaves other modules to other finders."""
-        if name == "pandas":
-            raise ImportError(name)
-
-
-if __name__ in ("__main__", "__mp_main__"):  # __mp_main__: in a worker
-    sys.meta_path.insert(0, WithoutPandas())
+if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
 
-
-def scan(dicom: Path, catalog: Path, workers: int) -> None:
-    """Write the catalog of an export."""
-    from preprocess.scan.run import scan
-
-    scan(dicom, catalog, workers=workers)
+from preprocess import run
+from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
+from preprocess.scan.run import scan
 
 
 def preprocess(folder: Path, catalog: Path, out: Path) -> dict[str, int]:
     """Peaks of this process and of its workers, and the output's size, MiB."""
-    from preprocess import run
-    from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
-
     config = PreprocessConfig(
         key_file=folder / "hmac.key",
         workers=1,
