@@ -109,7 +109,7 @@ def read(path: Path) -> pa.Table:
 
 
 def rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows as Python values, few at a time: all those of a large table leave the processor's cache."""
+    """The rows as Python values, few at a time: those of a large table do not fit in a processor's cache."""
     for batch in table.to_batches(max_chunksize=_AT_A_TIME):
         yield from batch.to_pylist()
 

@@ -39,7 +39,7 @@ class Cohort:
     keys: NDArray[np.str_]
     patient_keys: NDArray[np.str_]
     """Patients who share a scan count as one (shards.patients)."""
-    dataset: Patients
+    everyone: Patients
     """All patients of the dataset."""
     tasks: tuple[str, ...]
     values: NDArray[np.float64]
@@ -90,7 +90,7 @@ class Cohort:
     def tested(self) -> Patients:
         """The patients in any test set."""
         some = slice(None) if self.splits is None else is_tested(self.splits)
-        return replace(self.dataset, keys=np.unique(self.patient_keys[some]))
+        return replace(self.everyone, keys=np.unique(self.patient_keys[some]))
 
     def places_in(self, store: FeatureStore) -> NDArray[np.int64]:
         """Rows of a feature store for the cohort's volumes; raises FmctError if one is missing."""
@@ -159,7 +159,7 @@ def read_cohort(
         rows=joined.rows,
         keys=keys,
         patient_keys=patients,
-        dataset=everyone,
+        everyone=everyone,
         tasks=chosen,
         values=joined.values,
         times=joined.times,

@@ -39,7 +39,7 @@ class Stored(NamedTuple):
     """The stored values of one frame, integer (rows, columns)."""
 
     values: np.ndarray
-    """Sign-extended from `bits`."""
+    """Sign-extended from `bits`, or for JPEG 2000 from the samples' precision, which may exceed `bits`."""
     allocated: np.ndarray
     """The pixels with all their bits, if values start at bit 0; else `values` itself."""
     bits: int
@@ -146,7 +146,7 @@ class ImageFile:
         """As `stored`, of a JPEG 2000 codestream."""
         rows, columns, allocated, bits, representation = (self._numbers[name] for name in NEEDED)
         values, precision, signed = jpeg_2000.decode(encoded, rows, columns, allocated, representation)
-        if signed and not representation and (values >> (min(bits, precision) - 1)).any():
+        if signed and not representation and (values >> (precision - 1)).any():
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "signed values under an unsigned header")
         if representation and not signed:
             bits = min(bits, precision)

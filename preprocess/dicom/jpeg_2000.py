@@ -1,6 +1,6 @@
 """Samples of JPEG 2000 and HTJ2K codestreams (ISO/IEC 15444-1, 15444-15), decoded by OpenJPEG.
 
-OpenJPEG fills in missing data, so that tiles and end marker are checked before.
+OpenJPEG fills in missing data, so tiles and the end marker are checked first.
 """
 
 import struct
@@ -13,6 +13,8 @@ from preprocess.dicom import tile_parts
 from preprocess.dicom.codestream import require_memory
 from preprocess.reasons import Reason, Rejection
 
+_CODESTREAM = 0
+"""OpenJPEG's number for data without the boxes of a JP2 file."""
 _START = b"\xff\x4f\xff\x51"
 """Markers SOC and SIZ, the start of a codestream (15444-1 A.4.1, A.5.1)."""
 
@@ -25,7 +27,7 @@ class Samples(NamedTuple):
     precision: int
     """Bits of a sample."""
     signed: bool
-    """Whether the codestream's samples are signed; other values were sign-extended if pixels are."""
+    """Whether the samples are. Where pixels differ, values are extended from `precision` or cut to it."""
 
 
 def decode(encoded: bytes, rows: int, columns: int, allocated: int, representation: int) -> Samples:
@@ -50,7 +52,7 @@ def decode(encoded: bytes, rows: int, columns: int, allocated: int, representati
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, detail)
     tile_parts.require_all(encoded, start)
     try:
-        decoded = decoded_bytes(encoded, reshape=False)
+        decoded = decoded_bytes(encoded[start:], _CODESTREAM, reshape=False)
     except RuntimeError:
         require_memory(rows * columns)
         raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, "the decoder rejects the codestream") from None

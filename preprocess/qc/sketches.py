@@ -34,10 +34,10 @@ def pairs_of(paths: Iterable[Path], volumes: pa.Table) -> pa.Table:
     """
     tables = [pq.read_table(path, schema=SCHEMA) for path in paths if path.exists()]
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    sketches = numbers(table["sketch"].combine_chunks().flatten()).reshape(-1, NUMBERS)
+    vectors = numbers(table["sketch"].combine_chunks().flatten()).reshape(-1, NUMBERS)
     order = pc.index_in(table["key"], volumes["key"])
     patients, digests = (_numbered(volumes[name].take(order)) for name in ("patient_key", "source_digest"))
-    pairs = similar_pairs(sketches, patients)
+    pairs = similar_pairs(vectors, patients)
     pairs = pairs[digests[pairs["row"]] != digests[pairs["later"]]]
     keys = table["key"].combine_chunks()
     rank = np.argsort(numbers(pc.sort_indices(keys)))

@@ -232,7 +232,7 @@ def _series(catalog: Path, names: Pseudonymizer) -> Iterator[tuple[str, str, int
 
 
 def _instance_columns(values: pa.StructArray) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """SOP Instance UIDs, sizes, mtimes and pixel counts of a row group's instances."""
+    """SOP Instance UIDs, sizes, mtimes and pixel counts of a batch's instances."""
     rows, columns = (numbers(values.field(name).fill_null(0)) for name in ("rows", "columns"))
     sizes, mtimes = (numbers(values.field(name)) for name in ("size", "mtime_ns"))
     return values.field("sop_uid").to_pylist(), sizes, mtimes, rows * columns

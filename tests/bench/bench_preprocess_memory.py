@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from markdown_table import heading, row
-from memory_side import preprocess, scan
+from memory_side import preprocess
 from tiny import parsed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from dicom_files import axial
 from preprocess_export import KEY, write_series
+
+from preprocess.scan.run import scan
 
 OURS = Path(__file__).parents[2]
 SIDE = Path(__file__).parent / "memory_side.py"
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--files", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--apart", action=argparse.BooleanOptionalAction, default=True, help="in processes")
     options = parsed(parser, arguments, files=[20], apart=False)
-    other = ["other's command, MiB", "its worker, MiB", "ratios"] if options.against else []
+    other = ["other's command, MiB", "other's worker, MiB", "ratios"] if options.against else []
     heading("files", "series", "the command, MiB", "its worker, MiB", "output, MiB", *other)
     for files in options.files:
         with tempfile.TemporaryDirectory() as name:
@@ -66,9 +68,10 @@ def make(folder: Path, files: int) -> None:
 
 def in_processes(tree: Path, folder: Path) -> dict[str, int]:
     """`memory_side.preprocess` by a version of the code, in fresh processes, for their peak memory."""
-    for step in ("scan", "preprocess"):
-        command = [sys.executable, str(SIDE), str(tree), step, str(folder)]
-        result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tree)
+    with tempfile.TemporaryDirectory() as place:
+        for step in ("scan", "preprocess"):
+            command = [sys.executable, str(SIDE), str(tree), step, str(folder), place]
+            result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tree)
     return json.loads(result.stdout.splitlines()[-1])
 
 

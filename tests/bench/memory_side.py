@@ -1,7 +1,7 @@
 """Scans or preprocesses with the code of a folder, for `bench_preprocess_memory.py`.
 
-Arguments: TREE, `scan` or `preprocess`, FOLDER. Prints the peaks as JSON. It calls only functions that exist
-in every version since 872b9ad.
+Arguments: TREE, `scan` or `preprocess`, FOLDER, and a folder for the results. Prints the peaks as JSON. It
+calls only functions that exist in every version since 872b9ad.
 """
 
 import json
@@ -34,9 +34,7 @@ def preprocess(folder: Path, catalog: Path, out: Path) -> dict[str, int]:
     return {**peaks, "output": round(output / 2**20)}
 
 
-def main(tree: str, step: str, folder: Path) -> None:
-    place = folder / Path(tree).name
-    place.mkdir(exist_ok=True)
+def main(step: str, folder: Path, place: Path) -> None:
     catalog = place / "catalog.parquet"
     if step == "scan":
         scan(folder / "dicom", catalog, workers=2)
@@ -45,4 +43,4 @@ def main(tree: str, step: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    main(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))

@@ -94,7 +94,7 @@ UNUSED = "torch,deepspeed,pandas,pyarrow.dataset,numba,scipy"
         ("train --help", "pydantic,numpy,pyarrow,torch"),
         ("launch status RUN", "numpy,pyarrow,torch,yaml,rich"),
         ("recipes RUN", "numpy,pyarrow,torch,yaml,rich"),
-        ("shards info DATA", f"{UNUSED},numcodecs"),
+        ("shards info DATA", f"{UNUSED},numcodecs,rich"),
         ("train --run RUN --dry-run --config RECIPE data.path=DATA", UNUSED),
         ("launch train --run RUN --site SITE --dry-run --config RECIPE data.path=DATA", UNUSED),
     ],
