@@ -1,4 +1,4 @@
-"""`fmct` in processes forked from one that has imported the libraries, which take longer than small commands.
+"""`fmct` and scripts in processes forked from one that has imported the libraries, which take longer than they do.
 
 A command runs in a process of its own with the caller's words, folder, environment, umask and streams, and
 imports this tree's modules itself; it is killed when its caller ends. What Python and libraries read from the
@@ -30,7 +30,8 @@ from process_groups import end_with
 LIBRARIES = (
     *("torch", "sklearn.linear_model", "sklearn.neighbors", "nvidia.dali.fn", "numba", "pyarrow.parquet"),
     *("scipy.linalg", "scipy.ndimage", "scipy.stats", "pydantic", "typer", "rich", "yaml", "numcodecs"),
-    *("pydicom", "PIL.Image", "jinja2", "safetensors.torch"),
+    *("pydicom", "PIL.Image", "jinja2", "safetensors.torch", "matplotlib.backends.backend_agg"),
+    "matplotlib.figure",
 )
 CLIENT = """
 import json, os, socket, sys
@@ -49,9 +50,17 @@ sys.exit(code)
 """
 
 
-@cache
 def forked_fmct() -> tuple[str, ...]:
-    """The command line, without arguments, of such an `fmct`; starts their common parent."""
+    """The command line, without arguments, of such an `fmct`."""
+    return (*forked_python(), "-m", "launch.cli")
+
+
+@cache
+def forked_python() -> tuple[str, ...]:
+    """The command line of such a `python`, for a script's path or -m and a module; starts their common parent.
+
+    As with `python -P`, a script's folder is not on its path. A process that ends by a signal gives 128 + its number.
+    """
     name = f"fmct-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("\0" + name)  # unix(7): an abstract address, which ends with its socket
@@ -121,6 +130,7 @@ def be_command(
     for number, given in enumerate(streams):
         os.dup2(given, number)
         os.close(given)
+    environment = {"OMP_NUM_THREADS": "1", **environment}
     ours, theirs = read_at_start(os.environ), read_at_start(environment)
     if ours != theirs:
         print(f"tests/forked_commands.py: {theirs} can't replace {ours}", file=sys.stderr)
@@ -129,16 +139,23 @@ def be_command(
     os.umask(umask)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["fmct", *words]
-    runpy.run_module("launch.cli", run_name="__main__", alter_sys=True)
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
     sys.exit()
 
 
 if __name__ == "__main__":
+    import numba
+
     with socket.socket(fileno=int(sys.argv[1])) as listener:
         gc.disable()  # until all is there: each search for garbage would go through all of it
         for library in LIBRARIES:
             importlib.import_module(library)
+        numba.njit(lambda: 0)()  # which imports all that compiled functions need
         gc.freeze()
         gc.enable()
         serve(listener)

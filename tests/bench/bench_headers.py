@@ -70,15 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "scan and select": [],
         }
         for round_ in range(options.rounds):
-            compiled = Path(folder) / "compiled"
             per_header = [1000 * header_seconds(tree, files) for tree in trees]
             catalogs = [Path(folder) / f"{round_}-{number}.parquet" for number in range(len(trees))]
             scans = [
-                cpu_seconds(tree, ["scan", str(files), "--catalog", str(catalog), "--workers", "1"], compiled)
+                cpu_seconds(tree, ["scan", str(files), "--catalog", str(catalog), "--workers", "1"])
                 for tree, catalog in zip(trees, catalogs, strict=True)
             ]
             selects = [
-                cpu_seconds(tree, ["select", str(catalog), f"key_file={key}"], compiled)
+                cpu_seconds(tree, ["select", str(catalog), f"key_file={key}"])
                 for tree, catalog in zip(trees, catalogs, strict=True)
             ]
             both = [sum(pair) for pair in zip(scans, selects, strict=True)]

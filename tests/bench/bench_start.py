@@ -36,12 +36,12 @@ def commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def cpu_seconds(tree: Path, words: list[str], compiled: Path) -> float:
+def cpu_seconds(tree: Path, words: list[str]) -> float:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
         [sys.executable, "-P", "-m", "launch.cli", *words],
-        env=environment | {"PYTHONPATH": str(tree), "PYTHONPYCACHEPREFIX": str(compiled)},
+        env=environment | {"PYTHONPATH": str(tree)},
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(name)
         for name, words in commands(folder).items():
             rounds = [
-                [cpu_seconds(tree, words, folder / "compiled") for tree in trees]
+                [cpu_seconds(tree, words) for tree in trees]
                 for _ in range(options.rounds + 1)  # the first compiles
             ]
             least = [min(column) for column in zip(*rounds, strict=True)]

@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_commands import forked_python
 
 from launch.ranks import free_port
 
@@ -42,13 +42,11 @@ def run(tmp_path: Path, train: str, ranks: int) -> list[tuple[int, str, str]]:
     """Exit code, standard output and standard error of each rank."""
     script = tmp_path / "rank.py"
     script.write_text(RANK.replace("{train}", train.replace("\n", "\n            ")))
-    shared = {
-        **{"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)},
-    }
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
+    shared["OMP_NUM_THREADS"] = "1"
     processes = [
         subprocess.Popen(
-            [sys.executable, str(script)],
+            [*forked_python(), str(script)],
             env={**os.environ, **shared, "RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -85,7 +83,7 @@ def test_a_lost_process_unnoticed_by_the_training_ends_it(tmp_path: Path, ranks:
 
 def test_a_rank_that_is_killed_ends_the_others_and_a_defect_keeps_its_traceback(tmp_path: Path) -> None:
     killed, other = run(tmp_path, "if rank_info.rank == 0: os.kill(os.getpid(), 9)\ndist.barrier()", 2)
-    assert (killed[0], other[0]) == (-9, 1)
+    assert (killed[0], other[0]) == (128 + 9, 1)
     assert "RuntimeError" in other[2]
 
 

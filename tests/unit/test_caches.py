@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_commands import forked_python
 from restricted import confined
 from shard_samples import make_key, noise, write_dataset
 
@@ -130,7 +131,7 @@ def hits(alone: Path) -> int:
     """How many compiled functions a new process loads; its results must be right in any case."""
     file = alone / "kernel.py"
     file.write_text(SCRIPT)
-    result = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=alone)
+    result = subprocess.run([*forked_python(), str(file)], capture_output=True, text=True, cwd=alone)
     assert result.returncode == 0, result.stderr
     return int(result.stdout.split()[0])
 
@@ -180,14 +181,14 @@ def inner(x):
 print(outer(10))
 """
         (alone / "kernel.py").write_text(script)
-        result = subprocess.run([sys.executable, "kernel.py"], capture_output=True, text=True, cwd=alone)
+        result = subprocess.run([*forked_python(), "kernel.py"], capture_output=True, text=True, cwd=alone)
         results.append(result.stdout.split())
     assert results == [["11"], ["12"]], result.stderr
 
 
 def test_many_processes_at_once_share_a_cache(alone: Path) -> None:
     (alone / "kernel.py").write_text(SCRIPT)
-    command = [sys.executable, str(alone / "kernel.py")]
+    command = [*forked_python(), str(alone / "kernel.py")]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=alone) for _ in range(4)]
     assert [process.wait(120) for process in started] == [0] * 4
     for process in started:

@@ -37,18 +37,10 @@ def test_no_test_draws_without_a_seed() -> None:
 
 def drawn(folder: Path, *arguments: str) -> list[str]:
     """The seeds that a failing test shows: of `seed`, and of `fixed_seed`."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "conftest",
-        "-p",
-        "no:cacheprovider",
-        str(folder),
-        *arguments,
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    options = ("-p", "xdist.plugin", "-p", "conftest", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", *options, str(folder), *arguments]
+    # Without the plugins of installed packages, which take longer to import than the tests.
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     assert result.returncode == 1, result.stdout + result.stderr
     return re.findall(r"^--seed (\d+)$", result.stdout, re.MULTILINE)

@@ -3,10 +3,10 @@
 import os
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_commands import forked_fmct
 from pydantic import BaseModel
 from shard_samples import make_key, noise, write_dataset
 
@@ -21,10 +21,12 @@ from shards.sharing_section import Sharing
 def convert(folder: Path, umask: int, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command whose worker processes write shards, started with a umask."""
     write_dataset(
-        folder / "data", "zarr", {name: {make_key(n): noise((8, 8, 8), n)} for n, name in enumerate("ab")}
+        folder / "data",
+        "webdataset",
+        {name: {make_key(n): noise((8, 8, 8), n)} for n, name in enumerate("ab")},
     )
-    command = [sys.executable, "-P", "-m", "launch.cli", "shards", "convert", str(folder / "data")]
-    command += ["--out", str(folder / "out"), "--to", "webdataset", "--workers", "2"]
+    command = [*forked_fmct(), "shards", "convert", str(folder / "data")]
+    command += ["--out", str(folder / "out"), "--to", "zarr", "--workers", "2"]
     clean = {name: value for name, value in os.environ.items() if name != "FMCT_SHARE"}
     return subprocess.run(command, umask=umask, env=clean | environment, capture_output=True, text=True)
 
@@ -61,7 +63,7 @@ def test_a_recipe_sets_permissions_for_its_command_and_child_processes(
     write_dataset(tmp_path / "data", "zarr", {"one": {make_key(1): noise((60, 60, 60), 1)}})
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"{{data: {{path: {tmp_path}/data}}, privacy: {{share: {given}}}}}")
-    command = [sys.executable, "-P", "-m", "launch.cli", "train", "--dry-run", "--run", str(tmp_path / "run")]
+    command = [*forked_fmct(), "train", "--dry-run", "--run", str(tmp_path / "run")]
     result = subprocess.run(
         [*command, "--config", str(recipe)], umask=0o027, env=os.environ | {"FMCT_SHARE": "group"}
     )
