@@ -1,8 +1,8 @@
 """Imported by modules that make Arrow tables: pyarrow without pandas.
 
-pyarrow imports pandas, if installed, when it converts its first Python or NumPy values: 0.4 s and 40 MB in every
-process, such as each worker of `fmct preprocess`. It tries once, here, without success. Where pandas is
-imported later, pyarrow's `to_pandas` and `from_pandas` work as usual.
+pyarrow imports pandas, if installed, when it converts its first Python or NumPy values. That takes 0.4 s in
+each process, such as a worker of `fmct preprocess`. It tries once, here, without success. Where pandas is imported
+later, pyarrow's `to_pandas` and `from_pandas` work as usual.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""`fmct` and scripts in processes forked from one that has imported the libraries, which take longer than they do.
+"""`fmct` and scripts in processes forked from one that has imported the libraries, which takes longer.
 
 A command runs in a process of its own with the caller's words, folder, environment, umask and streams, and
 imports this tree's modules itself; it is killed when its caller ends. What Python and libraries read from the
@@ -57,9 +57,9 @@ def forked_fmct() -> tuple[str, ...]:
 
 @cache
 def forked_python() -> tuple[str, ...]:
-    """The command line of such a `python`, for a script's path or -m and a module; starts their common parent.
+    """The command line of such a `python`, for a script's path or -m and a module; starts the common parent.
 
-    As with `python -P`, a script's folder is not on its path. A process that ends by a signal gives 128 + its number.
+    As with `python -P`, a script's folder is not on its path. An end by signal N is exit code 128 + N.
     """
     name = f"fmct-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listener:

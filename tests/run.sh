@@ -32,17 +32,27 @@ export PATH="$PWD/.venv-test/bin:$PATH:/usr/sbin:/sbin"
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 unset PYTHONDONTWRITEBYTECODE # the tests start hundreds of processes, which would all compile the modules
 
-step "style, types, import directions"
+step "style, import directions"
 ruff check .
 ruff format --check .
-mypy
 lint-imports
+
+# Types take a minute of one core, while Slurm starts and the first tests run; the result is shown after the tests.
+types=$(mktemp)
+mypy > "$types" 2>&1 &
+mypy=$!
+cluster=
+clean_up() {
+  kill "$mypy" 2> /dev/null || true
+  rm "$types"
+  [ -z "$cluster" ] || { bash tests/cluster/stop.sh > /dev/null; rm -rf "$cluster"; }
+}
+trap clean_up EXIT
 
 step "Slurm"
 if [ "$(id -u)" = 0 ] && [ -z "$(missing)" ]; then
-  FMCT_CLUSTER_DIR=$(mktemp -d -t fmct-cluster.XXXXXX)/slurm
-  export FMCT_CLUSTER_DIR
-  trap 'bash tests/cluster/stop.sh > /dev/null; rm -rf "$(dirname "$FMCT_CLUSTER_DIR")"' EXIT
+  cluster=$(mktemp -d -t fmct-cluster.XXXXXX)
+  export FMCT_CLUSTER_DIR=$cluster/slurm
   bash tests/cluster/start.sh
 else
   echo "no cluster (needs root and: ${packages[*]}): tests marked slurm, those against dcm2niix and those in a browser cannot run"
@@ -52,4 +62,10 @@ fi
 step "tests"
 run=(pytest)
 [ "${FMCT_COVERAGE-}" != 1 ] || run=(bash tests/coverage.sh)
-"${run[@]}" --numprocesses 3 --no-loadscope-reorder --durations=25 "$@"
+code=0
+"${run[@]}" --numprocesses 3 --no-loadscope-reorder --durations=25 "$@" || code=$?
+
+step "types"
+wait "$mypy" || code=$?
+cat "$types"
+exit "$code"

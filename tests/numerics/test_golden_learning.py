@@ -14,10 +14,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from small_training import small_config, start_training, write_dataset, write_recipe
+from forked_ranks import run_forked
+from small_training import small_config, write_dataset, write_recipe
 
 import fmct_hpc
 from fmct_hpc.train.export import load_encoder
+from launch import cli
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden_learning.json"
 AFFINE = (0, 0, -1, 100.5, 0, -1, 0, 90.25, 1, 0, 0, -70.125, 0, 0, 0, 1)
@@ -31,14 +33,19 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
 }
 
 
-def learned(folder: Path, sections: dict[str, dict[str, object]]) -> dict[str, Any]:
-    """Losses of each of four steps, the last of which has seen three updates, and features of two volumes."""
-    run = folder / "run"
+def learned(folder: Path) -> dict[str, dict[str, Any]]:
+    """Of each variant: losses of four steps, the last after three updates, and features of two volumes."""
     data = write_dataset(folder / "data", affine=AFFINE)
-    config = small_config(data, run={"steps": 4}, optim={"base_lr": 0.002}, **sections)
-    process = start_training(write_recipe(config, folder / "recipe.yaml"), run, 1)
-    output = process.communicate(timeout=240)[0]
-    assert process.returncode == 0, output
+    commands = []
+    for name, sections in VARIANTS.items():
+        config = small_config(data, run={"steps": 4}, optim={"base_lr": 0.002}, **sections)
+        recipe = write_recipe(config, folder / f"{name}.yaml")
+        commands.append((1, ["train", "--config", recipe, "--run", folder / name]))
+    assert run_forked(cli.__file__, *commands) == 0
+    return {name: _results(folder / name, data) for name in VARIANTS}
+
+
+def _results(run: Path, data: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     scans = list(fmct_hpc.features(data, load_encoder(run / "encoder.safetensors")))
     return {
@@ -48,10 +55,15 @@ def learned(folder: Path, sections: dict[str, dict[str, object]]) -> dict[str, A
     }
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    return learned(tmp_path_factory.mktemp("learned"))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_losses_and_features_equal_the_golden_values(variant: str, tmp_path: Path) -> None:
+def test_losses_and_features_equal_the_golden_values(variant: str, made: dict[str, dict[str, Any]]) -> None:
     """Matrix products of other machines differ in their last bits, and so do the updates."""
-    actual, golden = learned(tmp_path, VARIANTS[variant]), json.loads(GOLDEN.read_bytes())[variant]
+    actual, golden = made[variant], json.loads(GOLDEN.read_bytes())[variant]
     for now, then in zip(actual["losses"], golden["losses"], strict=True):
         assert now == pytest.approx(then, rel=1e-4)
     for kind in ("cls", "patches"):
@@ -61,9 +73,6 @@ def test_losses_and_features_equal_the_golden_values(variant: str, tmp_path: Pat
 
 
 if __name__ == "__main__":
-    made = {}
-    for name, sections in VARIANTS.items():
-        with TemporaryDirectory() as place:
-            made[name] = learned(Path(place), sections)
-    GOLDEN.write_text(json.dumps(made, indent=1) + "\n")
+    with TemporaryDirectory() as place:
+        GOLDEN.write_text(json.dumps(learned(Path(place)), indent=1) + "\n")
     sys.stdout.write(f"{GOLDEN}\n")

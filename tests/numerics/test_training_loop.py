@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_training import BATCH, STEPS, small_config, start_training, write_dataset, write_recipe
+from forked_ranks import run_forked
+from small_training import BATCH, STEPS, small_config, write_dataset, write_recipe
 
 from fmct_hpc.config import TrainConfig
 from fmct_hpc.data.loader import Loader
 from fmct_hpc.objective.draws import draw
 from fmct_hpc.train.schedules import settings
 from fmct_hpc.train.start import initial
+from launch import cli
 
 
 def cosine(start: float, end: float, progress: float) -> float:
@@ -69,10 +71,9 @@ def test_two_ranks_under_zero_2_have_the_losses_of_a_plain_loop(tmp_path: Path) 
         "objective": {"ibot_weight": 0},
     }
     config = small_config(write_dataset(tmp_path / "data"), engine={"zero_stage": 2}, **plain)
-    process = start_training(write_recipe(config, tmp_path / "recipe.yaml"), tmp_path / "run")
+    recipe = write_recipe(config, tmp_path / "recipe.yaml")
+    assert run_forked(cli.__file__, (2, ["train", "--config", recipe, "--run", tmp_path / "run"])) == 0
     expected = plain_losses(config)
-    output = process.communicate(timeout=200)[0]
-    assert process.returncode == 0, output
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     ours = [json.loads(line)["loss"] for line in lines]
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(expected), rtol=2e-4, atol=2e-4)

@@ -33,7 +33,8 @@ def scan(*paints: tuple[np.ndarray, float], noise: float = 5.0, seed: int = 0) -
 
 
 def tube(radius: float, x: float = 0, y: float = 0, flat: float = 1.0) -> np.ndarray:
-    return np.asarray(np.hypot(X - x, (Y - y) / flat) < radius)
+    slice_ = np.hypot(X[0] - x, (Y[0] - y) / flat) < radius
+    return np.broadcast_to(slice_, X.shape)
 
 
 def ball(radius: float, x: float = 0, y: float = 0, z: float = 15, high: float = 1.0) -> np.ndarray:
