@@ -68,7 +68,8 @@ def face_mask(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.
     head = largest_object(dense, np.zeros_like(dense))
     brain, outline = _brain(coarse, head, edges)
     region = _anterior_or_inferior(outline, edges)
-    region &= ndimage.distance_transform_edt(~brain, edges) > MARGIN_MM
+    near = _box(brain, np.ceil(MARGIN_MM / edges).astype(int))
+    region[near] &= ndimage.distance_transform_edt(~brain[near], edges) > MARGIN_MM
     region &= ndimage.distance_transform_edt(head, edges) <= DEPTH_MM
     region &= ~ndimage.binary_closing(coarse > BONE_HU)
     for axis, step in enumerate(steps):
@@ -114,11 +115,23 @@ def _walled(bone: np.ndarray) -> np.ndarray:
 
 def _opened(mask: np.ndarray, radius_mm: float, edges: np.ndarray, within: np.ndarray) -> np.ndarray:
     """The part of `mask` that a ball of `radius_mm` fits into; of several, the one mostly `within`."""
-    labels, count = ndimage.label(ndimage.distance_transform_edt(mask, edges) > radius_mm)
-    if not count:
-        return np.zeros_like(mask)
-    core = labels == 1 + np.bincount(labels[within], minlength=count + 1)[1:].argmax()
-    return mask & (ndimage.distance_transform_edt(~core, edges) <= radius_mm + edges.max())
+    opened = np.zeros_like(mask)
+    if not mask.any():
+        return opened
+    box = _box(mask, 1)  # beyond it, no distance is used, and the nearest background is never there
+    labels, count = ndimage.label(ndimage.distance_transform_edt(mask[box], edges) > radius_mm)
+    if count:
+        core = labels == 1 + np.bincount(labels[within[box]], minlength=count + 1)[1:].argmax()
+        near = ndimage.distance_transform_edt(~core, edges) <= radius_mm + edges.max()
+        opened[box] = mask[box] & near
+    return opened
+
+
+def _box(mask: np.ndarray, margin: int | np.ndarray) -> tuple[slice, ...]:
+    """The smallest box with all of a mask that is not empty, and a margin in voxels within the volume."""
+    (found,) = ndimage.find_objects(mask.view(np.uint8))
+    margins = np.broadcast_to(margin, mask.ndim).tolist()
+    return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(found, margins, strict=True))
 
 
 def _anterior_or_inferior(brain: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -59,10 +59,8 @@ class Buckets:
     def __iter__(self) -> Iterator[np.ndarray]:
         """Each bucket's records, unordered."""
         self._flush()
-        for number in range(BUCKETS):
-            path = self._folder / f"{number:02x}"
-            if path.exists():
-                yield np.fromfile(path, self._dtype)
+        for name in sorted(os.listdir(self._folder)):
+            yield np.fromfile(self._folder / name, self._dtype)
 
     def _flush(self) -> None:
         if not self._buffer:

@@ -12,7 +12,7 @@ import pytest
 from shard_samples import FORMATS, SUFFIXES, make_key, noise, write_dataset
 from typer.testing import CliRunner, Result
 
-from launch.cli import app
+from launch.cli import built
 from shards import Dataset, verify
 from shards.errors import FmctError
 from shards.format_names import ShardFormat
@@ -88,7 +88,7 @@ def uses(folder: Path, out: Path) -> list[Callable[[], Result]]:
         ["shards", "split", str(folder), "--out", str(out)],
         ["shards", "sample", str(folder), "--out", str(out), "--volumes", "1"],
     ]
-    return [partial(CliRunner().invoke, app, words, catch_exceptions=True) for words in commands]
+    return [partial(CliRunner().invoke, built(words), words, catch_exceptions=True) for words in commands]
 
 
 @pytest.mark.parametrize("format", FORMATS)
