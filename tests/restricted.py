@@ -45,7 +45,7 @@ def confined(
     Args:
         command: the command line.
         cwd: its working folder.
-        read_only: folders that are read-only, with their contents, except `writable`.
+        read_only: folders that are read-only, with their contents on the same file system, except `writable`.
         full: folders that are replaced by a full file system.
         writable: folders that stay writable.
         shared_memory_kib: size of /dev/shm.
@@ -59,7 +59,8 @@ def confined(
     quote = "'{}'".format
     mounts = [f"mount --bind {quote(path)} {quote(path)}" for path in writable]
     for path in read_only:
-        mounts += [f"mountpoint -q {quote(path)} || mount --bind {quote(path)} {quote(path)}"]
+        # Recursive, so that the writable folders below stay.
+        mounts += [f"mountpoint -q {quote(path)} || mount --rbind {quote(path)} {quote(path)}"]
         mounts += [f"mount -o remount,bind,ro {quote(path)}"]
     for path in full:
         mounts += [f"mount -t tmpfs -o size=4k none {quote(path)}", f"head -c 4096 /dev/zero > {path}/fill"]

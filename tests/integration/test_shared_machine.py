@@ -24,7 +24,7 @@ def on_a_poor_machine(place: Path, *arguments: object) -> None:
         [sys.executable, "-P", "-m", "launch.cli", *map(str, arguments)],
         cwd=out,
         writable=[out, place / "tmp"],
-        read_only=[Path("/")],
+        read_only=[Path("/"), place],
         known=False,
         shared_memory_kib=16_384,
         environment={**NOTHING, "TMPDIR": str(place / "tmp")},

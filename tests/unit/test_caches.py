@@ -203,7 +203,7 @@ def test_a_dataset_verifies_without_any_cache_folder(tmp_path: Path) -> None:
     result = confined(
         [sys.executable, "-P", "-m", "launch.cli", "shards", "verify", tmp_path / "data"],
         cwd=tmp_path,
-        read_only=[Path("/"), Path("/dev/shm")],
+        read_only=[Path("/"), Path("/dev/shm"), tmp_path],
         known=False,
         environment={"HOME": None, "TMPDIR": None, "XDG_CACHE_HOME": None, caches.VARIABLE: None},
     )
