@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from forked_commands import forked_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nvidia.dali import fn, pipeline_def
@@ -364,10 +364,12 @@ for view, made in enumerate(cut_on_gpu(*tensors, sizes)):
 """
 
 
-def test_the_gpu_kernel_equals_the_cpu_kernel() -> None:
-    """By Triton's interpreter, in a separate process: it is chosen at import."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run([sys.executable, "-c", GPU_CODE], env=environment, capture_output=True, text=True)
+def test_the_gpu_kernel_equals_the_cpu_kernel(tmp_path: Path) -> None:
+    """By Triton's interpreter, in a separate process: it is chosen when Triton is imported."""
+    (tmp_path / "code.py").write_text(GPU_CODE)
+    command = [*forked_python(), str(tmp_path / "code.py")]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
 
 

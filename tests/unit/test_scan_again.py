@@ -65,12 +65,12 @@ def image(patient: int, series: int, number: int, **attributes: object) -> bytes
     return buffer.getvalue()
 
 
-def export(folder: Path, patients: int = 6) -> Path:
-    """16 images per patient, the last but one in a zip, the last in a tar, with broken and other files."""
+def export(folder: Path, patients: int = 6, series: int = 4) -> Path:
+    """Four images per series, the last but one in a zip, the last in a tar, with broken and other files."""
     for patient in range(patients):
         files = {
-            f"p{patient}/s{series}/{number}": image(patient, series, number)
-            for series in range(4)
+            f"p{patient}/s{one}/{number}": image(patient, one, number)
+            for one in range(series)
             for number in range(4)
         }
         files[f"p{patient}/notes.txt"] = b"not DICOM"
@@ -196,7 +196,8 @@ def test_an_interrupted_scan_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("before", ["nothing", "an older export"])
 def test_a_kill_at_any_step_leaves_the_old_or_the_new_tables(before: str, tmp_path: Path) -> None:
     """The kill precedes each call that creates, moves or removes a file, one after the other."""
-    folder, where = export(tmp_path / "export", patients=3), tmp_path / "run"
+    # Two batches of files, two archives, and two row groups of each table.
+    folder, where = export(tmp_path / "export", patients=3, series=2), tmp_path / "run"
     catalog = where / "catalog.parquet"
     old = None
     if before == "an older export":
