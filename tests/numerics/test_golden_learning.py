@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from forked_ranks import run_forked
+from forked_ranks import Group, run_forked
 from small_training import small_config, write_dataset, write_recipe
 
 import fmct_hpc
@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
 def learned(folder: Path) -> dict[str, dict[str, Any]]:
     """Of each variant: losses of four steps, the last after three updates, and features of two volumes."""
     data = write_dataset(folder / "data", affine=AFFINE)
-    commands = []
+    commands: list[Group] = []
     for name, sections in VARIANTS.items():
         config = small_config(data, run={"steps": 4}, optim={"base_lr": 0.002}, **sections)
         recipe = write_recipe(config, folder / f"{name}.yaml")

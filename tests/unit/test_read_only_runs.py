@@ -71,8 +71,8 @@ def test_read_only_runs_are_used_and_unchanged(given: Path, owner: str, tmp_path
     out.mkdir()
     script.write_text(COMMANDS)
     before = state(given)
-    words = [*forked_python(), script, given, out, owner]
-    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    words = (script, given, out, owner)
+    result = subprocess.run([*forked_python(), *map(str, words)], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert state(given) == before
     assert (out / "probe/results.json").is_file()
