@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-import shards.arrow_alone  # noqa: F401
 from shards.atomic import atomic_path
 from shards.errors import FmctError, raise_refusal
 from shards.format_names import ShardFormat

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-import shards.arrow_alone  # noqa: F401
 from preprocess.dicom.catalog import SERIES_KEY, TEXT_COLUMNS
 from shards.atomic import atomic_path
 
