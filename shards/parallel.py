@@ -1,12 +1,16 @@
 """Work in this process or in worker processes, which end with their parent."""
 
+import atexit
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from multiprocessing import forkserver
+from pathlib import Path
 from typing import Any, TypeVar
 
 Argument = TypeVar("Argument")
@@ -24,12 +28,12 @@ def unordered(
     if workers == 1:
         yield from map(work, arguments)
         return
-    with process_pool(workers, work) as pool:
+    with process_pool(workers, work=work) as pool:
         for future in as_completed([pool.submit(_work, argument) for argument in arguments]):
             yield future.result()
 
 
-_WORK: list[Callable[[Any], Any]] = []
+_WORK: list[Any] = []
 """In a worker process of `unordered`: its function."""
 
 
@@ -38,18 +42,60 @@ def _work(argument: Any) -> Any:
 
 
 @contextmanager
-def process_pool(workers: int, *work: Callable[[Any], Any]) -> Iterator[ProcessPoolExecutor]:
+def process_pool(
+    workers: int, *imported: str, work: Callable[[Any], Any] | None = None
+) -> Iterator[ProcessPoolExecutor]:
     """A process pool that starts no further tasks after an exception in its context.
 
+    Its processes are forked from a server (multiprocessing's "forkserver") that this process starts for its
+    first pool: not from this process itself, which may hold threads (a progress bar, BLAS). Where TMPDIR can
+    hold no socket, each is started anew.
+    imported: modules that the server of a first pool imports, once for all workers. Each worker that
+    imported them itself would need a second of a core, and read hundreds of files from a shared file system.
     work: the function that `_work` calls, if the pool is for one.
     """
-    # Spawned, not forked: the caller may hold threads (a progress bar, BLAS).
-    context = multiprocessing.get_context("spawn")
-    pool = _Pool(workers, mp_context=context, initializer=_set_up_worker, initargs=work)
+    place = dict(os.environ), _umask()
+    context = multiprocessing.get_context("forkserver" if _start_server(imported) else "spawn")
+    pool = _Pool(workers, mp_context=context, initializer=_set_up_worker, initargs=(place, work))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_server(imported: tuple[str, ...]) -> bool:
+    """Start the server unless it runs; False if its socket cannot be made, whose path may have 107 bytes.
+
+    It must find the modules where this process has found them.
+    """
+    forkserver.set_forkserver_preload([*imported])
+    atexit.register(stop_server)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # CPython 3.11 does not pass sys.path
+    try:
+        with _signal_blocked(signal.SIGINT):
+            forkserver.ensure_running()
+        return True
+    except OSError:
+        return False
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+def stop_server() -> None:
+    """End the server of this process's pools, which have ended, and wait for it; done when this process ends.
+
+    The resources that workers have used (getrusage(2), RUSAGE_CHILDREN) are known from then on.
+    """
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # multiprocessing's own tests use it
+
+
+def _umask() -> int:
+    """The file mode creation mask of this process (proc(5)), which os.umask only returns by changing it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("Umask:")), 8)
 
 
 class InlineExecutor(Executor):
@@ -65,16 +111,29 @@ class InlineExecutor(Executor):
 class _Pool(ProcessPoolExecutor):
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         # Workers start here and inherit the signal mask: Ctrl-C waits until their first imports are done.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _signal_blocked(signal.SIGINT):
             return super().submit(work, *args, **kwargs)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _set_up_worker(*work: Callable[[Any], Any]) -> None:
-    """Exit when the parent dies, and immediately on Ctrl-C: files are renamed only when complete."""
-    _WORK[:] = work
+@contextmanager
+def _signal_blocked(number: int) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _set_up_worker(place: tuple[dict[str, str], int], work: Callable[[Any], Any] | None) -> None:
+    """Take the environment and umask of the pool's process, which the server may have been started without.
+
+    Exit when that process dies, and immediately on Ctrl-C: files are renamed only when complete.
+    """
+    environment, umask = place
+    os.environ.clear()
+    os.environ.update(environment)
+    os.umask(umask)
+    _WORK[:] = [work]
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_exit_with_parent, daemon=True).start()

@@ -1,10 +1,11 @@
 """`fmct` and scripts in processes forked from one that has imported the libraries, which takes longer.
 
 A command runs in a process of its own with the caller's words, folder, environment, umask and streams, and
-imports this tree's modules itself; it is killed when its caller ends. What Python and libraries read from the
-environment when they start is the common parent's: another PYTHONPATH has no effect, other variables of
-`read_at_start` are refused. Other tests start `fmct` as users do: `start_training`, those on the cluster,
-those of signals and of imports. tests/unit/test_submodules.py finds imports that a module lacks.
+imports this tree's modules itself, as do its worker processes (tests/forked_workers.py); it is killed when
+its caller ends. It ends without freeing the libraries. What Python and libraries read from the environment
+when they start is the common parent's: another PYTHONPATH has no effect, other variables of `read_at_start`
+are refused. Other tests start `fmct` as users do: `start_training`, jobs on the cluster, those of signals and
+of imports. tests/unit/test_submodules.py finds imports that a module lacks.
 """
 
 import atexit
@@ -19,19 +20,22 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
+from forked_workers import fork_server
 from process_groups import end_with
 
 LIBRARIES = (
     *("torch", "sklearn.linear_model", "sklearn.neighbors", "nvidia.dali.fn", "numba", "pyarrow.parquet"),
     *("scipy.linalg", "scipy.ndimage", "scipy.stats", "pydantic", "typer", "rich", "yaml", "numcodecs"),
-    *("pydicom", "PIL.Image", "jinja2", "safetensors.torch", "matplotlib.backends.backend_agg"),
-    "matplotlib.figure",
+    *("pydicom", "PIL.Image", "jinja2", "safetensors.torch", "sklearn.manifold"),
+    *("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg"),
 )
 CLIENT = """
 import json, os, socket, sys
@@ -57,7 +61,7 @@ def forked_fmct() -> tuple[str, ...]:
 
 @cache
 def forked_python() -> tuple[str, ...]:
-    """The command line of such a `python`, for a script's path or -m and a module; starts the common parent.
+    """The command line of such a `python`, for a script, - or -m and a module; starts the common parent.
 
     As with `python -P`, a script's folder is not on its path. An end by signal N is exit code 128 + N.
     """
@@ -139,13 +143,42 @@ def be_command(
     os.umask(umask)
     os.environ.clear()
     os.environ.update(environment)
-    if words[0] == "-m":
-        sys.argv = words[1:]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = words
-        runpy.run_path(words[0], run_name="__main__")
-    sys.exit()
+    fork_server()
+    code = 0
+    try:
+        if words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        elif words[0] == "-":
+            sys.argv = words
+            sys.modules["__main__"] = ModuleType("__main__")
+            exec(compile(sys.stdin.read(), "<stdin>", "exec"), vars(sys.modules["__main__"]))
+        else:
+            sys.argv = words
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as ended:
+        code = exit_code(ended)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    end(code)
+
+
+def exit_code(ended: SystemExit) -> int:
+    """As Python's own: a message is printed, and means 1."""
+    if ended.code is None or isinstance(ended.code, int):
+        return ended.code or 0
+    print(ended.code, file=sys.stderr)
+    return 1
+
+
+def end(code: int) -> NoReturn:
+    """End as Python does, without freeing the libraries, which would copy the pages of all their objects."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def tune(config: StudyConfig, out: Path, progress: Progress, workers: int = 1) -
 def _run_groups(
     config: StudyConfig, out: Path, groups: list[Group], progress: Progress, workers: int
 ) -> None:
-    with process_pool(workers) as pool:
+    with process_pool(workers, __name__) as pool:
         write_cohort(config.cohort, config.sizes, out / "cohort", pool, progress)
         missing = [group for group in groups if _cells(group, out).missing()]
         running = {pool.submit(_run_group, config, out, group): group for group in missing}

@@ -153,7 +153,7 @@ def _each(
     if workers == 1:
         yield from map(write, plans)
         return
-    with process_pool(workers) as pool:
+    with process_pool(workers, __name__) as pool:
         # Not pool.map: its cancellation fails with a traceback after a worker's death (CPython 3.11).
         for future in [pool.submit(write, plan) for plan in plans]:
             yield future.result()

@@ -89,7 +89,11 @@ def scan(
         raise FmctError(f"{export}: no such folder; give the folder that holds the DICOM export")
     start = time.monotonic()
     with work_folder(catalog) as work, ExitStack() as stack:
-        executor: Executor = InlineExecutor() if workers == 1 else stack.enter_context(process_pool(workers))
+        executor: Executor = (
+            InlineExecutor()
+            if workers == 1
+            else stack.enter_context(process_pool(workers, read_files.__module__))
+        )
         try:
             findings = _read(export.absolute(), work, executor, 1 if workers == 1 else 3 * workers, progress)
             tables = write_tables(findings, work, executor)

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 RETOLD = 20
 """Most task numbers in a message."""
+IMPORTED = ("preprocess.tasks.task", "shards.numba_tables")
+"""Modules that all worker processes use."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """Environment variables for the number of threads of numerical libraries, read when they are loaded."""
 
@@ -53,7 +55,8 @@ def _run_until_worker_dies(
     catalog: Path, out: Path, todo: list[int], config: PreprocessConfig
 ) -> Iterator[tuple[int, FmctError | None]]:
     """Number and error of each task as it finishes; raises BrokenProcessPool when a process dies."""
-    with _single_threaded(), process_pool(min(config.workers, len(todo))) as pool:
+    workers = min(config.workers, len(todo))
+    with _single_threaded(), process_pool(workers, *IMPORTED) as pool:
         futures = {pool.submit(run_task, catalog, out, index, config): index for index in todo}
         for future in as_completed(futures):
             try:

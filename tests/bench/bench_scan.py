@@ -34,7 +34,7 @@ from preprocess.scan.grouping import Findings, write_tables
 from preprocess.scan.run import scan
 from preprocess.scan.work_folder import WorkFolder, rejected_path
 from preprocess.tasks.plan import plan
-from shards.parallel import InlineExecutor
+from shards.parallel import InlineExecutor, stop_server
 
 HEAD = Path(__file__).parents[3] / "shared" / "dicom" / "dcm_qa_ct" / "ge_head_tilt18"
 SERIES_FILES = 20
@@ -152,6 +152,7 @@ def _measured(result: Connection, work: Callable[..., None], arguments: tuple[An
 def _figures(work: Callable[..., None], arguments: tuple[Any, ...]) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     work(*arguments)
+    stop_server()  # so that what its workers used is known
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     own, workers = (resource.getrusage(usage) for usage in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {

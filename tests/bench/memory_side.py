@@ -7,6 +7,7 @@ calls only functions that exist in every version since 872b9ad.
 import json
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -15,6 +16,10 @@ if __name__ == "__main__":
 from preprocess import run
 from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
 from preprocess.scan.run import scan
+from shards import parallel
+
+stop: Callable[[], None] = getattr(parallel, "stop_server", lambda: None)
+"""So that the workers' peak is known; before, each was a child of the command's process."""
 
 
 def preprocess(folder: Path, catalog: Path, out: Path) -> dict[str, int]:
@@ -26,6 +31,7 @@ def preprocess(folder: Path, catalog: Path, out: Path) -> dict[str, int]:
         output=OutputConfig(formats=("zarr",), shard_mib=16),
     )
     run.preprocess(catalog, out, config)
+    stop()
     peaks = {
         name: round(resource.getrusage(usage).ru_maxrss / 1024)
         for name, usage in (("command", resource.RUSAGE_SELF), ("worker", resource.RUSAGE_CHILDREN))

@@ -39,6 +39,7 @@ from pathlib import Path
 from preprocess import run
 from preprocess.config import GridConfig, OutputConfig, PreprocessConfig
 from preprocess.scan.run import scan
+from shards.parallel import stop_server
 
 if __name__ == "__main__":
     export, out, key_file = map(Path, sys.argv[1:])
@@ -54,6 +55,7 @@ if __name__ == "__main__":
     # Not this process's own ru_maxrss, which begins at that of the process it was forked from.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     own = int(status["VmHWM"].split()[0])
+    stop_server()
     worst = max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     print(json.dumps({"worst": 1024 * worst}))
 """

@@ -1,5 +1,6 @@
 """Worker processes and Ctrl-C, which all processes of a command get."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -68,3 +70,38 @@ def test_an_interrupted_command_reports_it_in_one_line(tmp_path: Path, files: in
     code, errors, _ = interrupted([*command, "--matrix", "32", "--workers", "2"], has_files)
     assert (code, len(errors), errors[0][:6]) == (130, 1, "fmct: ")
     assert not list(tmp_path.iterdir())
+
+
+TWO_POOLS = """
+import json, os, sys
+from shards.parallel import process_pool
+
+def place():
+    return [os.environ["NUMBER"], os.umask(0o22), "colorsys" in sys.modules]
+
+if __name__ == "__main__":
+    for number in (1, 2):
+        os.environ["NUMBER"] = str(number)
+        os.umask(0o70 + number)
+        with process_pool(1, "colorsys") as pool:
+            print(json.dumps(pool.submit(place).result()))
+"""
+
+
+@pytest.mark.parametrize(("depth", "served"), [(1, True), (60, False)], ids=["TMPDIR", "long TMPDIR"])
+def test_workers_have_the_modules_of_their_server_and_the_place_of_their_pool(
+    tmp_path: Path, depth: int, served: bool
+) -> None:
+    """The second pool's workers come from the server of the first one, which needs a path for its socket."""
+    (tmp_path / "script.py").write_text(TWO_POOLS)
+    with TemporaryDirectory(dir="/tmp") as short:
+        temporary = Path(short, *["0"] * depth)
+        temporary.mkdir(parents=True)
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TMPDIR": str(temporary)}
+        command = [sys.executable, str(tmp_path / "script.py")]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        ["1", 0o71, served],
+        ["2", 0o72, served],
+    ]

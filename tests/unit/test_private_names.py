@@ -11,6 +11,8 @@ OTHERS = {
     "_replace": "namedtuple; public, with an underscore against clashes with fields",
     "_asdict": "namedtuple",
     "_exit": "os",
+    "_shutdown": "threading: what Python does when it ends, before the functions of atexit",
+    "_run_exitfuncs": "atexit, as above",
     "_foreach_lerp_": "torch: the fused update that benchmarks compare with",
     "_get_backend": "torch: the time limit of a process group has no public reader",
     "_timeout": "torch, as above",
