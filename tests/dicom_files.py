@@ -164,8 +164,11 @@ def _dataset(**attributes: object) -> Dataset:
 
 def voxel_points(volume: Volume) -> np.ndarray:
     """(D, H, W, 3) LPS mm of the voxel centres, by the affine."""
-    index = np.stack([*np.indices(volume.voxels.shape)], axis=-1)
-    return index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    planes, rows, columns = (
+        np.arange(count)[:, None] * step
+        for count, step in zip(volume.voxels.shape, volume.affine[:3, :3].T, strict=True)
+    )
+    return (volume.affine[:3, 3] + planes)[:, None, None] + rows[:, None] + columns
 
 
 def axial(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from forked_commands import forked_fmct
+from forked_commands import forked_fmct, forked_python
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
@@ -62,12 +62,13 @@ def substituted(text: str, *tables: dict[str, str]) -> str:
 
 
 def bash(script: str, folder: Path) -> str:
-    """Run a script with this tree's `fmct` (`forked_fmct`); stops at the first command that fails."""
+    """Run a script with `fmct` and `python -` of this tree (forked_commands); stops at the first failure."""
     programs = folder / "programs"
     programs.mkdir(exist_ok=True)
-    fmct = programs / "fmct"
-    fmct.write_text(f'#!/bin/sh\nexec {shlex.join(forked_fmct())} "$@"\n')
-    fmct.chmod(0o755)
+    fmct, python = map(shlex.join, (forked_fmct(), forked_python()))
+    for name, line in (("fmct", f'exec {fmct} "$@"'), ("python", f'[ "$*" = - ] && exec {python} -')):
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,

@@ -10,9 +10,6 @@ import pyarrow as pa
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from sklearn.neighbors import NearestNeighbors
 
 from fmct_hpc.probe.encoders import OurEncoder
 from fmct_hpc.probe.labels import LabelTable
@@ -84,6 +81,9 @@ def embedding(
 
 def _places(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Two coordinates for each of (N, width) vectors; deterministic."""
+    from sklearn.decomposition import PCA  # here and below: a report without features needs none of it
+    from sklearn.manifold import TSNE
+
     count, width = vectors.shape
     fewer = PCA(min(COMPONENTS, count, width), random_state=0).fit_transform(vectors)
     perplexity = min(PERPLEXITY, (count - 1) / 3)
@@ -128,6 +128,8 @@ def _neighbours(
     classes, owners = one.classes[known], patients[known]
     if len(set(classes)) < 2 or len(set(owners)) < 2 or len(known) <= NEIGHBOURS:
         return []
+    from sklearn.neighbors import NearestNeighbors
+
     model = NearestNeighbors(metric="cosine").fit(vectors[known])
     order = model.kneighbors(vectors[known], len(known), return_distance=False)
     others = [row[owners[row] != owner][:NEIGHBOURS] for row, owner in zip(order, owners, strict=True)]

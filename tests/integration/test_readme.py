@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,7 +81,7 @@ from shards import Dataset
 dataset = Dataset.open(Path("data/zarr"))
 volume_hu, spacing_mm = dataset.read(0), dataset.info.spacing_mm
 """
-    shape = bash(f"{sys.executable} - <<'END'\n{given}{block}print(tuple(tokens.shape))\nEND", reader)
+    shape = bash(f"python - <<'END'\n{given}{block}print(tuple(tokens.shape))\nEND", reader)
     assert shape.strip() == "(1, 10, 24)"
 
 
@@ -99,7 +98,7 @@ def test_features_of_new_scans_in_a_shell_and_in_python(reader: Path) -> None:
     (shell,), (python,) = (blocks(README, language, "New scans") for language in ("bash", "python"))
     assert "scans of 1 paths" in bash(substituted(shell, given), reader)
     script = substituted(python, given)
-    shapes = bash(f"{sys.executable} - <<'END'\n{script}END", reader)
+    shapes = bash(f"python - <<'END'\n{script}END", reader)
     assert "(24,) (8, 24) (8, 3)" in shapes
 
 

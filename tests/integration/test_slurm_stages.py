@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from forked_commands import forked_fmct
 from slurm_cluster import Cluster
 from small_sweep import bright_sweep
 from small_training import small_config
@@ -43,8 +44,11 @@ HOLDOUT = {"validation": 0.25, "test": 0.25, "seed": 5}
 SWEEP_STAGES = {"sweep-plan", "features", "features-joined", "sweep", "swept"}
 
 
-def run(*command: str | Path) -> str:
+def run(program: str, *words: str | Path) -> str:
+    """Run a command of Slurm, or of `fmct` (`forked_fmct`; the jobs start it as everywhere)."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment["OMP_NUM_THREADS"] = "1"
+    command = (*(forked_fmct() if program == "fmct" else (program,)), *words)
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -145,12 +149,11 @@ def test_a_preempted_training_resumes_with_the_same_losses(
     urgent = Job("urgent", ((sys.executable, "-c", "pass"),), Resources(partition="high", cpus_per_task=4), 4)
     (other,) = Slurm(Site(account="test")).submit([urgent], tmp_path / "urgent")
     assert cluster.wait(other) == "COMPLETED", logs(tmp_path)
-    assert cluster.wait(number, 200) == "COMPLETED", logs(preempted)
-    assert cluster.restarts(number) == 1
-
     job = run(
         "sbatch", "--parsable", "--nodes=2", SBATCH / "train.sbatch", "--run", unbroken, *recipe
     ).strip()
+    assert cluster.wait(number, 200) == "COMPLETED", logs(preempted)
+    assert cluster.restarts(number) == 1
     assert cluster.wait(job, 200) == "COMPLETED", logs(tmp_path)
     assert cluster.restarts(job) == 0
     assert "40 steps in both runs" in run("fmct", "compare", preempted, unbroken)
@@ -309,14 +312,14 @@ def test_a_sweep_of_two_arrays_gives_equal_tables_by_launch_and_by_sbatch(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     launched_jobs = launched("sweep", grid, "--out", "launched")
+    tasks = int(run("fmct", "sweep", grid, "--out", "sbatch", "--plan").split()[-2])
+    script = (SBATCH / "sweep.sbatch", grid, "--out", "sbatch")
+    features = f"--dependency=afterok:{launched_jobs[1]}"
+    array = run("sbatch", "--parsable", features, f"--array=0-{tasks - 1}", *script).strip()
+    last = run("sbatch", "--parsable", f"--dependency=afterany:{array}", *script, "--collect").strip()
     assert [cluster.wait(number, 200) for number in launched_jobs] == ["COMPLETED"] * 4, logs(tmp_path)
     assert len(cluster.states(launched_jobs[0])) > 2, "expected an array for features"
     assert len(cluster.states(launched_jobs[2])) > 2, "expected an array for the grid"
-
-    tasks = int(run("fmct", "sweep", grid, "--out", "sbatch", "--plan").split()[-2])
-    script = (SBATCH / "sweep.sbatch", grid, "--out", "sbatch")
-    array = run("sbatch", "--parsable", f"--array=0-{tasks - 1}", *script).strip()
-    last = run("sbatch", "--parsable", f"--dependency=afterany:{array}", *script, "--collect").strip()
     assert cluster.wait(last, 200) == "COMPLETED", logs(tmp_path)
     for name in ("results", "predictions", "comparisons"):
         tables = [pq.read_table(tmp_path / way / f"{name}.parquet") for way in ("launched", "sbatch")]
@@ -346,36 +349,43 @@ def test_array_tasks_register_the_patients_they_score_and_the_last_job_joins_the
     assert all(row["value"] is not None for row in followed)
 
 
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with labelled volumes and a classifier, `data` and `kept`."""
+    folder = tmp_path_factory.mktemp("classified")
+    write_classifier(fit(bright_sweep(folder), method="logistic"), folder / "kept")
+    return folder
+
+
+def linked(classified: Path, folder: Path) -> None:
+    for name in ("data", "kept"):
+        (folder / name).symlink_to(classified / name)
+
+
 def test_maps_of_an_array_equal_those_of_one_process(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, classified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_classifier(fit(bright_sweep(tmp_path), method="logistic"), tmp_path / "kept")
+    linked(classified, tmp_path)
     words = ["relevance", "data", "--classifier", "kept", "--method", "rollout"]
     given = ["--site", str(SITE), "--tasks", "2", "--", *words, "--out", "launched"]
     lines = run("fmct", "launch", "array", *given).splitlines()
     array, joined = (line.split("job ")[1].split(",")[0] for line in lines)
+    run("fmct", *words, "--out", "here")
     assert cluster.wait(joined, 300) == "COMPLETED", logs(tmp_path)
     assert cluster.states(array) == ["COMPLETED"] * 2
-    run("fmct", *words, "--out", "here")
     for name in ("relevance.parquet", "relevance.html"):
         of_array, of_one = ((tmp_path / way / name).read_bytes() for way in ("launched", "here"))
         assert of_array == of_one
 
 
 def test_predictions_of_an_array_equal_those_of_one_run(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, classified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    grid = bright_sweep(tmp_path)
-    write_classifier(fit(grid, method="logistic"), tmp_path / "kept")
+    linked(classified, tmp_path)
     paths = ["data", "data", "nothing", "data"]
     jobs = launched("predict", *paths, "--classifier", "kept", "--out", "launched")
-    assert [cluster.wait(number, 200) for number in jobs] == ["COMPLETED", "COMPLETED"], logs(tmp_path)
-    assert len(cluster.states(jobs[0])) > 3, "expected an array"
-    here = Predictions([Path(path) for path in paths], Path("kept"), Path("here"))
-    here.run()
-    assert [reason.partition(":")[0] for reason in here.collect().refused] == ["path 2"]
     script: tuple[str | Path, ...] = (
         SBATCH / "predict.sbatch",
         *paths,
@@ -386,6 +396,11 @@ def test_predictions_of_an_array_equal_those_of_one_run(
     )
     array = run("sbatch", "--parsable", "--array=0-1", *script).strip()
     last = run("sbatch", "--parsable", f"--dependency=afterany:{array}", *script, "--collect").strip()
+    here = Predictions([Path(path) for path in paths], Path("kept"), Path("here"))
+    here.run()
+    assert [reason.partition(":")[0] for reason in here.collect().refused] == ["path 2"]
+    assert [cluster.wait(number, 200) for number in jobs] == ["COMPLETED", "COMPLETED"], logs(tmp_path)
+    assert len(cluster.states(jobs[0])) > 3, "expected an array"
     assert cluster.wait(last, 200) == "COMPLETED", "a refused path has a row"
     first, *others = (
         pq.read_table(tmp_path / way / "predictions.parquet") for way in ("here", "launched", "sbatch")

@@ -100,8 +100,8 @@ def best_shift(volume: Volume, hu: Function) -> float:
     def cost(shift: np.ndarray) -> float:
         return float(np.abs(hu(points + shift).clip(-1000) - ours).mean())
 
-    simplex = np.vstack([np.zeros(3), np.eye(3)])
-    best = minimize(cost, np.zeros(3), method="Nelder-Mead", options={"initial_simplex": simplex})
+    options = {"initial_simplex": np.vstack([np.zeros(3), np.eye(3)]), "xatol": 0.005, "fatol": 0.005}
+    best = minimize(cost, np.zeros(3), method="Nelder-Mead", options=options)
     return float(np.linalg.norm(best.x))
 
 
