@@ -12,6 +12,7 @@ from launch.commands.console import set_up_logging
 from launch.program import (
     disable_plugins,
     end_without_collecting,
+    import_without_collecting,
     keep_working_folder_off_path,
     require_docstrings,
 )
@@ -112,6 +113,7 @@ def main() -> None:
     """Run the command line; an error that the user can fix is printed as one line, with exit code 2."""
     keep_working_folder_off_path()
     disable_plugins()
+    import_without_collecting()
     end_without_collecting()
     try:
         _run()

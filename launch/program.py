@@ -49,6 +49,17 @@ def keep_working_folder_off_path() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry)
 
 
+def import_without_collecting() -> None:
+    """Have this process search all objects for unreachable ones ten times less often than Python does.
+
+    Importing PyTorch creates objects so fast that Python searches all of them five times, which takes a
+    seventh of the start of a rank. New objects are still searched as often, and all of them at the latest
+    after 700,000 more (gc.set_threshold: the third value counts searches of the second generation).
+    """
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, 100)
+
+
 def end_without_collecting() -> None:
     """Have this process end without a search for unreachable objects, which takes a fifth of a short command.
 

@@ -8,6 +8,7 @@ Slurm start every rank anew, with another seed. So do tests on the cluster and t
 test_train.py compares such ranks at ZeRO stage 3 with forked ones.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -64,16 +65,21 @@ def run_group(script: str, ranks: int, words: list[str]) -> int:
 def import_as_ranks() -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"  # as fmct_hpc.train.process_group sets it
     import deepspeed.ops  # noqa: F401
+    import torch.utils.tensorboard  # noqa: F401
 
     import fmct_hpc.train.export
     import fmct_hpc.train.loop
     import fmct_hpc.train.observers
+    import fmct_hpc.train.run
     import fmct_hpc.train.saver  # noqa: F401
 
 
 def main(parent: str, script: str, groups: str) -> int:
     end_with(int(parent))  # a test that takes too long ends pytest's process alone
+    gc.disable()
     import_as_ranks()
+    gc.freeze()  # no rank searches for garbage among what is imported
+    gc.enable()
     for ranks, words in json.loads(groups):
         if code := run_group(script, ranks, words):
             return code

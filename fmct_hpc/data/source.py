@@ -51,27 +51,25 @@ class ViewSource:
     def batch(self, iteration: int, places: Iterable[int]) -> list[Sample]:
         """The samples at `places` of micro-batch number `iteration` since the start.
 
-        Raises FmctError as `at`.
-        """
-        positions = self.share.positions(*self.when(iteration))
-        return [self.at(int(positions[place])) for place in places]
-
-    def at(self, position: int) -> Sample:
-        """The sample at a position of the endless order.
-
         With data.damaged="skip" a damaged volume is replaced by another, a function of the position. Raises
         DamagedDataError with "stop", or if too many substitutes are damaged, and RefusedError for failures of
         the system, which are not damage and are never skipped.
         """
-        (epoch,), (index,) = self.share.order.at(np.array([position]))
+        positions = self.share.positions(*self.when(iteration))[list(places)]
+        epochs, indices = self.share.order.at(positions)
+        visits = zip(positions.tolist(), epochs.tolist(), indices.tolist(), strict=True)
+        return [self._at(*visit) for visit in visits]
+
+    def _at(self, position: int, epoch: int, index: int) -> Sample:
+        """Volume `index` in `epoch`, which is at `position` of the endless order, or its substitute."""
         skipped: list[int] = []
         while True:
             try:
-                return self.sample(int(epoch), int(index), skipped)
+                return self.sample(epoch, index, skipped)
             except DamagedDataError:
                 if self.data.damaged == "stop" or len(skipped) == _SUBSTITUTES:
                     raise
-            skipped.append(int(index))
+            skipped.append(index)
             index = self.share.order.substitute(position, len(skipped))
 
     def when(self, iteration: int) -> tuple[int, int]:

@@ -70,5 +70,6 @@ class Pictures:
 
     def _metadata(self, rows: list[int]) -> tuple[list[str], list[list[str]]]:
         """Column names, and their values for each volume."""
-        table = self._dataset.index.select(["key", *METADATA]).take(rows)
-        return table.column_names, [[str(value) for value in row.values()] for row in table.to_pylist()]
+        table = self._dataset.index.select(["key", *METADATA])
+        # One value at a time: Arrow's `take` imports pandas if installed.
+        return table.column_names, [[str(column[row].as_py()) for column in table.columns] for row in rows]

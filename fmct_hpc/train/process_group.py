@@ -112,6 +112,8 @@ def _initialise(device: Literal["cpu", "gpu"], timeout: timedelta) -> None:
         # On a CPU DeepSpeed would compile a shared-memory all-reduce, used for inference only. It looks the
         # operator up here; without it no C++ compiler is needed.
         vars(deepspeed.ops)["__compatible_ops__"] = {}
+        # Ranges for NVIDIA's profiler, which DeepSpeed opens and closes a thousand times per step of stage 3.
+        deepspeed.utils.nvtx.enable_nvtx = False
     backend = "nccl" if device == "gpu" else "gloo"
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
 

@@ -55,7 +55,7 @@ def source(dataset: Dataset) -> ViewSource:
 
 def test_a_volume_without_read_permission_is_neither_damaged_nor_skipped(dataset: Dataset) -> None:
     shard = closed(dataset.shard_file(0))
-    for work in (lambda: dataset.read(0), lambda: source(dataset).at(0)):
+    for work in (lambda: dataset.read(0), lambda: source(dataset).batch(0, [0])):
         assert outcome(work).startswith(f"RefusedError: {shard}: permission denied")
     problems = []
 
@@ -68,7 +68,7 @@ def test_a_volume_without_read_permission_is_neither_damaged_nor_skipped(dataset
 
 def test_the_limit_of_open_files_is_not_damage(dataset: Dataset) -> None:
     views = source(dataset)
-    reads: list[Callable[[], object]] = [lambda: dataset.read(0), lambda: views.at(0)]
+    reads: list[Callable[[], object]] = [lambda: dataset.read(0), lambda: views.batch(0, [0])]
     for work in reads:
         message = outcome(work, open_files=0)
         assert message.startswith(f"UnavailableError: {dataset.shard_file(0)}: too many open files"), message
@@ -85,7 +85,8 @@ def test_damage_is_still_skipped(dataset: Dataset) -> None:
     stored = bytearray(file.read_bytes())
     stored[row["offset"] + row["length"] // 2] ^= 1
     file.write_bytes(stored)
-    assert views.at(0).skipped.tolist() == [index]
+    [sample] = views.batch(0, [0])
+    assert sample.skipped.tolist() == [index]
     assert not [problem for problem in verify(dataset.path) if isinstance(problem, Unread)]
 
 
