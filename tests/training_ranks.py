@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from small_training import CHECKPOINT_EVERY, STEPS, after_a_step
+from small_training import CHECKPOINT_EVERY, after_a_step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmct_hpc.config import TrainConfig
@@ -26,6 +26,8 @@ from fmct_hpc.train.run import train
 from fmct_hpc.train.signals import EXIT_SAVED
 from shards import FmctError
 
+STEPS = int(os.environ.get("FMCT_STEPS", "14"))
+"""Of every run: three checkpoints, and steps after each resume."""
 BREAK = 8
 """The step at which a resumed run was interrupted."""
 LOST = ((STEPS - 1) // CHECKPOINT_EVERY - 1) * CHECKPOINT_EVERY

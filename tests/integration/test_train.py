@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +17,12 @@ import torch
 import training_ranks
 from forked_ranks import run_forked
 from shard_samples import damage_volume
-from small_training import BATCH, STEPS, VOLUMES, small_config, start_training, write_dataset, write_recipe
+from small_training import BATCH, VOLUMES, small_config, start_training, write_dataset, write_recipe
+from training_ranks import STEPS
 
 import fmct_hpc
 from fmct_hpc import load_encoder
+from fmct_hpc.config import TrainConfig
 from fmct_hpc.train.attempts import attempts, conclude
 from fmct_hpc.train.checkpoint import Manifest, newest, newest_step
 from fmct_hpc.train.compare import compare
@@ -60,7 +62,7 @@ ELASTIC: dict[int, dict[str, object]] = {
     2: {"zero_stage": 3, "micro_batch": 1},
     4: {"zero_stage": 2, "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1000}}},
 }
-GRAM = {"gram_weight": 2.0, "gram_begin": 0.2, "gram_refresh": 0.15}
+GRAM = {"gram_weight": 2.0, "gram_begin": 4 / STEPS, "gram_refresh": 3 / STEPS}
 LEJEPA = {"lejepa_weight": 1.0, "lejepa_slices": 64, "lejepa_hidden": 24, "lejepa_width": 12}
 STOP_REASONS = {"SIGUSR1": "SIGUSR1", "SIGUSR2": "SIGUSR2", "time": "time limit"}
 KILLS = int(os.environ.get("FMCT_KILLS", "2"))
@@ -75,23 +77,31 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     data = write_dataset(folder / "data")
     for name, engine in VARIANTS.items():
-        (folder / f"{name}.json").write_text(small_config(data, engine=engine).model_dump_json())
+        (folder / f"{name}.json").write_text(configured(data, engine=engine).model_dump_json())
     for name, engine in SMALLER.items():
-        config = small_config(data, data={"local_view_size": 12}, objective=LEJEPA, engine=engine)
+        sections = {"data": {"local_view_size": 12}, "objective": LEJEPA, "engine": engine}
+        config = configured(data, **sections, health={"every": 0})
         (folder / f"{name}.json").write_text(config.model_dump_json())
     for name, variant in ANCHORED.items():
-        config = small_config(data, objective=GRAM, engine=VARIANTS[variant], **TOKENS)
+        config = configured(data, objective=GRAM, engine=VARIANTS[variant], **TOKENS)
         (folder / f"{name}.json").write_text(config.model_dump_json())
     write_skipping(folder)
     assert run_forked(training_ranks.__file__, (2, ["all", folder])) == 0
     return folder
 
 
+def configured(data: Path, /, **sections: Mapping[str, object]) -> TrainConfig:
+    """A small run of STEPS steps, with pictures in its middle and at its end."""
+    length = {"steps": STEPS, "images_every": STEPS // 2}
+    return small_config(data, **{**sections, "run": {**length, **sections.get("run", {})}})
+
+
 def write_skipping(folder: Path) -> None:
     """The configuration of a run that skips a damaged volume and reads cached shards."""
     data = write_dataset(folder / "damaged")
     damage_volume(data, 4)
-    config = small_config(data, data={"damaged": "skip", "cache": str(folder / "cache")})
+    cached = {"damaged": "skip", "cache": str(folder / "cache")}
+    config = configured(data, data=cached, health={"every": 0})
     (folder / "skipping.json").write_text(config.model_dump_json())
 
 
@@ -181,9 +191,9 @@ def test_bf16_trains_as_float32_at_stages_0_and_3(runs: Path) -> None:
 
 def test_a_run_resumes_with_other_ranks_and_stages(runs: Path, tmp_path: Path) -> None:
     for ranks, engine in ELASTIC.items():
-        config = small_config(runs / "data", objective=GRAM, engine=engine, **TOKENS)
+        config = configured(runs / "data", objective=GRAM, engine=engine, **TOKENS)
         (tmp_path / f"{ranks}.json").write_text(config.model_dump_json())
-    starts = ((1, 5), (2, 10), (4, 15), (1, STEPS))
+    starts = ((1, 3), (2, 6), (4, 11), (1, STEPS))
     groups = [(ranks, ("elastic", tmp_path, f"{ranks}", f"{until}")) for ranks, until in starts]
     assert run_forked(training_ranks.__file__, *groups) == 0
     assert_learns_alike(tmp_path / "elastic", runs / "gram-0")
@@ -245,7 +255,7 @@ def test_training_reduces_the_loss_and_writes_reconstructions(runs: Path) -> Non
     losses = [row["mae"] for row in metrics(runs / "stage2")]
     assert sum(losses[-5:]) < sum(losses[:5])
     images = sorted(path.name for path in (runs / "stage2/reconstructions").iterdir())
-    assert images == ["step-00000010.png", "step-00000020.png"]
+    assert images == [f"step-{step:08d}.png" for step in (STEPS // 2, STEPS)]
 
 
 def test_the_exported_encoder_loads_in_two_lines_and_names_its_data(runs: Path) -> None:
@@ -303,7 +313,7 @@ def test_a_run_stopped_and_killed_at_random_equals_an_uninterrupted_one(
     runs: Path, tmp_path: Path, seed: int
 ) -> None:
     """First SIGTERM to one rank; then SIGKILL to a random one at random times, with a save at every step."""
-    config = small_config(runs / "data", engine=VARIANTS["stage2"], run={"checkpoint_every": 1})
+    config = configured(runs / "data", engine=VARIANTS["stage2"], run={"checkpoint_every": 1})
     recipe = write_recipe(config, tmp_path / "recipe.yaml")
     generator = random.Random(seed)
     number, killed = 0, 0
@@ -375,7 +385,7 @@ def test_every_damaged_file_is_named_and_the_previous_checkpoint_is_used(
 def test_steps_after_a_damaged_checkpoint_are_repeated_and_counted(runs: Path, tmp_path: Path) -> None:
     run, checkpoints = copy_with_checkpoints(runs, tmp_path)
     damage(next(checkpoints[-1].glob("rank-00001*")), "flipped")
-    recipe = write_recipe(small_config(runs / "data", engine=VARIANTS["stage3"]), tmp_path / "recipe.yaml")
+    recipe = write_recipe(configured(runs / "data", engine=VARIANTS["stage3"]), tmp_path / "recipe.yaml")
     process = start_training(recipe, run, 2, "--until", str(STEPS - 1))
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
@@ -391,7 +401,7 @@ def test_a_resume_without_a_complete_checkpoint_is_refused_in_one_line(runs: Pat
     before = sorted(run.rglob("*"))
     with pytest.raises(FmctError, match="rank-00001"):
         newest(run)
-    recipe = write_recipe(small_config(runs / "data", engine=VARIANTS["stage3"]), tmp_path / "recipe.yaml")
+    recipe = write_recipe(configured(runs / "data", engine=VARIANTS["stage3"]), tmp_path / "recipe.yaml")
     process = start_training(recipe, run)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 2
@@ -414,7 +424,7 @@ def test_a_resume_without_a_complete_checkpoint_is_refused_in_one_line(runs: Pat
 def test_a_run_that_cannot_resume_is_refused_before_any_rank_starts(
     runs: Path, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
-    recipe = write_recipe(small_config(runs / "data", engine=VARIANTS["stage3"]), tmp_path / "recipe.yaml")
+    recipe = write_recipe(configured(runs / "data", engine=VARIANTS["stage3"]), tmp_path / "recipe.yaml")
     process = start_training(recipe, runs / "stage3", 2, *arguments)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 2
@@ -423,13 +433,13 @@ def test_a_run_that_cannot_resume_is_refused_before_any_rank_starts(
 
 
 def test_volumes_of_another_spacing_are_refused(runs: Path, tmp_path: Path) -> None:
-    config = small_config(write_dataset(tmp_path / "data", spacing=3.0), engine=VARIANTS["stage3"])
+    config = configured(write_dataset(tmp_path / "data", spacing=3.0), engine=VARIANTS["stage3"])
     with pytest.raises(FmctError, match=r"volumes of spacing \(3.0, 3.0, 3.0\) mm, not \(4.0, 4.0, 4.0\)"):
         preflight(config, runs / "stage3", 2)
 
 
 def test_two_trainings_in_one_folder_are_refused(runs: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(small_config(runs / "data"), tmp_path / "recipe.yaml")
+    recipe = write_recipe(configured(runs / "data"), tmp_path / "recipe.yaml")
     with (tmp_path / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         process = start_training(recipe, tmp_path)
