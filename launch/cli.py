@@ -10,9 +10,9 @@ import typer
 
 from launch.commands.console import set_up_logging
 from launch.program import (
+    collect_old_objects_rarely,
     disable_plugins,
     end_without_collecting,
-    import_without_collecting,
     keep_working_folder_off_path,
     require_docstrings,
 )
@@ -113,7 +113,7 @@ def main() -> None:
     """Run the command line; an error that the user can fix is printed as one line, with exit code 2."""
     keep_working_folder_off_path()
     disable_plugins()
-    import_without_collecting()
+    collect_old_objects_rarely()
     end_without_collecting()
     try:
         _run()

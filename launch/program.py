@@ -49,12 +49,12 @@ def keep_working_folder_off_path() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(entry for entry in entries if entry)
 
 
-def import_without_collecting() -> None:
-    """Have this process search all objects for unreachable ones ten times less often than Python does.
+def collect_old_objects_rarely() -> None:
+    """Have this process search all objects for unreachable ones a tenth as often as Python does by default.
 
-    Importing PyTorch creates objects so fast that Python searches all of them five times, which takes a
-    seventh of the start of a rank. New objects are still searched as often, and all of them at the latest
-    after 700,000 more (gc.set_threshold: the third value counts searches of the second generation).
+    Importing PyTorch creates so many that Python searches all of them five times, a seventh of the start of a
+    rank. New objects are searched as often as before, and all of them after 700,000 more at the latest (the
+    third value of gc.set_threshold is the number of searches of the second generation in between).
     """
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, 100)

@@ -32,7 +32,7 @@ BREAK = 8
 """The step at which a resumed run was interrupted."""
 LOST = ((STEPS - 1) // CHECKPOINT_EVERY - 1) * CHECKPOINT_EVERY
 """The last step of a run that lost its two last checkpoints."""
-COMPILER = ("torch._dynamo", "torch._inductor.compile_fx")
+UNNEEDED = ("torch._dynamo", "torch._inductor.compile_fx", "pandas")
 
 
 def configuration(folder: Path, name: str) -> TrainConfig:
@@ -59,8 +59,8 @@ def main(scenario: str, folder: Path, *arguments: str) -> None:
             copy_up_to(LOST, folder / name, resumed)
         assert train(config, resumed) == 0
         if name == "stage2":
-            loaded = [module for module in COMPILER if module in sys.modules]
-            (folder / f"compiler-{os.environ['RANK']}.json").write_text(json.dumps(loaded))
+            loaded = [module for module in UNNEEDED if module in sys.modules]
+            (folder / f"unneeded-{os.environ['RANK']}.json").write_text(json.dumps(loaded))
             stopped_by_signals_and_time(config, folder / "stopped")
             disk_full(config, folder / "full")
     for name in ("offload2", "offload3"):
