@@ -19,15 +19,23 @@ missing() {
 }
 
 step "environment"
+apt=
 if [ -n "$(missing)" ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
   echo "installing ${packages[*]}"
-  # RUNLEVEL=1: do not start their services; the cluster starts its own.
+  # While pip installs. RUNLEVEL=1: do not start their services; the cluster starts its own.
   log=$(mktemp)
   (apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}") \
-    > "$log" 2>&1 || { tail -n 30 "$log" >&2; exit 1; }
-  rm "$log"
+    > "$log" 2>&1 &
+  apt=$!
 fi
+system_packages() {
+  [ -z "$apt" ] || wait "$apt" || { tail -n 30 "$log" >&2; exit 1; }
+  [ -z "$apt" ] || rm "$log"
+  apt=
+}
+python3 -c 'import ensurepip, venv' 2> /dev/null || system_packages # launch/environment.sh will need apt-get too
 bash launch/environment.sh .venv-test --test
+system_packages
 export PATH="$PWD/.venv-test/bin:$PATH:/usr/sbin:/sbin"
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 unset PYTHONDONTWRITEBYTECODE # the tests start hundreds of processes, which would all compile the modules
