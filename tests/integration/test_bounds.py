@@ -124,7 +124,7 @@ def make_export(folder: Path) -> dict[str, Reason | None]:
     deflated_file(folder / "header", 1, 16, deflated(private) + deflated_zeros(4096))
     deflated_file(folder / "pixels", 2, 4080)
     deflated_file(folder / "black", 3, 512, edge=4096, count=16)
-    zip_of_gigabytes(folder / "zip", 4, 2048, 2**24)
+    zip_of_gigabytes(folder / "zip", 4, 2032, 2**24)  # zipfile of 3.11.2 has no header for more
     save(frames(6, count=30_000), folder / "frames")
     encapsulated(folder / "stack", 7, RLELossless, bytes(80), edge=4096, count=1400)
     encapsulated(folder / "jp2", 8, JPEG2000Lossless, jpeg_2000(EDGE, EDGE, 16_384))
