@@ -50,7 +50,8 @@ def test_a_report_updates_the_durations_of_its_files_only(tmp_path: Path) -> Non
 def test_the_table_has_fast_files_of_most_parts() -> None:
     durations = Durations.read()
     assert len(durations.fast) > 60
-    assert sum(durations.seconds[file] for file in durations.fast) <= FAST_FILES
+    total = sum(durations.seconds[file] for file in durations.fast)
+    assert round(total, 1) <= FAST_FILES  # the table has tenths
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
