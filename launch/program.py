@@ -53,8 +53,9 @@ def collect_old_objects_rarely() -> None:
     """Have this process search all objects for unreachable ones a tenth as often as Python does by default.
 
     Importing PyTorch creates so many that Python searches all of them five times, a seventh of the start of a
-    rank. New objects are searched as often as before, and all of them after 700,000 more at the latest (the
-    third value of gc.set_threshold is the number of searches of the second generation in between).
+    rank. New objects are searched as often as before, and all of them after about 700,000 more, or a
+    quarter of those that survived if that is more (gc.set_threshold: the third value counts searches of the
+    second generation).
     """
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, 100)

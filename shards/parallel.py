@@ -1,6 +1,5 @@
 """Work in this process or in worker processes, which end with their parent."""
 
-import atexit
 import multiprocessing
 import os
 import signal
@@ -8,9 +7,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver
-from pathlib import Path
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
 Argument = TypeVar("Argument")
@@ -49,7 +49,7 @@ def process_pool(
 
     Its processes are forked from a server (multiprocessing's "forkserver") that this process starts for its
     first pool: not from this process itself, which may hold threads (a progress bar, BLAS). Where TMPDIR can
-    hold no socket, each is started anew.
+    hold no socket, each process is started anew.
     imported: modules that the server of a first pool imports, once for all workers. Each worker that
     imported them itself would need a second of a core, and read hundreds of files from a shared file system.
     work: the function that `_work` calls, if the pool is for one.
@@ -69,19 +69,23 @@ def _start_server(imported: tuple[str, ...]) -> bool:
     It must find the modules where this process has found them.
     """
     forkserver.set_forkserver_preload([*imported])
-    atexit.register(stop_server)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # CPython 3.11 does not pass sys.path
+    # CPython 3.11 does not pass sys.path, and would look in the working folder first.
+    place = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in place}
+    os.environ.update(place)
     try:
+        resource_tracker.ensure_running()  # its start unblocks SIGINT
         with _signal_blocked(signal.SIGINT):
             forkserver.ensure_running()
         return True
     except OSError:
         return False
     finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def stop_server() -> None:
@@ -92,10 +96,15 @@ def stop_server() -> None:
     forkserver._forkserver._stop()  # type: ignore[attr-defined]  # multiprocessing's own tests use it
 
 
+# When this process ends: after its children have, on which the server's own end depends.
+Finalize(None, stop_server, exitpriority=-1)
+
+
 def _umask() -> int:
-    """The file mode creation mask of this process (proc(5)), which os.umask only returns by changing it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("Umask:")), 8)
+    """The file mode creation mask of this process; os.umask only returns it by changing it."""
+    mask = os.umask(0o77)
+    os.umask(mask)
+    return mask
 
 
 class InlineExecutor(Executor):
@@ -111,8 +120,11 @@ class InlineExecutor(Executor):
 class _Pool(ProcessPoolExecutor):
     def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         # Workers start here and inherit the signal mask: Ctrl-C waits until their first imports are done.
-        with _signal_blocked(signal.SIGINT):
-            return super().submit(work, *args, **kwargs)
+        try:
+            with _signal_blocked(signal.SIGINT):
+                return super().submit(work, *args, **kwargs)
+        except (EOFError, ConnectionError):
+            raise BrokenProcessPool("the server of the worker processes died") from None
 
 
 @contextmanager

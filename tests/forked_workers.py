@@ -27,8 +27,10 @@ def fork_server() -> None:
     if not server:
         ours.close()
         end_with(this)
-        be_server(theirs)
-        os._exit(0)
+        try:
+            be_server(theirs)
+        finally:
+            os._exit(0)
     theirs.close()
     start = multiprocessing.util.spawnv_passfds
 
@@ -44,7 +46,7 @@ def fork_server() -> None:
 def be_server(commands: socket.socket) -> None:
     """Run the program that the command hands over, with its descriptors under their numbers."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as shards.parallel starts it
-    message, given, _, _ = socket.recv_fds(commands, 2**16, 2)
+    message, given, _, _ = socket.recv_fds(commands, 2**16, 16)
     commands.close()
     if message:
         program, numbers = json.loads(message)

@@ -27,13 +27,15 @@ if [ -n "$(missing)" ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; 
   (apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}") \
     > "$log" 2>&1 &
   apt=$!
+  trap 'wait "$apt"' EXIT # no apt-get outlives this script
 fi
 system_packages() {
   [ -z "$apt" ] || wait "$apt" || { tail -n 30 "$log" >&2; exit 1; }
   [ -z "$apt" ] || rm "$log"
   apt=
+  trap - EXIT
 }
-python3 -c 'import ensurepip, venv' 2> /dev/null || system_packages # launch/environment.sh will need apt-get too
+python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || system_packages # launch/environment.sh will need apt-get too
 bash launch/environment.sh .venv-test --test
 system_packages
 export PATH="$PWD/.venv-test/bin:$PATH:/usr/sbin:/sbin"
@@ -52,6 +54,7 @@ mypy=$!
 cluster=
 scratch=$(mktemp -d -t fmct-tests.XXXXXX)
 clean_up() {
+  set +e # all of it, whatever fails
   kill "$mypy" 2> /dev/null || true
   [ -z "$cluster" ] || { bash tests/cluster/stop.sh > /dev/null; rm -rf "$cluster"; }
   umount --lazy "$scratch" 2> /dev/null || true

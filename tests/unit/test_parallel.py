@@ -60,6 +60,29 @@ def test_workers_interrupted_during_imports_end_silently(tmp_path: Path) -> None
     assert seconds < 15
 
 
+SLOW_PRELOAD = """
+import sys
+from shards.parallel import process_pool
+
+if __name__ == "__main__":
+    try:
+        with process_pool(2, "slow") as pool:
+            pool.submit(print, "").result()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+"""
+
+
+def test_a_server_interrupted_during_imports_ends_silently(tmp_path: Path) -> None:
+    script, mark = tmp_path / "script.py", tmp_path / "mark"
+    script.write_text(SLOW_PRELOAD)
+    module = f"import time\nfrom pathlib import Path\nPath({str(mark)!r}).touch()\ntime.sleep(2)\n"
+    (tmp_path / "slow.py").write_text(module)
+    code, errors, seconds = interrupted([str(script)], mark.exists)
+    assert (code, errors) == (1, ["interrupted"])
+    assert seconds < 15
+
+
 @pytest.mark.parametrize("files", [1, 40])
 def test_an_interrupted_command_reports_it_in_one_line(tmp_path: Path, files: int) -> None:
     command = ["-m", "launch.cli", "demo", "export", str(tmp_path / "out"), "--studies", "60"]
