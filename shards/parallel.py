@@ -13,6 +13,8 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
+from shards.environment import environment
+
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
@@ -71,21 +73,14 @@ def _start_server(imported: tuple[str, ...]) -> bool:
     forkserver.set_forkserver_preload([*imported])
     # CPython 3.11 does not pass sys.path, and would look in the working folder first.
     place = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
-    before = {name: os.environ.get(name) for name in place}
-    os.environ.update(place)
     try:
-        resource_tracker.ensure_running()  # its start unblocks SIGINT
-        with _signal_blocked(signal.SIGINT):
-            forkserver.ensure_running()
+        with environment(place):
+            resource_tracker.ensure_running()  # its start unblocks SIGINT
+            with _signal_blocked(signal.SIGINT):
+                forkserver.ensure_running()
         return True
     except OSError:
         return False
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def stop_server() -> None:
@@ -141,9 +136,9 @@ def _set_up_worker(place: tuple[dict[str, str], int], work: Callable[[Any], Any]
 
     Exit when that process dies, and immediately on Ctrl-C: files are renamed only when complete.
     """
-    environment, umask = place
+    variables, umask = place
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(variables)
     os.umask(umask)
     _WORK[:] = [work]
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,15 +1,14 @@
 """A process pool for the tasks: each process has one volume at a time and one thread."""
 
 import logging
-import os
 from collections.abc import Iterator
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 
 from preprocess.config import PreprocessConfig
 from preprocess.tasks.task import run_task
+from shards.environment import environment
 from shards.errors import FmctError
 from shards.parallel import process_pool
 
@@ -56,7 +55,8 @@ def _run_until_worker_dies(
 ) -> Iterator[tuple[int, FmctError | None]]:
     """Number and error of each task as it finishes; raises BrokenProcessPool when a process dies."""
     workers = min(config.workers, len(todo))
-    with _single_threaded(), process_pool(workers, *IMPORTED) as pool:
+    one_thread = environment(dict.fromkeys(THREAD_VARIABLES, "1"))  # parallelism is over series
+    with one_thread, process_pool(workers, *IMPORTED) as pool:
         futures = {pool.submit(run_task, catalog, out, index, config): index for index in todo}
         for future in as_completed(futures):
             try:
@@ -65,18 +65,3 @@ def _run_until_worker_dies(
                 yield futures[future], error
             else:
                 yield futures[future], None
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Processes started in this context use one thread each: parallelism is over series."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
