@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from fmct_hpc.probe.budget import Budget, Parts, folds_of, rotations, thin
@@ -39,8 +40,10 @@ class Cohort:
     keys: NDArray[np.str_]
     patient_keys: NDArray[np.str_]
     """Patients who share a scan count as one (shards.patients)."""
-    everyone: Patients
-    """All patients of the dataset."""
+    of_volumes: NDArray[np.str_]
+    """The patient of each of the dataset's volumes."""
+    index: pa.Table
+    """The dataset's."""
     tasks: tuple[str, ...]
     values: NDArray[np.float64]
     """(N, tasks): 0 or 1, or the value of another kind of label; NaN where unknown."""
@@ -90,7 +93,7 @@ class Cohort:
     def tested(self) -> Patients:
         """The patients in any test set."""
         some = slice(None) if self.splits is None else is_tested(self.splits)
-        return replace(self.everyone, keys=np.unique(self.patient_keys[some]))
+        return Patients(np.unique(self.patient_keys[some]), self.of_volumes, self.index)
 
     def places_in(self, store: FeatureStore) -> NDArray[np.int64]:
         """Rows of a feature store for the cohort's volumes; raises FmctError if one is missing."""
@@ -139,7 +142,6 @@ def read_cohort(
     joined = table.join(np.asarray(dataset.index["study_key"].to_pylist(), dtype=np.str_))
     keys = np.asarray(dataset.index["key"].to_pylist(), dtype=np.str_)[joined.rows]
     of_volumes = tied_patients(dataset.index)
-    everyone = Patients(np.unique(of_volumes), of_volumes, dataset.index)
     patients = of_volumes[joined.rows]
     splits, split_file = joined.splits, labels
     if parts is not None:
@@ -159,7 +161,8 @@ def read_cohort(
         rows=joined.rows,
         keys=keys,
         patient_keys=patients,
-        everyone=everyone,
+        of_volumes=of_volumes,
+        index=dataset.index,
         tasks=chosen,
         values=joined.values,
         times=joined.times,

@@ -90,8 +90,8 @@ def of_sample(cohort: Cohort, index: pa.Table, sample: Sample) -> Cohort:
         members = Members(
             volumes, np.array([numbers[role] for role in roles]), np.array([*map(len, selected)])
         )
-    of_volumes = ("rows", "keys", "patient_keys", "values", "times")
-    own = {name: getattr(cohort, name)[best] for name in of_volumes}
+    by_row = ("rows", "keys", "patient_keys", "values", "times")
+    own = {name: getattr(cohort, name)[best] for name in by_row}
     own["splits"] = None if cohort.splits is None else cohort.splits[best]
     own["digest"] = hashlib.sha256(f"{cohort.digest} {sample}".encode()).hexdigest()
     return StudyCohort(**(vars(cohort) | own), members=members, volumes=cohort, torn=len(torn))
