@@ -35,8 +35,20 @@ def unordered(
             yield future.result()
 
 
+@contextmanager
+def one_worker(
+    work: Callable[[Argument], Result], *imported: str
+) -> Iterator[Callable[[Iterable[Argument]], list[Result]]]:
+    """A function that returns `work` of each argument, in order, from one worker process.
+
+    It starts with the first argument. imported: as for `process_pool`, whose errors the function raises.
+    """
+    with process_pool(1, *imported, work=work) as pool:
+        yield lambda arguments: list(pool.map(_work, arguments))
+
+
 _WORK: list[Any] = []
-"""In a worker process of `unordered`: its function."""
+"""In a worker process of `unordered` or `one_worker`: its function."""
 
 
 def _work(argument: Any) -> Any:

@@ -16,11 +16,10 @@ import pyarrow as pa
 from preprocess.config import CHECKS, CheckConfig
 from preprocess.qc.pictures import Picture
 from preprocess.qc.remedies import REMEDIES
-from preprocess.qc.thumbnail import thumbnail
+from preprocess.qc.stored import Thumbnails
 from preprocess.reasons import Reason
 from preprocess.select.unmatched import UnmatchedTexts
 from preprocess.volume.measure import Measures
-from shards import Dataset
 from shards.atomic import write_text
 from shards.index import numbers
 
@@ -71,7 +70,7 @@ class Figure:
 
 def write_report(
     path: Path,
-    dataset_path: Path,
+    thumbnails: Thumbnails,
     volumes: pa.Table,
     rejected: pa.Table,
     alike: pa.Table,
@@ -79,19 +78,17 @@ def write_report(
     config: CheckConfig,
     not_understood: UnmatchedTexts,
     totals: dict[str, Any],
-    window_hu: tuple[float, float],
 ) -> None:
-    """Write the page atomically, from manifest, quarantine, task results and the finished dataset.
+    """Write the page atomically, from the stored volumes, manifest, quarantine and task results.
 
-    totals: shown unchanged; window_hu: level and width for images. The same input gives the same bytes.
+    totals: shown unchanged. The same input gives the same bytes.
     """
     flags = [row or () for row in volumes["flags"].to_pylist()]
     keys = volumes["key"].to_pylist()
-    dataset = Dataset.open(dataset_path)
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    sample = [_stored(dataset, keys[i], flags[i], window_hu) for i in order[:GALLERY]]
+    sample = _stored(thumbnails, [(keys[i], flags[i]) for i in order[:GALLERY]])
     shown = [i for i in order if flags[i]][:GALLERY]
-    flagged = [_stored(dataset, keys[i], flags[i], window_hu) for i in shown]
+    flagged = _stored(thumbnails, [(keys[i], flags[i]) for i in shown])
     refused, defaced = _of_tasks(pictures)
     page = _template().render(
         totals=totals,
@@ -107,7 +104,7 @@ def write_report(
             (
                 SIMILAR_TITLE.format(len(alike)),
                 f"{SIMILAR_TEXT} {MIDDLE}",
-                _similar_pairs(dataset, alike, window_hu),
+                _similar_pairs(thumbnails, alike),
             ),
             ("Volumes in quarantine", f"Volumes rejected by the checks. {MIDDLE}", refused),
             ("Defacing", f"Before and after, {DEFACED}", defaced),
@@ -127,19 +124,23 @@ def _of_tasks(pictures: Iterable[Picture]) -> tuple[list[Figure], list[Figure]]:
     return refused, defaced
 
 
-def _similar_pairs(dataset: Dataset, pairs: pa.Table, window_hu: tuple[float, float]) -> list[Figure]:
+def _similar_pairs(thumbnails: Thumbnails, pairs: pa.Table) -> list[Figure]:
     """The most similar pairs, one volume after the other."""
-    return [
-        _stored(dataset, key, [f"like {other[:KEY_DIGITS]}: {row['correlation']:.2f}"], window_hu)
+    captions = [
+        (key, [f"like {other[:KEY_DIGITS]}: {row['correlation']:.2f}"])
         for row in pairs.slice(0, GALLERY // 2).to_pylist()
         for key, other in ((row["key"], row["other_key"]), (row["other_key"], row["key"]))
     ]
+    return _stored(thumbnails, captions)
 
 
-def _stored(dataset: Dataset, key: str, flags: Sequence[str], window_hu: tuple[float, float]) -> Figure:
-    voxels = dataset.read(dataset.position(key))
-    picture = thumbnail(voxels, dataset.info.spacing_mm, window_hu=window_hu)
-    return Figure(key[:KEY_DIGITS], _words(flags), png(picture))
+def _stored(thumbnails: Thumbnails, captions: Sequence[tuple[str, Sequence[str]]]) -> list[Figure]:
+    """Figures of volumes, given as their keys and notes."""
+    pictures = thumbnails([key for key, _ in captions])
+    return [
+        Figure(key[:KEY_DIGITS], _words(notes), png(picture))
+        for (key, notes), picture in zip(captions, pictures, strict=True)
+    ]
 
 
 def _words(reasons: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from preprocess.config import PreprocessConfig
 from preprocess.qc import pictures, sketches
 from preprocess.qc.montage import MONTAGE_VOLUMES, montage
 from preprocess.qc.report import write_report
-from preprocess.qc.thumbnail import thumbnail
+from preprocess.qc.stored import Thumbnails, stored_thumbnails
 from preprocess.reasons import Reason
 from preprocess.select.unmatched import UnmatchedTexts
 from preprocess.tasks import ledger, manifest, quarantine
@@ -161,7 +161,6 @@ def _join(
     infos = {format: finish_dataset(out / format, format, names, record) for format in config.output.formats}
     pairs = sketches.pairs_of((place.sketches for place in places), volumes)
     sketches.write_pairs(pairs, out / "qc" / "alike.csv")
-    _write_montage(out / config.output.formats[0], _montage_path(out), config.select.profile.window_hu)
     seconds = sum(result.seconds for result in results)
     flags = [flags for flags in volumes["flags"].to_pylist() if flags]
     source_bytes = sum(result.source_bytes for result in results)
@@ -186,38 +185,37 @@ def _join(
         worker_seconds=round(seconds, 3),
         source_mb_per_worker_second=round(source_bytes / 1e6 / seconds, 3),
     )
-    write_report(
-        _report_path(out),
-        out / config.output.formats[0],
-        volumes,
-        rejected,
-        pairs,
-        (picture for place in places for picture in pictures.read(place.pictures)),
-        config.check,
-        sum((result.not_understood for result in results), UnmatchedTexts()),
-        {
-            "volumes": summary.volumes,
-            "flagged volumes": summary.flagged_volumes,
-            "patients": summary.patients,
-            "studies": summary.studies,
-            "series in the catalog": summary.series,
-            "series rejected": summary.rejected_series,
-            "series joined to another one's volume": summary.joined_series,
-            "spacing (D, H, W), mm": "{:g}, {:g}, {:g}".format(*config.grid.spacing_mm),
-        },
-        config.select.profile.window_hu,
-    )
+    # From the finished dataset, so that they show the stored voxels.
+    with stored_thumbnails(out / config.output.formats[0], config.select.profile.window_hu) as thumbnails:
+        _write_montage(volumes["key"].to_pylist(), thumbnails, _montage_path(out))
+        write_report(
+            _report_path(out),
+            thumbnails,
+            volumes,
+            rejected,
+            pairs,
+            (picture for place in places for picture in pictures.read(place.pictures)),
+            config.check,
+            sum((result.not_understood for result in results), UnmatchedTexts()),
+            {
+                "volumes": summary.volumes,
+                "flagged volumes": summary.flagged_volumes,
+                "patients": summary.patients,
+                "studies": summary.studies,
+                "series in the catalog": summary.series,
+                "series rejected": summary.rejected_series,
+                "series joined to another one's volume": summary.joined_series,
+                "spacing (D, H, W), mm": "{:g}, {:g}, {:g}".format(*config.grid.spacing_mm),
+            },
+        )
     write_text(_summary_path(out), summary.model_dump_json(indent=1) + "\n")
     return summary
 
 
-def _write_montage(dataset_path: Path, path: Path, window_hu: tuple[float, float]) -> None:
-    """From the finished dataset, so that it shows the stored voxels; of many, those of the least keys."""
-    dataset = Dataset.open(dataset_path)
-    keys = dataset.index["key"].to_pylist()
-    chosen = nsmallest(MONTAGE_VOLUMES, range(len(keys)), key=keys.__getitem__)
-    spacing = dataset.info.spacing_mm
-    montage([(keys[i], thumbnail(dataset.read(i), spacing, window_hu=window_hu)) for i in chosen], path)
+def _write_montage(keys: Sequence[str], thumbnails: Thumbnails, path: Path) -> None:
+    """Of many volumes, those of the least keys."""
+    chosen = nsmallest(MONTAGE_VOLUMES, keys)
+    montage(list(zip(chosen, thumbnails(chosen), strict=True)), path)
 
 
 _TASK_FILE = re.compile(r"(?:shard-)?(\d{5,}-[0-9a-f]{8})\..+")

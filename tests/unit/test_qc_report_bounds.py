@@ -1,13 +1,11 @@
-"""The QC report reads and keeps only the volumes that it shows, however many there are."""
+"""The QC report draws and keeps only the volumes that it shows, however many there are."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from preprocess.config import CheckConfig
 from preprocess.qc import report
@@ -21,22 +19,6 @@ KEYS = [f"{number:08x}" + 24 * "0" for number in reversed(range(VOLUMES))]
 SHOWN = [key[: report.KEY_DIGITS] for key in sorted(KEYS)[: report.GALLERY]]
 
 
-class CountingDataset:
-    """A dataset of small volumes that records which of them are read."""
-
-    info = SimpleNamespace(spacing_mm=(1.0, 1.0, 1.0))
-
-    def __init__(self) -> None:
-        self.read_keys: list[str] = []
-
-    def position(self, key: str) -> str:
-        return key
-
-    def read(self, key: str) -> np.ndarray:
-        self.read_keys.append(key[: report.KEY_DIGITS])
-        return np.zeros((4, 4, 4), np.int16)
-
-
 def of_tasks() -> Iterator[Picture]:
     pixels = bytes(int(np.prod(SHAPE)))
     for key in reversed(KEYS):
@@ -44,9 +26,13 @@ def of_tasks() -> Iterator[Picture]:
             yield Picture(key, kind, "note", pixels)
 
 
-def test_only_the_shown_volumes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = CountingDataset()
-    monkeypatch.setattr(report, "Dataset", SimpleNamespace(open=lambda path: dataset))
+def test_only_the_shown_volumes_are_drawn(tmp_path: Path) -> None:
+    drawn: list[str] = []
+
+    def thumbnails(keys: Sequence[str]) -> list[np.ndarray]:
+        drawn.extend(key[: report.KEY_DIGITS] for key in keys)
+        return [np.zeros(SHAPE, np.uint8)] * len(keys)
+
     volumes = pa.table({"key": KEYS, "flags": [["noise"]] * VOLUMES, "scanner": ["one"] * VOLUMES})
     for name in {*Measures.model_fields, *report.SCANNER_MEDIANS}:
         volumes = volumes.append_column(name, pa.nulls(VOLUMES, pa.float64()))
@@ -55,7 +41,7 @@ def test_only_the_shown_volumes_are_read(tmp_path: Path, monkeypatch: pytest.Mon
     page = tmp_path / "report.html"
     report.write_report(
         page,
-        tmp_path,
+        thumbnails,
         volumes,
         rejected,
         alike,
@@ -63,9 +49,8 @@ def test_only_the_shown_volumes_are_read(tmp_path: Path, monkeypatch: pytest.Mon
         CheckConfig(),
         UnmatchedTexts(),
         {},
-        (40.0, 80.0),
     )
-    assert dataset.read_keys == 2 * SHOWN, "the sample, then the flagged volumes"
+    assert drawn == 2 * SHOWN, "the sample, then the flagged volumes"
     captions = re.findall(r"<code>(\w+)</code>", page.read_text())
     twice = [key for key in SHOWN for _ in range(2)][: report.GALLERY]
     assert captions == [*SHOWN, *SHOWN, *SHOWN, *twice]
