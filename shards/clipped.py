@@ -17,7 +17,7 @@ from shards.dataset import Dataset, finish_dataset
 from shards.derive import Progress, ShardPlan, is_written, unchanged_plan
 from shards.errors import FmctError, raise_refusal
 from shards.format_names import Codec
-from shards.info import FILE_NAME, DatasetInfo, read_preprocessing
+from shards.info import FILE_NAME, DatasetInfo
 from shards.lock import writing
 from shards.masks import require_volumes
 from shards.output_paths import require_folder
@@ -50,7 +50,7 @@ def clip(
     dataset = Dataset.open(source)
     require_volumes(dataset)
     require_folder(out, source)
-    preprocessing = read_preprocessing(dataset.path, dataset.info.config_digest)
+    preprocessing = dataset.preprocessing()
     begun: dict[str, object] = {"digest": dataset.info.digest, "clipped_hu": [low, high]}
     begun |= {} if codec == "zstd" else {"codec": codec}  # as before codecs could be chosen
     with writing(out, "fmct shards"):

@@ -77,6 +77,10 @@ class Dataset:
         spacing = " x ".join(f"{edge:g}" for edge in self.info.spacing_mm)
         return f"<Dataset {self.path}: {len(self)} volumes of {spacing} mm, {self.info.format}>"
 
+    def preprocessing(self) -> dict[str, Any] | None:
+        """The configuration that made the volumes, as `shards.info.read_preprocessing`."""
+        return infos.read_preprocessing(self.path, self.info.config_digest)
+
     def record(self, i: int) -> VolumeRecord:
         """The record of volume i; FmctError if the index holds a value that is not valid in a record."""
         try:

@@ -17,7 +17,7 @@ from shards.dataset import Dataset, finish_dataset
 from shards.errors import FmctError
 from shards.format_names import ShardFormat
 from shards.formats import FORMATS, shard_path
-from shards.info import FILE_NAME, DatasetInfo, read_preprocessing
+from shards.info import FILE_NAME, DatasetInfo
 from shards.lock import writing
 from shards.output_paths import require_folder
 from shards.parallel import unordered
@@ -91,7 +91,7 @@ def derive(
     changes. Raises FmctError if the source is damaged or `out` holds other data.
     """
     require_folder(out, dataset.path)
-    preprocessing = read_preprocessing(dataset.path, dataset.info.config_digest)
+    preprocessing = dataset.preprocessing()
     keys, sums = dataset.index["key"].to_pylist(), dataset.index["crc32"].to_pylist()
     wanted = {one.name: [(keys[i], sums[i]) for i in one.volumes] for one in plan}
     progresses.register("shards", out, total=len(plan))

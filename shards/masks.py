@@ -15,7 +15,6 @@ from pydantic import Field, ValidationError
 from shards.closed import Closed
 from shards.dataset import Dataset
 from shards.errors import FmctError
-from shards.info import read_preprocessing
 from shards.names import Component, Sha256
 from shards.newer_version import read_error
 
@@ -44,7 +43,7 @@ class MaskInfo(Closed):
 
 def is_masks(dataset: Dataset) -> bool:
     """Whether a dataset holds masks."""
-    return SECTION in (read_preprocessing(dataset.path, dataset.info.config_digest) or {})
+    return SECTION in (dataset.preprocessing() or {})
 
 
 def require_volumes(dataset: Dataset) -> None:
@@ -55,7 +54,7 @@ def require_volumes(dataset: Dataset) -> None:
 
 def mask_info(masks: Dataset) -> MaskInfo:
     """The description of a dataset of masks; FmctError if it holds volumes."""
-    document = read_preprocessing(masks.path, masks.info.config_digest) or {}
+    document = masks.preprocessing() or {}
     if SECTION not in document:
         raise FmctError(f"{masks.path}: holds volumes, not masks; give a folder made by `fmct masks`")
     try:

@@ -16,7 +16,7 @@ from shards.dataset import RESTORE, Dataset, finish_dataset
 from shards.derive import Progress, refuse_other_data
 from shards.errors import FmctError
 from shards.formats import shard_path
-from shards.info import DatasetInfo, ShardInfo, read_preprocessing, sha256
+from shards.info import DatasetInfo, ShardInfo, sha256
 from shards.lock import writing
 from shards.output_paths import require_folder
 
@@ -40,7 +40,7 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress = lambda done, 
                 raise FmctError(
                     f"{dataset.path}: {field} is {mine}, but {other} in {sources[0]}; {_REMEDY[field]}"
                 )
-    records = (read_preprocessing(dataset.path, first.config_digest) for dataset in datasets)
+    records = (dataset.preprocessing() for dataset in datasets)
     preprocessing = next((record for record in records if record is not None), None)
     names = Counter(shard.name for dataset in datasets for shard in dataset.info.shards)
     twice = any(count > 1 for count in names.values())

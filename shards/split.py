@@ -79,7 +79,6 @@ def split(
     """Write each part as a dataset `out`/name, then `out`/parts.parquet and `out`/split.json.
 
     ood: as in `assign`; the folder of `ood:NAME` is ood-NAME. parts.parquet lists the part of each patient
-
     (shards.parts), split.json the settings.
 
     Raises FmctError as `assign` and `derive` do.

@@ -25,7 +25,7 @@ from fmct_hpc.probe.sweep.run import Sweep
 from fmct_hpc.probe.sweep.unit import cells, problem_of
 from shards import Dataset
 from shards.errors import FmctError
-from shards.info import preprocessing_digest, read_preprocessing
+from shards.info import preprocessing_digest
 from shards.roles import study_roles
 
 Progress = Callable[[int, int], None]
@@ -53,7 +53,7 @@ class Fit(NamedTuple):
         if not isinstance(cohort, StudyCohort):
             return None
         dataset = Dataset.open(self.config.data)
-        record = read_preprocessing(dataset.path, dataset.info.config_digest)
+        record = dataset.preprocessing()
         if record is not None and unit.sample == "best" and "keep" in record.get("select", {}):
             record["select"] = {**record["select"], "keep": "best"}
         all_roles = study_roles(dataset.index).roles

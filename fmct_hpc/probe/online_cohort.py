@@ -17,7 +17,6 @@ from fmct_hpc.probe.splits import patient_draws
 from fmct_hpc.train.export import require_same_preprocessing
 from shards import Dataset
 from shards.errors import FmctError
-from shards.info import read_preprocessing
 from shards.names import is_component
 from shards.patients import tied_patients
 
@@ -95,6 +94,6 @@ def probed(config: TrainConfig, dataset: Dataset) -> tuple[Dataset, OnlineCohort
     if health.labels is None:
         return None
     data = dataset if health.data is None else Dataset.open(health.data)
-    recorded = read_preprocessing(dataset.path, dataset.info.config_digest)
+    recorded = dataset.preprocessing()
     require_same_preprocessing(data, dataset.info.config_digest, recorded, "this run")
     return data, online_cohort(data, health.labels, health.label, health.max_volumes)

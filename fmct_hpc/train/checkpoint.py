@@ -25,7 +25,6 @@ from shards import json_text
 from shards.atomic import write_text
 from shards.closed import Closed
 from shards.errors import FmctError, RefusedError, raise_refusal
-from shards.info import read_preprocessing
 from shards.names import Component, Sha256, inside
 from shards.newer_version import newer_version_error
 
@@ -76,7 +75,7 @@ class DataFacts(Closed):
             preprocess_digest=dataset.info.config_digest,
             spacing_mm=dataset.info.spacing_mm,
             shards_digest=hashlib.sha256(sizes.encode()).hexdigest(),
-            preprocessing=read_preprocessing(dataset.path, dataset.info.config_digest),
+            preprocessing=dataset.preprocessing(),
         )
 
 

@@ -29,7 +29,6 @@ from fmct_hpc.train.state import averaged_weights
 from shards import Dataset, FmctError
 from shards.atomic import write_bytes, write_text
 from shards.errors import raise_refusal
-from shards.info import read_preprocessing
 from shards.masks import require_volumes
 from shards.newer_version import read_error
 from shards.preprocessing import same_voxels
@@ -114,7 +113,7 @@ def require_same_preprocessing(
     require_volumes(dataset)
     if preprocess_digest in (None, dataset.info.config_digest):
         return
-    recorded = read_preprocessing(dataset.path, dataset.info.config_digest)
+    recorded = dataset.preprocessing()
     if preprocessing is None or recorded is None or not same_voxels(preprocessing, recorded):
         raise FmctError(
             f"{dataset.path}: preprocessed with another configuration than the training data of {encoder}; "

@@ -30,7 +30,6 @@ from preprocess.explain import explain
 from preprocess.select.rules import SelectConfig
 from shards import Dataset
 from shards.errors import FmctError
-from shards.info import read_preprocessing
 from shards.roles import study_roles
 
 
@@ -186,7 +185,7 @@ def test_new_exams_are_read_by_study(exams: Export, tmp_path: Path) -> None:
         sample="study",
         series_pool="max",
         roles=("soft_thick", "soft_thin", "bone_thin"),
-        preprocessing=read_preprocessing(dataset.path, dataset.info.config_digest),
+        preprocessing=dataset.preprocessing(),
         preprocess_digest=dataset.info.config_digest,
     )
     record = kept.record.model_copy(update={"of_studies": studied})
