@@ -9,100 +9,26 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import paced_training
 import pytest
+from fault_table import Table
+from fault_table import table as table
 from slurm_cluster import Cluster
-from small_training import small_config, write_dataset, write_recipe
+from slurm_faults import Lose, daemon, preempt, processes, program, restart, wait_for_job_to_leave
+from slurm_faults import node_to_lose as node_to_lose
+from slurm_training import HIT, REPOSITORY, SAVE_EVERY, SITE, Training, rare
 
-from fmct_hpc.train.attempts import Attempt, attempts, last_figures
-from fmct_hpc.train.checkpoint import newest
-from launch.config import load
+from fmct_hpc.train.attempts import attempts
 from launch.jobs.watch import overview_of
-from launch.pipeline.stages import preprocess_jobs
 from launch.ranks import run_ranks
-from launch.scheduler import Job
 from launch.slurm.scheduler import Slurm
-from launch.slurm.site import Resources, Site
-from preprocess.tasks import ledger
-from shards.errors import FmctError
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
-REPOSITORY = Path(__file__).parents[2]
-SITE = load(Site, REPOSITORY / "launch/recipes/site-test.yaml", [])
-STEPS, SAVE_EVERY, HIT = 30, 10, 14
-"""Faults strike after step HIT, between the checkpoints of steps 10 and 20."""
 PAUSE = "0.2"
-
-rare = pytest.mark.skipif(os.environ.get("FMCT_FAILURES") != "all", reason="FMCT_FAILURES=all runs it")
-
-
-class Training:
-    """A training in a Slurm job of two ranks on two nodes, or here."""
-
-    def __init__(self, folder: Path, cluster: Cluster | None) -> None:
-        self.folder = folder
-        self.run = folder / "run"
-        self._cluster = cluster
-        config = small_config(
-            write_dataset(folder / "data"), run={"steps": STEPS, "checkpoint_every": SAVE_EVERY}
-        )
-        self.recipe = write_recipe(config, folder / "recipe.yaml")
-        self.job = ""
-
-    @property
-    def cluster(self) -> Cluster:
-        assert self._cluster is not None
-        return self._cluster
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        arguments = ("train", "--run", str(self.run), "--config", str(self.recipe))
-        return (sys.executable, paced_training.__file__, *arguments)
-
-    def submit(self, site: Site = SITE, resources: Resources = SITE.train) -> "Training":
-        job = Job("fmct-train", (self.command,), resources, nodes=2, kept=("--run", str(self.run)))
-        (self.job,) = Slurm(site).submit([job], self.run / "slurm")
-        return self
-
-    def at_step(self, step: int = HIT) -> "Training":
-        self.cluster.until(lambda: last_figures(self.run).get("step", 0) >= step, 200, f"step {step}")
-        return self
-
-    def log(self) -> str:
-        return "\n".join(path.read_text() for path in sorted((self.run / "slurm").glob("*.out")))
-
-    def done(self, seconds: float = 200) -> list[Attempt]:
-        state = self.cluster.wait(self.job, seconds)
-        assert state == "COMPLETED", self.log()
-        return attempts(self.run)
-
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of the last checkpoint's files."""
-        latest = newest(self.run)
-        assert latest is not None
-        assert latest[1].step == STEPS
-        return {name: facts.sha256 for name, facts in latest[1].files.items()}
-
-
-def wait_for_job_to_leave(cluster: Cluster, job: str) -> None:
-    cluster.until(lambda: "JobState=RUNNING" not in cluster.run("scontrol", "show", "job", job), 60, "end")
-
-
-class Table(Protocol):
-    """Adds a fault's row: its name, the attempts, further notes."""
-
-    def __call__(self, fault: str, starts: list[Attempt], what: str = "") -> None: ...
-
-
-Lose = Callable[[str, str], None]
-"""Takes a node from a job."""
 
 
 @pytest.fixture
@@ -124,97 +50,6 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         patch.setenv("OMP_NUM_THREADS", "1")
         assert run_ranks(list(training.command), 2).code == 0
     return training.digests()
-
-
-@pytest.fixture(scope="module")
-def table() -> Iterator[Table]:
-    rows: list[str] = []
-
-    def add(fault: str, starts: list[Attempt], what: str = "") -> None:
-        if not starts:
-            rows.append(f"| {fault} | {what} | | |")
-            return
-        lost = sum(start.lost_steps or 0 for start in starts)
-        outcome = "; ".join(
-            f"{start.cause}: {start.detail}" if start.detail else f"{start.cause}" for start in starts
-        )
-        rows.append(f"| {fault} | {what or outcome} | {len(starts)} | {lost} |")
-
-    yield add
-    print("\n| fault | what happened | starts | steps lost |\n|---|---|---|---|", *rows, sep="\n")
-
-
-def processes(job: str, program: str = "", **variables: str) -> list[int]:
-    """Processes of a job, by variables of their environment; all nodes are on this host."""
-    wanted = {f"{name}={value}" for name, value in {"SLURM_JOB_ID": job, **variables}.items()}
-    matching = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = set((process / "environ").read_text(errors="replace").split("\0"))
-            named = (process / "cmdline").read_text(errors="replace")
-        except OSError:
-            continue
-        if wanted <= environment and program in named:
-            matching.append(int(process.name))
-    return matching
-
-
-def parent(process: int) -> int:
-    with suppress(OSError):
-        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-    return 0
-
-
-def is_slurmstepd(process: int) -> bool:
-    """The process of slurmd for each step on each node, which reports the step's end to slurmctld."""
-    with suppress(OSError):
-        return Path(f"/proc/{process}/comm").read_text().startswith("slurmstepd")
-    return False
-
-
-def program(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a shell script first on the PATH, also of jobs."""
-    path.parent.mkdir()
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
-
-
-def daemon(name: str) -> int:
-    return int((Path(os.environ["FMCT_CLUSTER_DIR"]) / "pid" / f"{name}.pid").read_text())
-
-
-def restart(*command: str) -> None:
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
-    subprocess.run(command, check=True, env=environment, timeout=60)
-
-
-def preempt(cluster: Cluster, folder: Path) -> None:
-    urgent = Job("urgent", ((sys.executable, "-c", "pass"),), Resources(partition="high", cpus_per_task=4), 4)
-    (number,) = Slurm(SITE).submit([urgent], folder)
-    assert cluster.wait(number) == "COMPLETED"
-
-
-@pytest.fixture
-def node_to_lose(cluster: Cluster) -> Iterator[Lose]:
-    """Takes a node down, as a power cut does; restores it afterwards."""
-    lost: list[str] = []
-
-    def lose(node: str, job: str) -> None:
-        lost.append(node)
-        os.kill(daemon(f"slurmd-{node}"), signal.SIGKILL)
-        running = processes(job, SLURMD_NODENAME=node)  # ranks, batch script, srun
-        for process in [*filter(is_slurmstepd, map(parent, running)), *running]:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        subprocess.run(["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=power"], check=True)
-
-    yield lose
-    for node in lost:
-        restart("slurmd", "-N", node)
-        subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=False)
-        idle = lambda node=node: "idle" in cluster.run("sinfo", "-hn", node, "-o", "%T", "-p", "low")  # noqa: E731
-        cluster.until(idle, 150, f"node {node}")
 
 
 @pytest.mark.parametrize("which", [0, pytest.param(1, marks=rare)])
@@ -389,85 +224,3 @@ def test_a_rank_is_killed_under_the_sbatch_file(
     assert [(start.cause, start.failed_rank) for start in starts] == [("crash", 1), ("done", None)]
     assert training.digests() == unbroken
     table("a rank is killed, `train.sbatch`", starts)
-
-
-@rare
-def test_preprocessing_with_more_tasks_than_the_array_limit_and_one_that_always_crashes(
-    cluster: Cluster, tmp_path: Path, table: Table
-) -> None:
-    def fmct(*arguments: str | Path) -> None:
-        subprocess.run([sys.executable, "-m", "launch.cli", *map(str, arguments)], check=True, timeout=300)
-
-    catalog, key, here, out = (tmp_path / name for name in ("catalog.parquet", "hmac.key", "here", "out"))
-    overrides = [f"key_file={key}", "output.shard_mib=1"]
-    fmct("demo", "export", tmp_path / "export", "--studies", "24", "--matrix", "64")
-    fmct("scan", tmp_path / "export/dicom", "--catalog", catalog)
-    fmct("keygen", key)
-    fmct("preprocess", catalog, "--out", here, *overrides)
-    tasks = ledger.status(here).done
-    site = SITE.model_copy(update={"array_size": 3})
-    assert tasks > site.array_size
-
-    array, collect = preprocess_jobs(catalog, out, None, overrides, site)
-    dies = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
-    numbers = Slurm(site).submit(
-        [replace(array, commands=(*array.commands[:-1], dies)), collect], out / "slurm"
-    )
-    cluster.wait(numbers[1], 300)
-    assert sorted(cluster.states(numbers[0])) == ["COMPLETED", "COMPLETED", "FAILED"]
-    status = ledger.status(out)
-    assert 0 < status.done < tasks
-    endings = overview_of(out, Slurm()).given_up[f"{numbers[0]}_2"]
-    assert [ending.cause for ending in endings] == ["crash", "crash"]
-    done = f"tried twice, then given up, with its reason; {status.done} of {tasks} tasks done by the others"
-    table("an array task dies each time", [], done)
-
-    numbers = Slurm(site).submit(preprocess_jobs(catalog, out, None, overrides, site), out / "slurm")
-    assert [cluster.wait(number, 300) for number in numbers] == ["COMPLETED", "COMPLETED"]
-    for form in ("zarr/dataset.json", "webdataset/dataset.json"):
-        assert (out / form).read_bytes() == (here / form).read_bytes()
-    table(
-        "submitted again, with more tasks than the array may have",
-        [],
-        "shared out; only the missing are done",
-    )
-
-
-@rare
-def test_a_preprocessing_task_that_exceeds_its_time_limit(
-    cluster: Cluster, tmp_path: Path, table: Table
-) -> None:
-    """The second array task marks task 1, then sleeps beyond its time limit."""
-    out = tmp_path / "out"
-    script = (
-        "import pathlib, sys, time; path = pathlib.Path(sys.argv[1]); "
-        "path.parent.mkdir(parents=True, exist_ok=True); path.touch(); "
-        "from shards.progress import register; from shards.share import Share; "
-        "register('preprocess', path.parents[1], Share(1, 2)); time.sleep(600)"
-    )
-    never = (sys.executable, "-c", script, str(out / "tasks/00001-0123abcd.json"))
-    array = Job(
-        "fmct-preprocess",
-        ((sys.executable, "-c", "pass"), never),
-        SITE.preprocess.model_copy(update={"time_minutes": 1}),
-    )
-    site = SITE.model_copy(update={"warn_seconds": 20})
-    (number,) = Slurm(site).submit([array], out / "slurm")
-    cluster.wait(number, 500)
-    assert [ending.cause for ending in overview_of(out, Slurm()).given_up[f"{number}_1"]] == [
-        "time limit"
-    ] * 3
-    log = (out / "slurm" / f"{number}_1_0_log.out").read_text()
-    assert "3 time limits with 1 tasks done" in log
-    assert "so not queued again: give it more time" in log
-    table("a task of preprocessing takes longer than its time limit", [], "tried three times, then one line")
-
-
-@rare
-def test_an_array_rejected_by_slurm_is_reported_in_one_line(
-    cluster: Cluster, tmp_path: Path, table: Table
-) -> None:
-    job = Job("many", ((sys.executable, "-c", "pass"),) * 1100, SITE.preprocess)
-    with pytest.raises(FmctError, match=r"Slurm rejected many .*nvalid job array") as refused:
-        Slurm(SITE).submit([job], tmp_path)
-    table("`array_size` above `MaxArraySize`", [], f"refused before anything runs: {refused.value}")
