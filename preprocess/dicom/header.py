@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config as pydicom_config
+from pydicom.dataelem import RawDataElement
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -53,6 +54,8 @@ _UIDS = {
     "sop_uid": "SOP Instance UID (0008,0018)",
 }
 """Required attributes of all images of the catalog, by column."""
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+"""Length of an element that ends with a delimiter (PS3.5 section 7.1.1)."""
 _TAGS = [tag_and_vr(keyword)[0] for keyword in _KEYWORDS]
 _WANTED = wanting(_TAGS)
 _PIXELS = [Tag(keyword) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")]
@@ -84,7 +87,8 @@ def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
         # Any exception of the parser on a damaged header means a broken file; the scan continues.
         if not prefixed:
             return []
-        raise Rejection(Reason.BROKEN_HEADER, type(error).__name__) from None
+        why = "an element is longer than the file" if isinstance(error, EOFError) else type(error).__name__
+        raise Rejection(Reason.BROKEN_HEADER, why) from None
     if missing := [label for name, label in _UIDS.items() if not all(row[name] for row in rows[:1])]:
         if not prefixed:
             return []
@@ -136,9 +140,18 @@ def _read(file: BinaryIO, start: bytes, size: int) -> list[dict[str, Any]]:
             return _rows(dataset(found.elements), found.sop_uid, found.transfer_syntax, size)
         file.seek(0)
         data, _ = read_attributes(file, size, _TAGS)
+        if "Rows" not in data and _ends_within_an_element(data, file.tell(), size):
+            raise EOFError  # pydicom accepts it, and everything behind it seems to be missing
         if data.file_meta.get("MediaStorageSOPClassUID") == MEDIA_DIRECTORY:
             return []
         return _rows(data, text(data.file_meta, "MediaStorageSOPInstanceUID"), transfer_syntax(data), size)
+
+
+def _ends_within_an_element(data: pydicom.Dataset, end: int, size: int) -> bool:
+    """Whether a header, read up to `end` in a file of `size` bytes, has an element longer than the rest."""
+    last = data.get_item(max(data.keys())) if data.keys() else None
+    cut = isinstance(last, RawDataElement) and len(last.value or b"") < last.length < _UNDEFINED_LENGTH
+    return cut or end > size
 
 
 def _rows(data: pydicom.Dataset, sop_uid: str, syntax: str, size: int) -> list[dict[str, Any]]:

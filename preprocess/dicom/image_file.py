@@ -74,9 +74,9 @@ class ImageFile:
         rows, columns, allocated, bits, representation = (numbers[name] for name in NEEDED)
         if numbers.get("SamplesPerPixel", 1) != 1:
             raise Rejection(Reason.NOT_GRAYSCALE, "not one sample per pixel")
-        if header.interpretation == "PALETTE COLOR":
+        if header.interpretation.upper() == "PALETTE COLOR":
             raise Rejection(Reason.NOT_GRAYSCALE, "pixels are colours of a palette")
-        if header.burned_in == "YES":  # (0028,0301), enough to identify the patient
+        if header.burned_in.upper() == "YES":  # (0028,0301), enough to identify the patient
             raise Rejection(Reason.BURNED_IN_TEXT, "Burned In Annotation: its pixels may name the patient")
         if max(rows, columns) > LARGEST_MATRIX:
             raise Rejection(Reason.UNDECODABLE_PIXEL_DATA, f"a matrix of {rows} by {columns}")
@@ -212,7 +212,8 @@ def _enter_pixel_data(file: BinaryIO, implicit: bool, little: bool) -> tuple[str
         raise Rejection(Reason.TRUNCATED_PIXEL_DATA, "the file ends before its pixel data")
     if struct.unpack(endian + "HH", head[:4]) != (0x7FE0, 0x0010):
         raise Rejection(Reason.NOT_HOUNSFIELD, "floating-point pixel data")
-    if implicit or head[4:6] not in _LONG_VRS:
+    # Some writers state Implicit VR for a data set with VRs. As a length they would be odd (PS3.5 7.1.1).
+    if head[4:6] not in _LONG_VRS or (implicit and head[6:] != b"\0\0"):
         return "OW", struct.unpack(endian + "L", head[4:])[0]
     return head[4:6].decode(), struct.unpack(endian + "L", file.read(4))[0]
 

@@ -101,14 +101,14 @@ class PixelHeader:
         return values
 
     @cached_property
-    def interpretation(self) -> Any:
-        """Photometric Interpretation (0028,0004), if any."""
-        return self._data.get("PhotometricInterpretation")
+    def interpretation(self) -> str:
+        """Photometric Interpretation (0028,0004); empty if missing."""
+        return text(self._data, "PhotometricInterpretation")
 
     @cached_property
-    def burned_in(self) -> Any:
-        """Burned In Annotation (0028,0301), if any."""
-        return self._data.get("BurnedInAnnotation")
+    def burned_in(self) -> str:
+        """Burned In Annotation (0028,0301); empty if missing."""
+        return text(self._data, "BurnedInAnnotation")
 
     @cached_property
     def offsets(self) -> Any:

@@ -23,6 +23,15 @@ _DERIVED_WORDS = (
     *("MOSAIC", "AVERAGE", "COLOR"),
 )
 
+_PIXEL_CONTRASTS = frozenset(
+    (
+        *("ADDITION", "DIVISION", "MASKED", "MAXIMUM", "MEAN", "MINIMUM", "MULTIPLICATION", "QUANTITY"),
+        *("RESAMPLED", "STD_DEVIATION", "SUBTRACTION"),
+    )
+)
+"""Value 4 of a frame computed from others (PS3.3 C.8.16.1.4, Derived Pixel Contrast): projections, averages,
+reformats. NONE, MIXED and FILTERED frames are slices."""
+
 # Value 4 of a multi-energy image (PS3.3 C.8.2.1.1.1) that holds no Hounsfield units of a scan: materials with
 # or without one (MAT_REMOVED is a virtual non-contrast image), effective atomic number, electron density.
 _SPECTRAL_WORDS = ("MAT_", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "MATERIAL DENS", "MATERIAL_DENS", "ATOMIC")
@@ -67,6 +76,8 @@ def _kind(values: tuple[str, ...], sop_class: str, samples: int | None) -> Reaso
         return Reason.DYNAMIC
     # DERIVED\PRIMARY alone is an axial image after filtering or lossy compression.
     if values[:2] == ("DERIVED", "SECONDARY") or _any(_DERIVED_WORDS, extra):
+        return Reason.DERIVED
+    if _PIXEL_CONTRASTS.intersection(values[3:4]):
         return Reason.DERIVED
     return None
 

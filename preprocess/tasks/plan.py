@@ -34,7 +34,7 @@ from shards.schema import FORMAT_VERSION
 
 log = logging.getLogger(__name__)
 
-PROCESSING_VERSION = 12
+PROCESSING_VERSION = 13
 """Increase this when the same input and configuration give other outputs; all tasks are then rerun."""
 MANIFEST, QUARANTINE, SUMMARY = "manifest.parquet", "quarantine.parquet", "summary.json"
 """Joint outputs of all tasks, in the output folder."""

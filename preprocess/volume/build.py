@@ -150,9 +150,10 @@ def _decode_all(selected: Selected, decoder: Decoder | VolumeDecoder) -> tuple[_
                 decoded.dropped[rejection.reason] += 1
                 decoded.details.setdefault(rejection.reason, rejection.detail)
                 continue
-            if one.digest in distinct:
+            if any(np.array_equal(one.hu, kept.hu) for _, kept in distinct.values()):
                 decoded.dropped[Reason.DUPLICATE_SLICE] += 1
-            distinct.setdefault(one.digest, (instance, one))
+                continue
+            distinct[one.digest] = instance, one
         if not distinct:
             continue
         # A technologist repeats a slice because the first was bad, so the last one is kept.

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel
 import numpy as np
@@ -92,10 +92,12 @@ def _header(path: Path, file: Any) -> tuple[Any, Any, int]:
     shape, offset = header.get_data_shape(), int(header["vox_offset"])
     needed = offset + math.prod(shape) * header.get_data_dtype().itemsize
     size = path.stat().st_size
+    if offset < kind.header_class.single_vox_offset:
+        raise Rejection(Reason.BROKEN_HEADER, f"vox_offset: {offset}, within the header")
     if (
         max(shape, default=0) > LARGEST_MATRIX
         or math.prod(shape) > MAX_PIXELS
-        or not 0 <= offset <= _MAX_EXTENSIONS
+        or offset > _MAX_EXTENSIONS
         or (is_bomb(needed, size) if isinstance(file, gzip.GzipFile) else needed > size)
     ):
         raise Rejection(
@@ -109,13 +111,34 @@ def _values(path: Path, kind: Any) -> Any:
     """The values with the header's slope and intercept; the bytes are in memory with a checked checksum."""
     with _opened(path) as file:
         _, _, needed = _header(path, file)
-        file.seek(0)
-        data = file.read(needed)
-        if len(data) < needed:
-            raise EOFError
-        beyond = needed
-        while piece := file.read(_PIECE):  # to the end, where the checksum is
-            beyond += len(piece)
-            if is_bomb(beyond, path.stat().st_size):
+    with path.open("rb") as file:
+        data = _unpacked(file, needed, path.stat().st_size) if _is_packed(path) else file.read(needed)
+    if len(data) < needed:
+        raise EOFError
+    with _reading(path, Reason.BROKEN_HEADER):
+        return kind.from_bytes(data).dataobj
+
+
+def _unpacked(file: BinaryIO, needed: int, size: int) -> bytes:
+    """The first `needed` bytes of a gzip file of `size` bytes, whose checksums are verified to the last one.
+
+    It may have several members (RFC 1952 section 2.2); other bytes after them are ignored, as by gzip. Raises
+    zlib.error or EOFError for damage.
+    """
+    pieces: list[bytes] = []
+    unpacked, rest = 0, file.read(_PIECE)
+    while rest.startswith(_GZIP):
+        member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        while not member.eof:
+            if not (rest := rest or file.read(_PIECE)):
                 raise EOFError
-    return kind.from_bytes(data).dataobj
+            piece = member.decompress(rest, _PIECE)
+            rest = member.unconsumed_tail
+            pieces.append(piece[: max(needed - unpacked, 0)])
+            unpacked += len(piece)
+            if is_bomb(unpacked, size):
+                raise EOFError
+        rest = member.unused_data
+        if len(rest) < len(_GZIP):
+            rest += file.read(_PIECE)
+    return b"".join(pieces)

@@ -47,7 +47,10 @@ def affine_of(header: Any) -> np.ndarray:
         raise Rejection(
             Reason.MISSING_GEOMETRY, f"{problem}, not the patient's; give the scan as it was acquired"
         )
-    edges = np.abs(np.asarray(header["pixdim"], np.float64)[1:4])
+    pixdim = header["pixdim"]
+    pixdim[0] = -1 if pixdim[0] < 0 else 1  # nifti1.h, method 2: 0 counts as 1
+    pixdim[1:4] = np.abs(pixdim[1:4])
+    edges = np.asarray(pixdim[1:4], np.float64)
     forms = {name: _form(header, name) for name, code in codes.items() if code in _OF_THE_PATIENT}
     for name, form in forms.items():
         if not np.isfinite(form).all() or min(np.linalg.norm(form[:3, :3], axis=0)) < 1e-6:

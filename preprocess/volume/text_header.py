@@ -69,8 +69,9 @@ def read_nrrd(path: Path) -> TextHeader:
     name = fields.get("datafile", "")
     if not name and not blank:
         raise Rejection(Reason.BROKEN_HEADER, "no end of the header")
-    encoding = fields.get("encoding", "")
-    if encoding not in ("raw", "gzip", "gz") or {"lineskip", "byteskip"} & set(fields):
+    encoding = fields.get("encoding", "").lower()
+    skips = {fields.get("lineskip", "0"), fields.get("byteskip", "0")} - {"0"}
+    if encoding not in ("raw", "gzip", "gz") or skips:
         raise Rejection(
             Reason.UNSUPPORTED_FORMAT,
             "encoding: neither raw nor gzip, or lines or bytes skipped; save it again",
@@ -120,6 +121,7 @@ def _values_path(path: Path, name: str) -> Path:
     """The file of the values: this one, or one in the same folder; a header cannot point elsewhere."""
     if not name:
         return path
+    name = name.removeprefix("./")
     data = path.with_name(name) if "/" not in name and name not in (".", "..") and "\0" not in name else None
     if data is None or "%" in name or " " in name or name.upper() == "LIST":
         raise Rejection(

@@ -7,7 +7,7 @@ from golden import Golden, made
 
 from preprocess.tasks.plan import PROCESSING_VERSION
 
-VERSION = 12
+VERSION = 13
 """The PROCESSING_VERSION of the digests below."""
 GOLDEN = {
     "ge": ("5f643a31be29ccf9", (94.862, 105.595, -33.356)),

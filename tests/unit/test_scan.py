@@ -156,9 +156,20 @@ def test_a_length_beyond_the_file_allocates_no_memory(tmp_path: Path) -> None:
     damaged = b"\x10\x00\x20\x00UN\0\0" + (2**32 - 16).to_bytes(4, "little") + whole[at + 8 :]
     (tmp_path / "export" / "damaged").write_bytes(whole[:at] + damaged)
     tracemalloc.start()
-    assert scan(tmp_path / "export", tmp_path / "c.parquet").rejected == {Reason.MISSING_UID: 1}
+    assert scan(tmp_path / "export", tmp_path / "c.parquet").rejected == {Reason.BROKEN_HEADER: 1}
     assert tracemalloc.get_traced_memory()[1] < 2**28
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("length", [b"LO\x60\xea", b"??\x08\0"])
+def test_an_element_longer_than_the_file_is_a_broken_header(length: bytes, tmp_path: Path) -> None:
+    """pydicom skips it and finds no UIDs behind it, although the exporter wrote them."""
+    whole = save(ct_image(PIXELS), tmp_path / "export" / "whole").read_bytes()
+    at = whole.index(b"\x10\x00\x20\x00LO")
+    (tmp_path / "export" / "damaged").write_bytes(
+        whole[:at] + b"\x09\0\x10\0" + length + b"ACME 1.1" + whole[at:]
+    )
+    assert scan(tmp_path / "export", tmp_path / "c.parquet").rejected == {Reason.BROKEN_HEADER: 1}
 
 
 def test_the_log_has_no_line_about_a_single_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

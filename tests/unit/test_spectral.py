@@ -67,6 +67,16 @@ def test_image_type_identifies_images_that_are_not_scans(word: str) -> None:
     assert why(one("Head 5.0", image_type=(*DERIVED, word)), contrast="any", allow_derived=True) == "spectral"
 
 
+@pytest.mark.parametrize("contrast", ["MAXIMUM", "MINIMUM", "MEAN", "STD_DEVIATION", "RESAMPLED", "DIVISION"])
+def test_frames_computed_from_others_are_derived(contrast: str) -> None:
+    """The pixel contrast of an enhanced CT (PS3.3 C.8.16.1.4): a projection has the geometry of a scan."""
+    frames = one("Head 5.0", image_type=("DERIVED", "PRIMARY", "VOLUME", contrast))
+    assert why(frames) == "derived"
+    assert why(frames, allow_derived=True) is None
+    for of_slices in ("NONE", "MIXED"):
+        assert why(one("Head 5.0", image_type=("DERIVED", "PRIMARY", "VOLUME", of_slices))) is None
+
+
 @pytest.mark.parametrize("description", COMPUTED)
 def test_virtual_images_are_rejected_as_spectral(description: str) -> None:
     assert why(one(description)) == "spectral"

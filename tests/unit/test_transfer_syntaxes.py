@@ -164,6 +164,14 @@ def test_an_unknown_transfer_syntax_is_named_only_if_its_uid_is_dicoms(
     assert "Doe" not in str(caught.value)
 
 
+def test_an_explicit_data_set_under_the_implicit_syntax_is_read(tmp_path: Path) -> None:
+    path = save(ct_image(STORED), tmp_path / "export" / "file")
+    explicit = path.read_bytes()
+    assert explicit.count(b"1.2.840.10008.1.2.1\0") == 1
+    path.write_bytes(explicit.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0"))
+    assert np.array_equal(decode(scanned(path.parent)[0].instances[0]).hu, STORED)
+
+
 def test_ges_private_syntax_has_big_endian_pixels(tmp_path: Path) -> None:
     data = ct_image(STORED)
     data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian

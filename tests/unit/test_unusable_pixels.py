@@ -42,6 +42,13 @@ def test_unusable_pixels_have_a_reason(reason: Reason, attributes: dict[str, Any
     assert caught.value.reason == reason
 
 
+def test_burned_in_text_is_rejected_in_any_case_of_its_letters(tmp_path: Path) -> None:
+    path = save(ct_image(STORED, BurnedInAnnotation="YES"), tmp_path / "export" / "file")
+    path.write_bytes(path.read_bytes().replace(b"YES ", b"Yes "))
+    with pytest.raises(Rejection, match="burned_in_text"):
+        decode(scanned(path.parent)[0].instances[0])
+
+
 def test_a_fragment_under_an_uncompressed_syntax_is_not_read_as_pixels(tmp_path: Path) -> None:
     """Eight bytes of an item header would shift every pixel by four."""
     path = save(ct_image(STORED), tmp_path / "export" / "file")

@@ -53,6 +53,20 @@ def test_duplicate_files_change_nothing_and_are_counted(folder: Path) -> None:
     assert plain.source_digest == copied.source_digest
 
 
+def test_copies_with_another_rescale_or_padding_are_duplicates(folder: Path) -> None:
+    """Two archives store one scan as signed HU, and as unsigned numbers with an intercept."""
+    plain = build(folder)
+    for path in sorted(folder.iterdir()):
+        data = pydicom.dcmread(path)
+        data.PixelData = (data.pixel_array + np.int16(1024)).astype("<u2").tobytes()
+        data.PixelRepresentation, data.RescaleIntercept = 0, -1024
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        save(data, folder / f"again-{path.name}")
+    both = build(folder)
+    assert both.dropped == ((Reason.DUPLICATE_SLICE, 24),)
+    assert np.array_equal(plain.voxels, both.voxels)
+
+
 @pytest.mark.parametrize(("few", "many"), [(2, 20), (20, 2)])
 def test_a_proof_in_one_slice_corrects_the_others(few: int, many: int, tmp_path: Path) -> None:
     """Two dense pixels under a wrong sign are as few as codes, but another slice of the series has more."""

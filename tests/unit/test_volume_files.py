@@ -98,6 +98,10 @@ def test_a_nifti_file_that_contradicts_itself_is_refused(tmp_path: Path) -> None
         ({"xyzt_units": 5}, Reason.INVALID_GEOMETRY),
         ({"xyzt_units": 255}, Reason.INVALID_GEOMETRY),
         ({"datatype": 9999}, Reason.BROKEN_HEADER),
+        ({"datatype": 0}, Reason.BROKEN_HEADER),
+        ({"scl_slope": 1.0, "scl_inter": np.nan}, Reason.BROKEN_HEADER),
+        ({"magic": b""}, Reason.BROKEN_HEADER),
+        ({"vox_offset": 0.0}, Reason.BROKEN_HEADER),  # nibabel would read the header as values
         ({"srow_z": [0, 0, np.nan, 0]}, Reason.INVALID_GEOMETRY),
     ):
         assert refusal(header_of(write_nifti(HU, AFFINE, path), **changes)) is reason, changes
@@ -106,6 +110,42 @@ def test_a_nifti_file_that_contradicts_itself_is_refused(tmp_path: Path) -> None
         assert np.allclose(affine_of(volume), AFFINE, atol=1e-4), codes
     header_of(path, xyzt_units=2 + 64)  # mm, and an undefined unit of time
     assert np.allclose(affine_of(open_volume(path)), AFFINE, atol=1e-4)
+
+
+def test_a_missing_sign_in_pixdim_is_plus(tmp_path: Path) -> None:
+    """nifti1.h takes 0 as 1, and no other library minds the sign of the edges."""
+    zooms = np.array([0, -3, 3, 6, 1, 1, 1, 1], np.float32)
+    for codes in ((1, 0), (0, 1), (1, 1)):
+        path = header_of(write_nifti(HU, AFFINE, tmp_path / "secret.nii", codes=codes), pixdim=zooms)
+        assert np.allclose(affine_of(open_volume(path)), AFFINE, atol=1e-4), codes
+
+
+def test_other_bytes_after_packed_values_are_ignored_but_not_a_second_part(tmp_path: Path) -> None:
+    path = write_nifti(HU, AFFINE, tmp_path / "secret.nii.gz")
+    packed = path.read_bytes()
+    plain = gzip.decompress(packed)
+    parts = gzip.compress(plain[:1000]) + gzip.compress(plain[1000:])
+    for data in (packed + b"other", packed + bytes(1000), parts, parts + b"\x1f"):
+        path.write_bytes(data)
+        assert np.array_equal(whole(open_volume(path)), HU)
+    damaged = bytearray(parts)
+    damaged[-6] ^= 1  # the checksum of the last part
+    for data in (parts[:-100], bytes(damaged)):
+        path.write_bytes(data)
+        assert refusal(path) is Reason.TRUNCATED_PIXEL_DATA
+
+
+def test_equivalent_ways_to_write_a_nrrd_header_are_read(tmp_path: Path) -> None:
+    path = write_nrrd_ras(HU, AFFINE, tmp_path / "secret.nrrd")
+    data = path.read_bytes()
+    (tmp_path / "b.raw").write_bytes(HU.astype("<i2").tobytes())
+    for new in (
+        b"encoding: RAW",
+        b"encoding: raw\nbyte skip: 0\nline skip: 0",
+        b"encoding: raw\ndata file: ./b.raw",
+    ):
+        path.write_bytes(data.replace(b"encoding: raw", new, 1))
+        assert np.array_equal(whole(open_volume(path)), HU)
 
 
 def test_both_conventions_of_slice_distance_in_a_tilted_stack_are_read(tmp_path: Path) -> None:
