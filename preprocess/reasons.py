@@ -73,6 +73,7 @@ class Reason(StrEnum):
 
     # Series, by the rest of their study.
     SEVERAL_PATIENTS = "several_patients"  # other images of the series have another Patient ID
+    SEVERAL_STUDIES = "several_studies"  # other images of the series have another Study Instance UID
     NOT_BEST_OF_STUDY = "not_best_of_study"
 
     # Slices and their geometry.

@@ -139,16 +139,31 @@ def _read(file: BinaryIO, start: bytes, size: int) -> list[dict[str, Any]]:
         if found := walked(file, start, size, _WANTED):
             return _rows(dataset(found.elements), found.sop_uid, found.transfer_syntax, size)
         file.seek(0)
-        data, _ = read_attributes(file, size, _TAGS)
-        if "Rows" not in data and _ends_within_an_element(data, file.tell(), size):
+        sought: Any = _Sought(file)
+        data, _ = read_attributes(sought, size, _TAGS)
+        if "Rows" not in data and _ends_within_an_element(data, sought.farthest, size):
             raise EOFError  # pydicom accepts it, and everything behind it seems to be missing
         if data.file_meta.get("MediaStorageSOPClassUID") == MEDIA_DIRECTORY:
             return []
         return _rows(data, text(data.file_meta, "MediaStorageSOPInstanceUID"), transfer_syntax(data), size)
 
 
+class _Sought:
+    """A file that knows how far it was sought: a zip's member has no position beyond its end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.tell, self._seek = file.read, file.tell, file.seek
+        self.farthest = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As a file's."""
+        if whence == io.SEEK_SET:
+            self.farthest = max(self.farthest, offset)
+        return self._seek(offset, whence)
+
+
 def _ends_within_an_element(data: pydicom.Dataset, end: int, size: int) -> bool:
-    """Whether a header, read up to `end` in a file of `size` bytes, has an element longer than the rest."""
+    """Whether a header, sought up to `end` in a file of `size` bytes, has an element longer than the rest."""
     last = data.get_item(max(data.keys())) if data.keys() else None
     cut = isinstance(last, RawDataElement) and len(last.value or b"") < last.length < _UNDEFINED_LENGTH
     return cut or end > size

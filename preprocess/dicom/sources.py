@@ -204,6 +204,8 @@ def _gzip_members(path: Path, status: Status) -> Iterator[tuple[Source, BinaryIO
         size = _gzip_size(path)
         if is_bomb(size, status.st_size):
             raise bomb(size, status.st_size)
+        if status.st_size > size + size // 1000 + 1024:  # deflate adds less (RFC 1951 section 3.2.4)
+            raise Rejection(Reason.UNSUPPORTED_ARCHIVE, "several gzip streams, or bytes after one: unpack it")
         # A single object; other content is rejected later as not DICOM.
         source = Source(path, size, status.st_mtime_ns, path.name.removesuffix(".gz"), 0, status.st_size)
         yield source, _member_file(file, 0, size)

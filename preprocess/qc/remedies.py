@@ -40,6 +40,7 @@ REMEDIES: dict[str, str] = {
     Reason.NOT_IN_TABLE: _RECIPE.format("table"),
     Reason.THICKNESS_OUT_OF_RANGE: _RECIPE.format("thickness_range_mm"),
     Reason.SEVERAL_PATIENTS: "merge the two Patient IDs in the PACS and export again",
+    Reason.SEVERAL_STUDIES: "give all images of the series one Study Instance UID and export again",
     Reason.NOT_BEST_OF_STUDY: "none: another series is the study's volume (`select.keep`, `select.prefer`)",
     **dict.fromkeys((Reason.MISSING_GEOMETRY, Reason.INVALID_GEOMETRY), _ATTRIBUTES),
     Reason.INCONSISTENT_GEOMETRY: _ATTRIBUTES,

@@ -26,7 +26,7 @@ from preprocess.qc.pictures import Picture
 from preprocess.qc.similar import sketch
 from preprocess.reasons import Reason
 from preprocess.select.candidate import Candidate
-from preprocess.select.divided import divided
+from preprocess.select.divided import divided_among
 from preprocess.select.outcome import Outcome
 from preprocess.select.study import select_study, studies
 from preprocess.select.unmatched import UnmatchedTexts
@@ -82,7 +82,7 @@ def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: Prepro
     with _machine_failures(place.out, place.index):
         with ExitStack() as writers:
             shards = _Shards(place, names, config, config_digest, made, writers)
-            refused = divided(series)  # all patients' series of a study are in one task
+            refused = divided_among(series, catalog)  # all patients' series of a study are in one task
             for study in studies(series):
                 selection = select_study(study, config.select, refused)
                 builder = StudyBuilder(selection, config.select.keep, shards.make)

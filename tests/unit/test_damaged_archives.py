@@ -97,6 +97,7 @@ def test_unreadable_archives_are_named_and_affect_no_others(tmp_path: Path) -> N
         "split-2.zip": zip_of(one)[:-22] + zip_end(disk=1),
         "zip.gz": gzip.compress(zip_of(one)),
         "volume.nii.gz": gzip.compress(bytes(400)),
+        "padded.dcm.gz": gzip.compress(dicom_bytes()) + bytes(2000),
         "empty.zip": zip_of(),
     }
     for name, data in files.items():
@@ -118,6 +119,7 @@ def test_unreadable_archives_are_named_and_affect_no_others(tmp_path: Path) -> N
         "inner.zip": Reason.NESTED_ARCHIVE,
         "inner.tar": Reason.NESTED_ARCHIVE,
         **dict.fromkeys(("x.7z", "x.cab", "x.lzh", "x.bin", "x.udf"), Reason.UNSUPPORTED_ARCHIVE),
+        "padded.dcm.gz": Reason.UNSUPPORTED_ARCHIVE,
         "split.z01": Reason.DAMAGED_ARCHIVE,
         "split.zip": Reason.DAMAGED_ARCHIVE,
         "split-2.zip": Reason.DAMAGED_ARCHIVE,

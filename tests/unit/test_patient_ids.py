@@ -11,12 +11,12 @@ from dicom_files import axial
 from header_series import series, stack
 from preprocess_export import Export, make_export, run_inline, write_series
 
-from preprocess.dicom.catalog import Instance, Series
+from preprocess.dicom.catalog import Instance, Series, read_catalog
 from preprocess.explain import explain
 from preprocess.reasons import Reason
 from preprocess.scan.identities import SeveralPatients
 from preprocess.scan.run import scan
-from preprocess.select.divided import divided
+from preprocess.select.divided import divided, divided_among
 from shards import Dataset
 from shards.patients import tied, tied_patients
 
@@ -54,6 +54,18 @@ def test_a_series_with_two_patient_ids_is_refused(
     assert {rejection.reason for rejection in actual.values()} <= {Reason.SEVERAL_PATIENTS}
 
 
+@pytest.mark.parametrize("patient", ["patient", ""])
+def test_a_series_in_two_studies_is_refused(patient: str) -> None:
+    """Without a Patient ID the two may be scans of two patients under a reused UID."""
+    one = series(SLICES[:15], patient_id=patient, study_uid="1")
+    other = series(SLICES[15:], patient_id=patient, study_uid="9")
+    refused = divided([one, other])
+    assert {key[1]: rejection.reason for key, rejection in refused.items()} == (
+        {"1": Reason.SEVERAL_STUDIES, "9": Reason.SEVERAL_STUDIES} if patient else {}
+    )
+    assert divided([one, series(again(SLICES), patient_id=patient, study_uid="9")]) == {}
+
+
 def edit(folder: Path, change: Callable[[pydicom.Dataset, int], None]) -> None:
     for number, path in enumerate(sorted(folder.glob("1-*.dcm"))):
         data = pydicom.dcmread(path)
@@ -62,7 +74,8 @@ def edit(folder: Path, change: Callable[[pydicom.Dataset, int], None]) -> None:
 
 
 def an_export(where: Path) -> Export:
-    """In study 2 the ID changes within the series; study 3 is study 0 with another ID and other UIDs."""
+    """In study 2 the ID changes within the series, in study 4 the study's UID; study 3 is study 0 with other
+    IDs."""
     export = make_export(where, studies=3)
 
     def cut(data: pydicom.Dataset, number: int) -> None:
@@ -76,6 +89,14 @@ def an_export(where: Path) -> Export:
         data.PatientID = "SECRET TOO"
 
     edit(export.folder / "03", other)
+    write_series(export.folder, 4, 1, axial(slices=20, gap=6.0, start=(-70, -60, 0)))
+
+    def of_two_studies(data: pydicom.Dataset, number: int) -> None:
+        data.PatientID = "SECRET FOUR"
+        if number >= 9:
+            data.StudyInstanceUID = "1.2.3.444"
+
+    edit(export.folder / "04", of_two_studies)
     return export
 
 
@@ -89,12 +110,17 @@ def test_both_are_reported_and_neither_becomes_two_patients(tmp_path: Path) -> N
     config = export.config(formats=("zarr",))
     table = explain(export.catalog, config).table.to_pylist()
     assert [row["decision"] for row in table].count("several_patients") == 2
+    assert [row["decision"] for row in table].count("several_studies") == 2
+    for one in read_catalog(export.catalog):  # a task may have only one of two studies
+        if one.patient_id == "SECRET FOUR":
+            assert divided_among([one], export.catalog)[one.key].reason is Reason.SEVERAL_STUDIES
     out = tmp_path / "out"
     summary = run_inline(export, out, config)
     rejected = pq.read_table(out / "quarantine.parquet").to_pylist()
     cut = [row for row in rejected if row["reason"] == "several_patients"]
     assert len(cut) == summary.rejected_by_reason["several_patients"] == 2
     assert len({row["patient_key"] for row in cut}) == 2
+    assert summary.rejected_by_reason["several_studies"] == 2
     assert all("(0010,0020)" in row["detail"] and "SECRET" not in row["detail"] for row in cut)
 
     volumes = pq.read_table(out / "manifest.parquet").to_pylist()

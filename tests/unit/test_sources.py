@@ -30,7 +30,7 @@ def test_archive_members_are_scanned_and_decoded_like_files(packer: str, tmp_pat
     archive = tmp_path / "packed" / "export.dcm"
     PACKERS[packer](plain, archive)
     (of_files,), (of_members,) = scanned(plain), scanned(tmp_path / "packed")
-    assert reasons(tmp_path / "packed.parquet") == {"broken": Reason.MISSING_UID}
+    assert reasons(tmp_path / "packed.parquet") == {"broken": Reason.BROKEN_HEADER}
     for file, member in zip(of_files.instances, of_members.instances, strict=True):
         assert member.path == archive
         assert Path(member.member).name == file.path.name

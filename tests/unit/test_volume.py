@@ -130,6 +130,30 @@ def test_a_slice_on_another_scale_is_left_out(folder: Path) -> None:
         build(folder)
 
 
+@pytest.mark.parametrize("change", ["intercept", "blank"])
+def test_a_slice_of_air_between_slices_of_the_head_is_left_out(change: str, tmp_path: Path) -> None:
+    """An intercept of -1024 too much makes the head air, which most pixels already are; so do lost pixels."""
+
+    def cylinder(points: np.ndarray) -> np.ndarray:
+        inside = np.hypot(points[..., 0] - 2, points[..., 1] - 12) < 50
+        return np.where(inside & (points[..., 2] < 110), waves(points), -1000)
+
+    folder = axial().write(tmp_path / "export", cylinder)
+    plain = build(folder)
+    assert plain.dropped == ()
+    for index in (8, 15):
+        data = pydicom.dcmread(folder / f"{index:04d}")
+        if change == "intercept":
+            data.RescaleIntercept = -1024
+        else:
+            data.PixelData = np.full_like(data.pixel_array, -1024).tobytes()
+        save(data, folder / f"{index:04d}")
+    volume = build(folder)
+    assert volume.dropped == ((Reason.MISSING_SLICES, 2), (Reason.NOT_HOUNSFIELD, 2))
+    assert volume.voxels.shape == plain.voxels.shape
+    assert np.median(np.abs(volume.voxels.astype(int) - plain.voxels)) < 5
+
+
 def test_facts_describe_the_acquisition(folder: Path) -> None:
     facts = build(folder).facts
     assert facts.manufacturer == "SIEMENS"
