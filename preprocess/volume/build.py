@@ -210,6 +210,7 @@ _LOST = (
     Reason.INCONSISTENT_GEOMETRY,
     Reason.DAMAGED_ARCHIVE,
     Reason.ARCHIVE_BOMB,
+    Reason.BROKEN_HEADER,
 )
 
 

@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -139,6 +140,9 @@ def test_bad_rows_are_quarantined_with_reasons_and_affect_no_others(tmp_path: Pa
     flipped = bytearray(good.read_bytes())
     flipped[len(flipped) // 2] ^= 1
     (folder / "flipped.nii.gz").write_bytes(flipped)
+    odd = bytearray((folder / "second.nii").read_bytes())
+    odd[112:120] = struct.pack("<2f", 1, float("nan"))  # scl_slope and scl_inter
+    (folder / "odd.nii").write_bytes(odd)
 
     def row(path: str, number: int, **changes: str) -> dict[str, str]:
         return {"path": path, "patient": f"Doe^{number}", "study": f"study {number}", "kvp": "120", **changes}
@@ -155,6 +159,7 @@ def test_bad_rows_are_quarantined_with_reasons_and_affect_no_others(tmp_path: Pa
         "no study": (row("cut.nii.gz", 7, study=" "), Reason.MISSING_STUDY),
         "cut": (row("cut.nii.gz", 8), Reason.TRUNCATED_PIXEL_DATA),
         "flipped": (row("flipped.nii.gz", 9), Reason.TRUNCATED_PIXEL_DATA),
+        "odd": (row("odd.nii", 17), Reason.BROKEN_HEADER),
         "text": (row("text.nii", 10), Reason.BROKEN_HEADER),
         "empty": (row("empty.nii", 11), Reason.EMPTY_FILE),
         "no volume": (row("slides.pptx", 12), Reason.UNSUPPORTED_FORMAT),
