@@ -5,10 +5,9 @@ series, the remaining images get the new one and keep all other UIDs. Images wit
 ID may also be a complete copy of the series, or another patient's, because careless anonymisers reuse UIDs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,50 +15,58 @@ import pyarrow.parquet as pq
 from preprocess.dicom.catalog import SERIES_KEY, Series, SeriesKey, read_rows
 from preprocess.reasons import Reason, Rejection
 
-_BATCH = 2**16
-"""Series whose keys are in memory at a time."""
-_Same = Callable[[SeriesKey], tuple[str, str] | None]
+
+def several_patients(series: Iterable[Series]) -> dict[SeriesKey, Rejection]:
+    """Rejections of the `series` whose missing images are in the same study under another Patient ID."""
+    groups: dict[tuple[str, str], list[Series]] = {}
+    for one in series:
+        groups.setdefault((one.study_uid, one.series_uid), []).append(one)
+    return {
+        one.key: Rejection(
+            Reason.SEVERAL_PATIENTS,
+            f"{len(one.instances)} images here, {more} more under another Patient ID (0010,0020): "
+            "use one ID per series and scan again",
+        )
+        for one, more in _incomplete(groups)
+    }
 
 
-def _of_study(key: SeriesKey) -> tuple[str, str]:
-    return key[1:]
+def several_studies(series: Iterable[Series]) -> dict[SeriesKey, Rejection]:
+    """Rejections of the `series` whose missing images are in another study of the patient.
+
+    Without a Patient ID it is unknown whether two studies are of one patient.
+    """
+    groups: dict[tuple[str, str], list[Series]] = {}
+    for one in series:
+        if one.patient_id:
+            groups.setdefault((one.patient_id, one.series_uid), []).append(one)
+    return {one.key: in_several_studies(one) for one, _ in _incomplete(groups)}
 
 
-def _of_patient(key: SeriesKey) -> tuple[str, str] | None:
-    """None without a Patient ID: the patients of two such studies are unknown."""
-    return (key[0], key[2]) if key[0] else None
-
-
-_DIVISIONS: tuple[tuple[_Same, Reason, str], ...] = (
-    (_of_study, Reason.SEVERAL_PATIENTS, "Patient ID (0010,0020): use one ID"),
-    (_of_patient, Reason.SEVERAL_STUDIES, "Study Instance UID (0020,000D): use one UID"),
-)
-"""What the parts of a series have in common, and what differs."""
+def in_several_studies(one: Series) -> Rejection:
+    """The rejection of a series of `several_studies`."""
+    return Rejection(
+        Reason.SEVERAL_STUDIES,
+        f"{len(one.instances)} images here, more under another Study Instance UID (0020,000D): "
+        "use one UID per series and scan again",
+    )
 
 
 def divided(series: Iterable[Series]) -> dict[SeriesKey, Rejection]:
-    """Rejections of the `series` whose missing images have the same UIDs under another patient or study.
+    """`several_studies` and `several_patients`, for all series that can have images of each other.
 
     Images with an instance number or position that the series already has belong to another scan.
     """
     every = list(series)
-    divided_: dict[SeriesKey, Rejection] = {}
-    for same, reason, other_id in _DIVISIONS:
-        for group in _alike(every, same):
-            for one in group:
-                lacking = sum(_lacking(one, other) for other in group if other is not one)
-                if lacking:
-                    detail = f"{len(one.instances)} images here, {lacking} more under another {other_id}"
-                    divided_.setdefault(one.key, Rejection(reason, f"{detail} per series and scan again"))
-    return divided_
+    return several_studies(every) | several_patients(every)
 
 
-def _alike(series: Iterable[Series], same: _Same) -> Iterator[list[Series]]:
-    groups: dict[tuple[str, str], list[Series]] = {}
-    for one in series:
-        if shared := same(one.key):
-            groups.setdefault(shared, []).append(one)
-    return (group for group in groups.values() if len(group) > 1)
+def _incomplete(groups: Mapping[tuple[str, str], list[Series]]) -> Iterator[tuple[Series, int]]:
+    """Series that others of their group complete, and by how many images."""
+    for group in groups.values():
+        for one in group:
+            if more := sum(_lacking(one, other) for other in group if other is not one):
+                yield one, more
 
 
 def _lacking(one: Series, other: Series) -> int:
@@ -75,31 +82,27 @@ def _lacking(one: Series, other: Series) -> int:
 
 def divided_of(catalog: Path) -> Mapping[SeriesKey, Rejection]:
     """`divided` for a whole catalog, in which few series share UIDs; FmctError as `read_rows`."""
+    keys = _numbered(catalog)
+    shared = {*_repeated(keys, "study_uid"), *_repeated(keys, "patient_id")}
+    return divided(read_rows(catalog, sorted(shared)))
+
+
+def rows_in_several_studies(catalog: Path) -> list[int]:
+    """Row numbers of the series of a catalog that `several_studies` rejects, ascending."""
+    rows = sorted(_repeated(_numbered(catalog), "patient_id"))
+    series = read_rows(catalog, rows)
+    refused = several_studies(series)
+    return [row for row, one in zip(rows, series, strict=True) if one.key in refused]
+
+
+def _numbered(catalog: Path) -> pa.Table:
     keys = pq.read_table(catalog, columns=list(SERIES_KEY))
-    numbered = keys.append_column("row", pa.array(range(len(keys)), pa.int64()))
-    rows: set[int] = set()
-    for name, kept in (
-        ("study_uid", numbered),
-        ("patient_id", numbered.filter(pc.field("patient_id") != "")),
-    ):
-        groups = kept.group_by([name, "series_uid"]).aggregate([("row", "list")])["row_list"]
-        rows.update(row for group in groups.to_pylist() if len(group) > 1 for row in group)
-    return divided(read_rows(catalog, sorted(rows)))
+    return keys.append_column("row", pa.array(range(len(keys)), pa.int64()))
 
 
-def divided_among(series: Sequence[Series], catalog: Path) -> Mapping[SeriesKey, Rejection]:
-    """`divided` for `series` of a catalog, among which are all patients' series of their studies."""
-    own, shared = {one.key for one in series}, {_of_patient(one.key) for one in series} - {None}
-    uids = pa.array({one.series_uid for one in series}, pa.string())
-    others: list[int] = []
-    start = 0
-    for batch in pq.ParquetFile(catalog).iter_batches(_BATCH, columns=list(SERIES_KEY)):
-        there = np.flatnonzero(pc.is_in(batch["series_uid"], uids).to_numpy(zero_copy_only=False))
-        keys = zip(*(batch[name].take(pa.array(there)).to_pylist() for name in SERIES_KEY), strict=True)
-        others += [
-            start + int(row)
-            for row, key in zip(there, keys, strict=True)
-            if key not in own and _of_patient(key) in shared
-        ]
-        start += len(batch)
-    return divided([*series, *(read_rows(catalog, others) if others else [])])
+def _repeated(keys: pa.Table, name: str) -> set[int]:
+    """Rows of the series whose UID occurs twice with one study, or with one patient who has an ID."""
+    known = keys.filter(pc.field(name) != "")
+    groups = known.group_by([name, "series_uid"]).aggregate([("row", "list"), ("row", "count")])
+    rows = groups.filter(pc.field("row_count") > 1)["row_list"]
+    return {row for group in rows.to_pylist() for row in group}

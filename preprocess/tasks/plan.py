@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from preprocess.config import PreprocessConfig
 from preprocess.dicom.catalog import Series, read_rows
 from preprocess.privacy.deidentify import PSEUDONYM_DIGITS, Pseudonymizer
+from preprocess.select.divided import rows_in_several_studies
 from shards.atomic import atomic_path
 from shards.closed import Closed
 from shards.errors import FmctError
@@ -49,6 +50,8 @@ class Task(Closed):
     """SHA-256 over the settings and every series' input digest."""
     rows: tuple[int, ...]
     """Row numbers in the catalog, ordered by study's and then series' pseudonym."""
+    in_several_studies: tuple[int, ...] = ()
+    """Those whose series has images in another study, which may be in another task."""
 
 
 class Plan(Closed):
@@ -78,7 +81,7 @@ def plan(catalog: Path, out: Path, config: PreprocessConfig) -> int:
     read_rows(catalog, [])  # raises if it is not a catalog
     names = Pseudonymizer(config.key_file)
     _require_same_key(out, names, config.key_file)
-    planned = np.fromiter(_series(catalog, names), _PLANNED)
+    planned = np.fromiter(_series(catalog, names, {*rows_in_several_studies(catalog)}), _PLANNED)
     if not planned.size:
         raise FmctError(f"{catalog}: no series in the catalog; scan another export")
     planned = planned[np.lexsort((planned["key"], planned["study_key"]))]
@@ -162,7 +165,7 @@ def task_digest(settings: str, series: list[str]) -> str:
     return hashlib.sha256("".join([settings, *series]).encode()).hexdigest()
 
 
-def input_digest(names: Pseudonymizer, series: Series) -> str:
+def input_digest(names: Pseudonymizer, series: Series, in_several_studies: bool) -> str:
     """The input digest of a series, equal to the one that the plan computes from the catalog's columns."""
     return _input_digest(
         names,
@@ -170,21 +173,31 @@ def input_digest(names: Pseudonymizer, series: Series) -> str:
         [i.sop_uid for i in series.instances],
         np.array([i.size for i in series.instances], np.int64),
         np.array([i.mtime_ns for i in series.instances], np.int64),
+        in_several_studies,
     )
 
 
 def _input_digest(
-    names: Pseudonymizer, key: str, sop_uids: list[str], sizes: np.ndarray, mtimes: np.ndarray
+    names: Pseudonymizer,
+    key: str,
+    sop_uids: list[str],
+    sizes: np.ndarray,
+    mtimes: np.ndarray,
+    in_several_studies: bool,
 ) -> str:
     """Keyed, so that it cannot confirm a guessed UID."""
-    return names.keyed("input", key, *sop_uids, sizes.tobytes().hex(), mtimes.tobytes().hex())
+    kind = "input in several studies" if in_several_studies else "input"
+    return names.keyed(kind, key, *sop_uids, sizes.tobytes().hex(), mtimes.tobytes().hex())
 
 
 _DIGITS = f"S{PSEUDONYM_DIGITS}"
 _PLANNED = np.dtype(
-    [("study_key", _DIGITS), ("key", _DIGITS), ("row", "i8"), ("digest", _DIGITS), ("pixel_bytes", "i8")]
+    [
+        *(("study_key", _DIGITS), ("key", _DIGITS), ("row", "i8"), ("digest", _DIGITS)),
+        *(("pixel_bytes", "i8"), ("in_several_studies", "?")),
+    ]
 )
-"""The plan's facts about one series: 112 bytes, an eighth of the same Python objects."""
+"""The plan's facts about one series: 113 bytes, an eighth of the same Python objects."""
 _LEADING = 12
 """Digits of a study's pseudonym that choose its task: enough for 2^48 tasks."""
 
@@ -199,7 +212,11 @@ def _parts(planned: np.ndarray, bits: int) -> list[np.ndarray]:
 def _task(settings: str, series: np.ndarray) -> Task:
     """The task of `_PLANNED` series."""
     digests = series["digest"].astype("U").tolist()
-    return Task(digest=task_digest(settings, digests), rows=tuple(series["row"].tolist()))
+    return Task(
+        digest=task_digest(settings, digests),
+        rows=tuple(series["row"].tolist()),
+        in_several_studies=tuple(series["row"][series["in_several_studies"]].tolist()),
+    )
 
 
 _COLUMNS = ["patient_id", "study_uid", "series_uid"]
@@ -210,8 +227,13 @@ _BATCH = 1024
 """Series that are in memory at a time: few enough for the processor's cache, which saves a fifth."""
 
 
-def _series(catalog: Path, names: Pseudonymizer) -> Iterator[tuple[str, str, int, str, int]]:
-    """All series as `_PLANNED`, by columns and in batches: archives have millions of instances."""
+def _series(
+    catalog: Path, names: Pseudonymizer, in_several_studies: Set[int]
+) -> Iterator[tuple[str, str, int, str, int, bool]]:
+    """All series as `_PLANNED`, by columns and in batches: archives have millions of instances.
+
+    in_several_studies: rows of such series.
+    """
     columns = [*_COLUMNS, *(f"instances.list.element.{name}" for name in _INSTANCE_COLUMNS)]
     row = nameless = 0
     for batch in pq.ParquetFile(catalog).iter_batches(_BATCH, columns=columns):
@@ -223,8 +245,9 @@ def _series(catalog: Path, names: Pseudonymizer) -> Iterator[tuple[str, str, int
         ):
             part = slice(offsets[number], offsets[number + 1])
             key = names.series(patient, study, uid)
-            digest = _input_digest(names, key, sop_uids[part], sizes[part], mtimes[part])
-            yield names.study(study), key, row, digest, BYTES_PER_PIXEL * int(pixels[part].sum())
+            several = row in in_several_studies
+            digest = _input_digest(names, key, sop_uids[part], sizes[part], mtimes[part], several)
+            yield names.study(study), key, row, digest, BYTES_PER_PIXEL * int(pixels[part].sum()), several
             row += 1
             nameless += not patient
     if nameless:
@@ -251,7 +274,7 @@ def _path(out: Path) -> Path:
 
 
 def _write(new: Plan, out: Path) -> None:
-    text = new.model_dump_json()
+    text = new.model_dump_json(exclude_defaults=True)
     path = _path(out)
     if path.is_file() and path.read_text() == text:
         return

@@ -26,7 +26,7 @@ from preprocess.qc.pictures import Picture
 from preprocess.qc.similar import sketch
 from preprocess.reasons import Reason
 from preprocess.select.candidate import Candidate
-from preprocess.select.divided import divided_among
+from preprocess.select.divided import in_several_studies, several_patients
 from preprocess.select.outcome import Outcome
 from preprocess.select.study import select_study, studies
 from preprocess.select.unmatched import UnmatchedTexts
@@ -82,7 +82,10 @@ def _run(catalog: Path, place: TaskFiles, task: Task, plan: Plan, config: Prepro
     with _machine_failures(place.out, place.index):
         with ExitStack() as writers:
             shards = _Shards(place, names, config, config_digest, made, writers)
-            refused = divided_among(series, catalog)  # all patients' series of a study are in one task
+            # All patients' series of a study are in one task; other studies may be in others.
+            by_row = dict(zip(task.rows, series, strict=True))
+            parts = [by_row[row] for row in task.in_several_studies]
+            refused = {one.key: in_several_studies(one) for one in parts} | several_patients(series)
             for study in studies(series):
                 selection = select_study(study, config.select, refused)
                 builder = StudyBuilder(selection, config.select.keep, shards.make)
@@ -135,7 +138,9 @@ class _Made:
 
 def _read_series(catalog: Path, task: Task, settings: str, names: Pseudonymizer) -> list[Series]:
     series = read_rows(catalog, task.rows)
-    if task_digest(settings, [input_digest(names, one) for one in series]) != task.digest:
+    several = [row in task.in_several_studies for row in task.rows]
+    digests = [input_digest(names, one, its) for one, its in zip(series, several, strict=True)]
+    if task_digest(settings, digests) != task.digest:
         raise FmctError(
             f"{catalog}: the catalog or the key changed after the plan; run `fmct preprocess --plan`"
         )

@@ -26,15 +26,25 @@ def key_file(tmp_path: Path) -> Path:
     return path
 
 
-def make_catalog(path: Path, studies: range, changed: int | None = None) -> Path:
-    """Two series per study of 4 slices of 512 × 512: 4 MiB of pixels; a file of study `changed` is newer."""
+def make_catalog(
+    path: Path, studies: range, changed: int | None = None, rest: dict[int, str | None] | None = None
+) -> Path:
+    """Two series per study of 4 slices of 512 × 512: 4 MiB of pixels; a file of study `changed` is newer.
+
+    rest: studies, the second half of whose first series is in another study, or missing (None).
+    """
     empty = dict.fromkeys(INSTANCE_TABLE.names)
+
+    def study_of(study: int, series: int, number: int) -> str | None:
+        second_half = series == 0 and number >= SLICES // 2
+        return (rest or {}).get(study, f"1.2.{study}") if second_half else f"1.2.{study}"
+
     rows = [
         empty
         | {name: "" for name in INSTANCE_TABLE.names if INSTANCE_TABLE.field(name).type == pa.string()}
         | {
             "patient_id": f"patient {study // 3}",
-            "study_uid": f"1.2.{study}",
+            "study_uid": study_uid,
             "series_uid": f"1.2.{study}.{series}",
             "sop_uid": f"1.2.{study}.{series}.{number}",
             "path": f"{study}/{series}/{number}".encode(),
@@ -51,6 +61,7 @@ def make_catalog(path: Path, studies: range, changed: int | None = None) -> Path
         for study in studies
         for series in range(2)
         for number in range(SLICES)
+        if (study_uid := study_of(study, series, number))
     ]
     with CatalogWriter(path) as writer:
         writer.add(pa.Table.from_pylist(rows, schema=INSTANCE_TABLE))
@@ -87,7 +98,9 @@ def test_digests_from_columns_equal_digests_from_series(tmp_path: Path, key_file
     (settings,) = settings_records(PreprocessConfig(key_file=key_file))
     (task,) = made.tasks
     assert made.settings == settings
-    assert task.digest == task_digest(settings, [input_digest(names, series[row]) for row in task.rows])
+    assert task.digest == task_digest(
+        settings, [input_digest(names, series[row], False) for row in task.rows]
+    )
 
 
 def test_an_added_removed_or_changed_study_alters_its_own_task_only(tmp_path: Path, key_file: Path) -> None:
@@ -103,6 +116,20 @@ def test_an_added_removed_or_changed_study_alters_its_own_task_only(tmp_path: Pa
         after = studies_by_task(catalog, make_plan(catalog, key_file, shard_mib=30))
         assert len(after) == 8
         assert len(before.keys() & after.keys()) == 7
+
+
+def test_images_of_a_series_in_another_study_alter_the_tasks_of_both(tmp_path: Path, key_file: Path) -> None:
+    """They may be exported later, and another task has the other study."""
+    half = make_catalog(tmp_path / "half", range(60), rest={7: None})
+    both = make_catalog(tmp_path / "both", range(60), rest={7: "1.2.777"})
+    before, made = make_plan(half, key_file, shard_mib=30), make_plan(both, key_file, shard_mib=30)
+    assert not any(task.in_several_studies for task in before.tasks)
+    series = read_catalog(both)
+    refused = [(task.digest, series[row].study_uid) for task in made.tasks for row in task.in_several_studies]
+    assert sorted(study for _, study in refused) == ["1.2.7", "1.2.777"]
+    assert len({digest for digest, _ in refused}) == 2
+    new = {task.digest for task in made.tasks} - {task.digest for task in before.tasks}
+    assert new == {digest for digest, _ in refused}
 
 
 def test_digests_depend_on_configuration_formats_and_key_but_not_workers(
