@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Collection
 from typing import Any, BinaryIO
 
 import pydicom
@@ -87,7 +88,7 @@ def read_header(file: BinaryIO, source: Source) -> list[dict[str, Any]]:
         # Any exception of the parser on a damaged header means a broken file; the scan continues.
         if not prefixed:
             return []
-        why = "an element is longer than the file" if isinstance(error, EOFError) else type(error).__name__
+        why = "the file ends within the header" if isinstance(error, EOFError) else type(error).__name__
         raise Rejection(Reason.BROKEN_HEADER, why) from None
     if missing := [label for name, label in _UIDS.items() if not all(row[name] for row in rows[:1])]:
         if not prefixed:
@@ -137,14 +138,17 @@ def _read(file: BinaryIO, start: bytes, size: int) -> list[dict[str, Any]]:
     with warnings.catch_warnings(), pydicom_config.disable_value_validation():
         warnings.simplefilter("ignore")
         if found := walked(file, start, size, _WANTED):
+            if _ends_before_uids(found.elements):
+                raise EOFError
             return _rows(dataset(found.elements), found.sop_uid, found.transfer_syntax, size)
         file.seek(0)
         sought: Any = _Sought(file)
         data, _ = read_attributes(sought, size, _TAGS)
-        if "Rows" not in data and _ends_within_an_element(data, sought.farthest, size):
-            raise EOFError  # pydicom accepts it, and everything behind it seems to be missing
         if data.file_meta.get("MediaStorageSOPClassUID") == MEDIA_DIRECTORY:
             return []
+        # pydicom accepts a cut header, and everything behind seems to be missing.
+        if _ends_before_uids(data.keys()) or ("Rows" not in data and _is_cut(data, sought.farthest, size)):
+            raise EOFError
         return _rows(data, text(data.file_meta, "MediaStorageSOPInstanceUID"), transfer_syntax(data), size)
 
 
@@ -162,9 +166,14 @@ class _Sought:
         return self._seek(offset, whence)
 
 
-def _ends_within_an_element(data: pydicom.Dataset, end: int, size: int) -> bool:
+def _ends_before_uids(tags: Collection[BaseTag]) -> bool:
+    """Whether a header with these tags is cut before its UIDs, rather than written without them."""
+    return max(tags, default=0) < tag_and_vr("SeriesInstanceUID")[0]
+
+
+def _is_cut(data: pydicom.Dataset, end: int, size: int) -> bool:
     """Whether a header, sought up to `end` in a file of `size` bytes, has an element longer than the rest."""
-    last = data.get_item(max(data.keys())) if data.keys() else None
+    last = data.get_item(max(data.keys()))
     cut = isinstance(last, RawDataElement) and len(last.value or b"") < last.length < _UNDEFINED_LENGTH
     return cut or end > size
 

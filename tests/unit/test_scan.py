@@ -16,8 +16,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 
 from preprocess.dicom import bounded
 from preprocess.dicom.catalog import read_catalog, read_rows
-from preprocess.dicom.sources import HEADER_BUFFER
-from preprocess.reasons import Reason
+from preprocess.dicom.header import read_header
+from preprocess.dicom.sources import HEADER_BUFFER, file_source
+from preprocess.reasons import Reason, Rejection
 from preprocess.scan.duplicates import Repeated
 from preprocess.scan.run import rejected_path, scan
 from shards.errors import FmctError
@@ -170,6 +171,16 @@ def test_an_element_longer_than_the_file_is_a_broken_header(length: bytes, tmp_p
         whole[:at] + b"\x09\0\x10\0" + length + b"ACME 1.1" + whole[at:]
     )
     assert scan(tmp_path / "export", tmp_path / "c.parquet").rejected == {Reason.BROKEN_HEADER: 1}
+
+
+def test_a_header_cut_before_its_uids_is_broken_wherever_it_is_cut(tmp_path: Path) -> None:
+    """A copy was interrupted: the exporter wrote the UIDs."""
+    whole = save(ct_image(PIXELS), tmp_path / "whole").read_bytes()
+    for end in range(132, whole.index(b"\x20\x00\x0e\x00UI") + 12):
+        (tmp_path / "cut").write_bytes(whole[:end])
+        with (tmp_path / "cut").open("rb") as file, pytest.raises(Rejection) as caught:
+            read_header(file, file_source(tmp_path / "cut", (tmp_path / "cut").stat()))
+        assert caught.value.reason is Reason.BROKEN_HEADER, end
 
 
 def test_the_log_has_no_line_about_a_single_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
