@@ -12,6 +12,10 @@ from preprocess.reasons import Reason, Rejection
 from preprocess.volume.formats import format_of, open_volume
 from preprocess.volume.volume_file import VolumeFile
 
+_ROUNDING = 0.01
+"""Greatest distance of a stored value from its integer. nibabel scales floats that it saves with the header
+of an int16 scan to the range of int16 ("data scaling"), so that labels of 0 to n are off by n / 65535 / 2."""
+
 
 def read_planes(path: Path, classes: Classes, of_class: int | None) -> tuple[Planes, str | None]:
     """The mask in a file, and its Study Instance UID (None unless DICOM).
@@ -40,14 +44,21 @@ def _bits(volume: VolumeFile, classes: Classes, of_class: int | None) -> NDArray
             raise Rejection(
                 Reason.INVALID_VALUE, f"values of type {values.dtype}; save one integer per voxel"
             )
-        if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.rint(values))).all():
-            raise Rejection(Reason.INVALID_VALUE, "values that are not integers; threshold them first")
+        if values.dtype.kind == "f":
+            values = _labels(values)
         for value in np.unique(values):
             if value:
                 bits[number][values == value] |= 1 << (
                     class_of(str(int(value)), classes, "value") if of_class is None else of_class
                 )
     return bits
+
+
+def _labels(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    whole = np.rint(values)
+    if not np.isfinite(values).all() or np.abs(values - whole).max() > _ROUNDING:
+        raise Rejection(Reason.INVALID_VALUE, "values that are not integers; threshold them first")
+    return whole
 
 
 def class_of(value: str, classes: Classes, what: str) -> int:

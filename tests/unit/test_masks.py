@@ -20,6 +20,7 @@ from fmct_hpc.train.export import require_same_preprocessing
 from launch.cli import app
 from preprocess.masks import shard
 from preprocess.masks.classes import Classes
+from preprocess.masks.files import read_planes
 from preprocess.masks.grid import ONE
 from preprocess.masks.planes import array_planes
 from preprocess.masks.run import masks
@@ -262,6 +263,23 @@ def test_the_masks_are_a_dataset_beside_the_volumes(
         mask_info(volumes)
     with pytest.raises(FmctError, match="holds masks;"):
         masks(table, out, tmp_path / "more", ["a=3"])
+
+
+@pytest.mark.parametrize("labels", [1, 117])
+def test_labels_that_nibabel_rescaled_are_read_as_they_were(labels: int, tmp_path: Path) -> None:
+    # Floats under the header of an int16 scan are scaled to the range of int16: 1 is read as 0.99999.
+    values = np.broadcast_to(np.arange(labels + 1.0)[:, None, None], (labels + 1, 2, 3))
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    image = nibabel.Nifti1Image(values, np.eye(4), header)
+    image.set_qform(np.eye(4), 1)
+    nibabel.save(image, tmp_path / "labels.nii")
+    found = nibabel.load(tmp_path / "labels.nii")
+    assert isinstance(found, nibabel.Nifti1Image)
+    assert (found.get_fdata() != values).any()
+    classes = Classes(("odd", "even"), {str(label): label % 2 for label in range(1, labels + 1)})
+    planes, _ = read_planes(tmp_path / "labels.nii", classes, None)
+    assert planes.bits[1, 0].tolist() == [0, *(1 << label % 2 for label in range(1, labels + 1))]
 
 
 def test_masks_are_not_accepted_as_volumes(folder: Path, tmp_path: Path) -> None:
