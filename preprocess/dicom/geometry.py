@@ -186,6 +186,28 @@ def _is_same(one: _Geometry, other: _Geometry) -> bool:
     return bool(np.all(cosines >= np.cos(np.radians(SAME_ORIENTATION_DEG))))
 
 
+def in_line(instances: Sequence[Instance]) -> tuple[list[Instance], int]:
+    """The parallel instances that follow one another, and how many lie beside them, half a field away.
+
+    Raises Rejection(inconsistent_geometry) if more than `STRAY_SLICES` of them do.
+    """
+    slices = stack([group[0] for group in by_position(instances)])
+    if len(slices.positions) < 3:
+        return list(instances), 0
+    positions = np.array([i.position for i in instances], float)
+    line = slices.travel / (slices.travel @ slices.normal)
+    beside = positions - (positions @ slices.normal)[:, None] * line
+    beside -= np.median(beside, axis=0)
+    field = np.array(slices.matrix) * slices.spacing
+    away = np.abs(beside @ np.transpose([slices.row_step, slices.column_step])) > field / 2
+    kept = [i for i, stray in zip(instances, away.any(axis=1), strict=True) if not stray]
+    stray = len(instances) - len(kept)
+    if stray > STRAY_SLICES * len(instances):
+        detail = f"{stray} of {len(instances)} slices lie beside the others by more than half of their field"
+        raise Rejection(Reason.INCONSISTENT_GEOMETRY, detail)
+    return kept, stray
+
+
 def by_position(instances: Sequence[Instance]) -> list[list[Instance]]:
     """Group parallel instances by position along the normal, in geometric order."""
     normal = axes(instances[0].orientation or ())[2]

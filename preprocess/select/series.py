@@ -15,6 +15,7 @@ from preprocess.dicom.geometry import (
     SAME_POSITION_MM,
     Stack,
     by_position,
+    in_line,
     is_axial,
     missing_slices,
     parallel,
@@ -81,8 +82,9 @@ def usable(series: Series, config: SelectConfig) -> Selected:
         dropped[Reason.REFORMAT] += len(kept) - len(axial)
         kept = axial
     kept, stray = parallel(kept)
-    if stray:
-        dropped[Reason.INCONSISTENT_GEOMETRY] += stray
+    kept, beside = in_line(kept)
+    if stray + beside:
+        dropped[Reason.INCONSISTENT_GEOMETRY] += stray + beside
     groups = by_position(kept)
     repeated = sum(
         len({(i.sop_uid, i.frame) for i in group}) >= REPEATS_OF_A_SERIES_IN_TIME for group in groups

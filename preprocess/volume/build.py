@@ -8,7 +8,7 @@ import numpy as np
 
 from preprocess.anatomy.profile import Anatomy
 from preprocess.config import GridConfig
-from preprocess.dicom.catalog import Instance, Series, texts_of
+from preprocess.dicom.catalog import Instance, Series, commonest, texts_of
 from preprocess.dicom.decode import AIR_HU, Decoder, Slice, source_digest
 from preprocess.dicom.equipment import vendor
 from preprocess.dicom.geometry import Stack, missing_slices, stack
@@ -139,9 +139,13 @@ def _decode_all(selected: Selected, decoder: Decoder | VolumeDecoder) -> tuple[_
     """The decoded slices, and the number of positions with different images."""
     decoded = _Decoded(np.empty((0, 0, 0), np.int16), [], [], Counter(selected.dropped), {})
     retaken = 0
+    usual = commonest(image.thickness for group in selected.positions for image in group)
     for group in selected.positions:
         distinct: dict[bytes, tuple[Instance, Slice]] = {}
-        for instance in sorted(group, key=_acquisition_time, reverse=True):
+        # A technologist repeats a slice because the first was bad, so the last one is kept. One of another
+        # thickness is of another reconstruction.
+        order = sorted(group, key=lambda i: (i.thickness == usual, _acquisition_time(i)), reverse=True)
+        for instance in order:
             at = len(decoded.instances)
             place = decoded.hu[at] if at and not distinct else None
             try:
@@ -156,7 +160,6 @@ def _decode_all(selected: Selected, decoder: Decoder | VolumeDecoder) -> tuple[_
             distinct[one.digest] = instance, one
         if not distinct:
             continue
-        # A technologist repeats a slice because the first was bad, so the last one is kept.
         instance, one = next(iter(distinct.values()))
         if not decoded.instances:
             decoded.hu = _room((len(selected.positions), *one.hu.shape))

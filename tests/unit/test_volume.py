@@ -1,5 +1,6 @@
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,16 @@ import pydicom
 import pytest
 from dicom_files import Acquisition, axial, ct_image, save, scanned, waves
 from pydicom.uid import generate_uid
+from synthetic_scan import stack_of
 
+from preprocess.anatomy.head import HEAD
 from preprocess.config import GridConfig
 from preprocess.dicom.geometry import axes
 from preprocess.reasons import IncompleteError, Reason, Rejection
 from preprocess.select.outcome import as_rejection
 from preprocess.select.rules import SelectConfig
 from preprocess.volume.build import Volume, build_volume
+from preprocess.volume.crop import find_head
 
 GRID = GridConfig(spacing_mm=(2.0, 2.0, 2.0))
 
@@ -96,6 +100,36 @@ def test_the_last_of_retaken_slices_is_kept(folder: Path) -> None:
     for index in range(12):
         retake(folder / f"{index:04d}", 100, acquisition=2)
     with pytest.raises(Rejection, match="repeated_positions: 13 of 24 positions"):
+        build(folder)
+
+
+def test_a_slice_of_the_usual_thickness_is_kept_beside_one_of_another(folder: Path) -> None:
+    """A second reconstruction of part of a scan in thick slices is no retake of its thin ones."""
+    plain = build(folder)
+    for index in range(4, 9):
+        retake(folder / f"{index:04d}", 500, acquisition=1)
+        thick = pydicom.dcmread(folder / f"{index:04d}-1")
+        thick.SliceThickness, thick.InstanceNumber = 10, 100 + index
+        save(thick, folder / f"{index:04d}-1")
+    volume = build(folder)
+    assert volume.dropped == ((Reason.RETAKEN_SLICE, 5),)
+    assert np.array_equal(volume.voxels, plain.voxels)
+
+
+@pytest.mark.parametrize("index", [0, 12])
+def test_a_slice_beside_the_others_is_left_out(index: int, folder: Path) -> None:
+    """The sign of one coordinate was lost; a scan's field moves by less than half of its width."""
+    data = pydicom.dcmread(folder / f"{index:04d}")
+    data.ImagePositionPatient[0] *= -1
+    save(data, folder / f"{index:04d}")
+    volume = build(folder)
+    missing = ((Reason.MISSING_SLICES, 1),) if index else ()
+    assert volume.dropped == ((Reason.INCONSISTENT_GEOMETRY, 1), *missing)
+    for other in (5, 8):
+        data = pydicom.dcmread(folder / f"{other:04d}")
+        data.ImagePositionPatient[0] *= -1
+        save(data, folder / f"{other:04d}")
+    with pytest.raises(Rejection, match="inconsistent_geometry: 3 of 24 slices"):
         build(folder)
 
 
@@ -192,13 +226,14 @@ def test_a_table_alone_is_not_a_head(tmp_path: Path) -> None:
         build(axial().write(tmp_path / "export", table))
 
 
-def test_slices_far_apart_sideways_are_refused_before_allocating_memory(tmp_path: Path) -> None:
+def test_slices_far_apart_sideways_are_refused_before_allocating_memory() -> None:
     """Their median direction of travel is straight, so that their coverage is that of a head."""
-    scan = axial()
-    scan.positions[5, 0] = -3000
-    scan.positions[9, 1] = 3000
+    slices = stack_of(5.0 * np.arange(24))
+    positions = slices.positions.copy()
+    positions[5, 0] -= 3000
+    positions[9, 1] += 3000
     with pytest.raises(Rejection, match=r"invalid_geometry: the slices extend over 3\d\d\d mm"):
-        build(scan.write(tmp_path / "export", waves))
+        find_head(np.zeros((24, *slices.matrix), np.int16), replace(slices, positions=positions), -500, HEAD)
 
 
 def test_a_stray_in_another_plane_is_left_out(folder: Path) -> None:
