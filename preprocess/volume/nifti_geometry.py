@@ -8,6 +8,7 @@ edges in either case. Both map to RAS mm; codes 3 and 4 mean the space of a temp
 from typing import Any
 
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from preprocess.reasons import Reason, Rejection
@@ -48,9 +49,8 @@ def affine_of(header: Any) -> np.ndarray:
             Reason.MISSING_GEOMETRY, f"{problem}, not the patient's; give the scan as it was acquired"
         )
     pixdim = header["pixdim"]
-    pixdim[0] = -1 if pixdim[0] < 0 else 1  # nifti1.h, method 2: 0 counts as 1
-    pixdim[1:4] = np.abs(pixdim[1:4])
-    edges = np.asarray(pixdim[1:4], np.float64)
+    pixdim[0] = pixdim[0] or 1  # nifti1.h, method 2: 0 counts as 1
+    edges = np.abs(np.asarray(pixdim[1:4], np.float64))
     forms = {name: _form(header, name) for name, code in codes.items() if code in _OF_THE_PATIENT}
     for name, form in forms.items():
         if not np.isfinite(form).all() or min(np.linalg.norm(form[:3, :3], axis=0)) < 1e-6:
@@ -64,6 +64,9 @@ def affine_of(header: Any) -> np.ndarray:
 def _form(header: Any, name: str) -> NDArray[np.float64]:
     try:
         return np.asarray(header.get_sform() if name == "sform" else header.get_qform(), np.float64)
+    except HeaderDataError:  # programs take a qform's negative edge as its size, as 1 mm, or as a mirror
+        problem = "its first number is not 1, 0 or -1, or a voxel edge is negative"
+        raise Rejection(Reason.INVALID_GEOMETRY, f"pixdim: {problem}; {_REMEDY}") from None
     except (ValueError, ArithmeticError):
         raise Rejection(Reason.INVALID_GEOMETRY, f"{name}: not a rotation; {_REMEDY}") from None
 

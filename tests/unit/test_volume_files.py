@@ -94,6 +94,8 @@ def test_a_nifti_file_that_contradicts_itself_is_refused(tmp_path: Path) -> None
         ({"qform_code": 0, "sform_code": 0}, Reason.MISSING_GEOMETRY),
         ({"qform_code": 0, "sform_code": 4}, Reason.MISSING_GEOMETRY),
         ({"xyzt_units": 1}, Reason.INVALID_GEOMETRY),
+        ({"pixdim": np.array([1, -3, 3, 6, 1, 1, 1, 1], np.float32)}, Reason.INVALID_GEOMETRY),
+        ({"pixdim": np.array([np.nan, 3, 3, 6, 1, 1, 1, 1], np.float32)}, Reason.INVALID_GEOMETRY),
         ({"xyzt_units": 3}, Reason.INVALID_GEOMETRY),
         ({"xyzt_units": 5}, Reason.INVALID_GEOMETRY),
         ({"xyzt_units": 255}, Reason.INVALID_GEOMETRY),
@@ -112,9 +114,9 @@ def test_a_nifti_file_that_contradicts_itself_is_refused(tmp_path: Path) -> None
     assert np.allclose(affine_of(open_volume(path)), AFFINE, atol=1e-4)
 
 
-def test_a_missing_sign_in_pixdim_is_plus(tmp_path: Path) -> None:
-    """nifti1.h takes 0 as 1, and no other library minds the sign of the edges."""
-    zooms = np.array([0, -3, 3, 6, 1, 1, 1, 1], np.float32)
+def test_no_sign_in_pixdim_is_plus(tmp_path: Path) -> None:
+    """nifti1.h: "If pixdim[0]=0.0 (which should not occur), we take qfac=1"."""
+    zooms = np.array([0, 3, 3, 6, 1, 1, 1, 1], np.float32)
     for codes in ((1, 0), (0, 1), (1, 1)):
         path = header_of(write_nifti(HU, AFFINE, tmp_path / "secret.nii", codes=codes), pixdim=zooms)
         assert np.allclose(affine_of(open_volume(path)), AFFINE, atol=1e-4), codes
