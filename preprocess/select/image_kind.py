@@ -19,14 +19,18 @@ _CAPTURE_WORDS = ("SCREEN SAVE", "SCREENSHOT", "CAPTURE")
 _LOCALIZER_WORDS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW")
 _DYNAMIC_WORDS = ("PERFUSION", "DYNAMIC", "DYNEV", "MONITORING")
 _DERIVED_WORDS = (
-    *("MPR", "REFORMAT", "MIP", "MINIP", "PROJECTION IMAGE", "VRT", "VOLUME RENDER", "SSD", "3D", "SUBTRACT"),
-    *("MOSAIC", "AVERAGE", "COLOR"),
+    *("MPR", "REFORMAT", "MIP", "MINIP", "PROJECTION IMAGE", "VRT", "VOLUME RENDER", "SSD", "SUBTRACT"),
+    *("MOSAIC", "AVERAGE", "COLOR", "RESAMPLED"),
 )
+_SEPARATORS = re.compile(r"[\[\](),;|/'\"]+")
+"""What programs write between the values of an Image Type that they store as one: "['DERIVED', 'SECONDARY']"."""
+_RENDERED = re.compile("(?<![A-Z])3D")
+"""Within a word it is a reconstruction: T3D (Siemens), AIDR3D (Canon)."""
 
 _PIXEL_CONTRASTS = frozenset(
     (
         *("ADDITION", "DIVISION", "MASKED", "MAXIMUM", "MEAN", "MINIMUM", "MULTIPLICATION", "QUANTITY"),
-        *("RESAMPLED", "STD_DEVIATION", "SUBTRACTION"),
+        *("STD_DEVIATION", "SUBTRACTION"),
     )
 )
 """Value 4 of a frame computed from others (PS3.3 C.8.16.1.4, Derived Pixel Contrast): projections, averages,
@@ -54,10 +58,18 @@ _DESCRIBED = (Reason.DOSE_REPORT, Reason.LOCALIZER, Reason.DYNAMIC, Reason.SPECT
 
 def kind(instance: Instance) -> Reason | None:
     """Why an instance is no acquired slice, by SOP class and Image Type (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1)."""
-    return _kind(instance.image_type, instance.sop_class, instance.samples)
+    return _kind(_separate(instance.image_type), instance.sop_class, instance.samples)
 
 
 @lru_cache(maxsize=4096)  # an archive has few different values
+def _separate(values: tuple[str, ...]) -> tuple[str, ...]:
+    """The values of an Image Type."""
+    if len(values) != 1:
+        return values
+    return tuple(part.strip() for part in _SEPARATORS.split(values[0]) if part.strip())
+
+
+@lru_cache(maxsize=4096)
 def _kind(values: tuple[str, ...], sop_class: str, samples: int | None) -> Reason | None:
     extra = " ".join(values[2:])
     if sop_class == DOSE_REPORT or _any(_DOSE_WORDS, extra):
@@ -77,7 +89,7 @@ def _kind(values: tuple[str, ...], sop_class: str, samples: int | None) -> Reaso
     # DERIVED\PRIMARY alone is an axial image after filtering or lossy compression.
     if values[:2] == ("DERIVED", "SECONDARY") or _any(_DERIVED_WORDS, extra):
         return Reason.DERIVED
-    if _PIXEL_CONTRASTS.intersection(values[3:4]):
+    if _RENDERED.search(extra) or _PIXEL_CONTRASTS.intersection(values[3:4]):
         return Reason.DERIVED
     return None
 
@@ -96,7 +108,9 @@ def described_kind(series_description: str, lexicon: Lexicon) -> Reason | None:
 
 def is_monoenergetic(image: Instance, lexicon: Lexicon) -> bool:
     """Whether it was computed for one photon energy, from a scan with several."""
-    return _typed_energy(image.image_type) or _named_energy(image.texts.series_description, lexicon)
+    return _typed_energy(_separate(image.image_type)) or _named_energy(
+        image.texts.series_description, lexicon
+    )
 
 
 @lru_cache(maxsize=4096)

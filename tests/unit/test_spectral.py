@@ -73,7 +73,11 @@ def test_frames_computed_from_others_are_derived(contrast: str) -> None:
     frames = one("Head 5.0", image_type=("DERIVED", "PRIMARY", "VOLUME", contrast))
     assert why(frames) == "derived"
     assert why(frames, allow_derived=True) is None
-    for of_slices in ("NONE", "MIXED"):
+    assert why(one("Head 5.0", image_type=("DERIVED", "PRIMARY", "3D"))) == "derived"
+    for written in ("['DERIVED', 'SECONDARY', 'MPR']", "DERIVED/SECONDARY/MPR", "DERIVED,PRIMARY,AXIAL,MIP"):
+        assert why(one("Head 5.0", image_type=(written,))) == "derived"
+    assert why(one("Head 5.0", image_type=("['ORIGINAL', 'PRIMARY', 'AXIAL', 'CT_SOM5 SPI']",))) is None
+    for of_slices in ("NONE", "MIXED", "T3D", "AIDR3D"):
         assert why(one("Head 5.0", image_type=("DERIVED", "PRIMARY", "VOLUME", of_slices))) is None
 
 
