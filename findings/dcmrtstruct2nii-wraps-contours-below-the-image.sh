@@ -7,7 +7,7 @@
 # Observed: a contour below the first slice has a negative index, which NumPy counts from the end: 10 mm below an image
 # of 20 slices of 5 mm it is drawn on slice 18, near the vertex, 100 mm from its place. Nothing is logged. As contours
 # are combined by XOR, it also makes a hole in what the structure has there. No issue of dcmrtstruct2nii was found about
-# it; with pydicom 3 the program does not start (`read_file`).
+# it; it needs pydicom 2 (`read_file`).
 #
 # Exits 1 if the contour below is left out, or one within the image is not drawn as it is.
 set -euo pipefail
@@ -88,7 +88,7 @@ with contextlib.redirect_stdout(io.StringIO()):
 log = io.StringIO()
 logging.basicConfig(stream=log, level=logging.WARNING)
 dcmrtstruct2nii("structures.dcm", "head", "masks", gzip=False, convert_original_dicom=False)
-print("dcmrtstruct2nii", version("dcmrtstruct2nii"), "rt-utils", version("rt-utils"), f"; a head of {SLICES} slices:")
+print(f"dcmrtstruct2nii {version('dcmrtstruct2nii')}, rt-utils {version('rt-utils')}; a head of {SLICES} slices:")
 found = {}
 for name, numbers in drawn.items():
     path = Path(f"masks/mask_{name}.nii")

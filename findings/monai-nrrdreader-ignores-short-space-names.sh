@@ -16,8 +16,8 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 pip=("$work/venv/bin/pip" install --quiet --disable-pip-version-check --no-compile)
 "${pip[@]}" --no-deps monai==1.6.1 torch==2.13.0
-"${pip[@]}" pynrrd==1.1.3 SimpleITK==2.5.7 numpy==2.4.6 filelock fsspec jinja2 networkx "setuptools>=77" sympy \
-  typing_extensions
+"${pip[@]}" pynrrd==1.1.3 SimpleITK==2.5.7 nibabel==5.4.2 numpy==2.4.6 filelock fsspec jinja2 networkx \
+  "setuptools>=77" sympy typing_extensions
 cd "$work"
 OMP_NUM_THREADS=1 "$work/venv/bin/python" -W ignore - <<'PYTHON'
 import sys
