@@ -23,7 +23,7 @@ _DERIVED_WORDS = (
     *("MOSAIC", "AVERAGE", "COLOR", "RESAMPLED"),
 )
 _SEPARATORS = re.compile(r"[\[\](),;|/'\"]+")
-"""What programs write between the values of an Image Type that they store as one: "['DERIVED', 'SECONDARY']"."""
+"""What programs write between the values of an Image Type stored as one: "['DERIVED', 'SECONDARY']"."""
 _RENDERED = re.compile("(?<![A-Z])3D")
 """Within a word it is a reconstruction: T3D (Siemens), AIDR3D (Canon)."""
 
