@@ -65,7 +65,7 @@ def select(series: Series, config: SelectConfig) -> Selected:
     series) is left out and counted; the series is rejected if none is left.
     """
     selected = usable(series, config)
-    require_stack(selected.slices, config)
+    require_whole(selected, config)
     return selected
 
 
@@ -139,6 +139,17 @@ def _close_slices(gaps: np.ndarray) -> int:
     steps = gaps[1:] + gaps[:-1]
     in_step = np.abs(steps - np.median(steps)) <= REGULAR_GAP * np.median(steps)
     return int((in_step & (gaps[1:] < CLOSE * gaps[:-1])).sum())
+
+
+def require_whole(selected: Selected, config: SelectConfig) -> None:
+    """As `require_stack`; the detail names the images that were left out, whose places may be the gaps."""
+    try:
+        require_stack(selected.slices, config)
+    except Rejection as rejection:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(selected.dropped.items()))
+        if not left_out:
+            raise
+        raise Rejection(rejection.reason, f"{rejection.detail}; left out: {left_out}") from None
 
 
 def require_stack(slices: Stack, config: SelectConfig) -> None:

@@ -16,7 +16,7 @@ from preprocess.select.join import find_joins
 from preprocess.select.outcome import Selection, SeriesDecision, as_rejection, with_rejections
 from preprocess.select.rejected import refusal_of
 from preprocess.select.rules import SelectConfig
-from preprocess.select.series import Selected, require_stack, usable
+from preprocess.select.series import Selected, require_whole, usable
 from preprocess.select.single_image_series import with_explanations
 
 
@@ -67,7 +67,7 @@ def _alone(
     results: list[tuple[Series, Candidate | Rejection]] = []
     for one, selected in singles:
         try:
-            require_stack(selected.slices, config)
+            require_whole(selected, config)
             results.append((one, Candidate(one, selected)))
         except Exception as error:
             results.append((one, as_rejection(error)))

@@ -68,6 +68,14 @@ def test_each_rule_rejects_with_its_reason(reason: Reason, rejected: Callable[[]
     assert "\n" not in caught.value.detail
 
 
+def test_a_gap_where_slices_were_left_out_names_them() -> None:
+    images = [replace(i, position=None) if k in (7, 8) else i for k, i in enumerate(stack())]
+    with pytest.raises(
+        Rejection, match=r"missing_slices: .*: 2 slices missing; left out: 2 missing_geometry"
+    ):
+        select(series(tuple(images)), SelectConfig())
+
+
 def test_stray_slices_are_left_out_and_counted() -> None:
     scout = replace(AXIAL, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"), orientation=CORONAL)
     capture = replace(AXIAL, samples=3)
