@@ -65,6 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
+    gc.freeze()  # no test, and not pytest's end, searches for garbage among what is imported
     gc.enable()
 
 
