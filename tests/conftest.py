@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from durations import SLOW_FILE, Durations
+from forked_commands import forked_python
 from slurm_cluster import Cluster
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
@@ -31,6 +32,11 @@ class Rows(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Rows:
     gc.enable()  # in this process, which collects no tests
     return Rows(config, log)
+
+
+def pytest_xdist_setupnodes() -> None:
+    """Start one process from which the tests' commands are forked, for all worker processes."""
+    forked_python()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

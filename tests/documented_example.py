@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from documents import REPOSITORY, blocks
+from forked_commands import forked_python
 
 PACKAGES = ("shards", "preprocess", "fmct_hpc", "launch")
 
@@ -37,19 +38,20 @@ class AppliedExample:
     added: Path
     changed: tuple[Path, ...]
 
-    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run Python with the copy instead of this repository."""
+    def call(self, *arguments: str, anew: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run Python (forked_commands, or started anew) with the copy instead of this repository."""
         environment = {
             **os.environ,
             **{"PYTHONPATH": os.pathsep.join([str(self.folder), *filter(None, sys.path)])},
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-P", *arguments]
+        python = (sys.executable, "-P") if anew else forked_python()
+        command = [*python, *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, anew: bool = False) -> str:
         """Run Python as `call`; returns its output, and requires exit code 0."""
-        result = self.call(*arguments)
+        result = self.call(*arguments, anew=anew)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout + result.stderr
 

@@ -1,7 +1,7 @@
 """Ranks of small trainings, forked from one process that has imported what a rank imports.
 
-These imports take longer than the trainings. `python tests/forked_ranks.py PARENT SCRIPT GROUPS`: PARENT is
-the caller's process number, GROUPS is JSON of `run_forked`'s groups.
+These imports take longer than the trainings. The process is a command of tests/forked_commands.py:
+`python tests/forked_ranks.py SCRIPT GROUPS`, where GROUPS is JSON of `run_forked`'s groups.
 
 The ranks share one hash seed, so an order that comes from a set is the same on all. `fmct train --ranks` and
 Slurm start every rank anew, with another seed. So do tests on the cluster and those with `start_training`;
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from forked_commands import forked_python
 from process_groups import end_with
 
 from launch.ranks import FAILED_RANK_GRACE_SECONDS, free_port
@@ -31,7 +32,7 @@ def run_forked(script: str | Path, *groups: Group) -> int:
     """Run a script on each group of ranks in turn; the first exit code that is not 0."""
     given = json.dumps([(ranks, [str(word) for word in words]) for ranks, words in groups])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(os.getpid()), str(script), given]
+    command = [*forked_python(), __file__, str(script), given]
     return subprocess.run(command, env=environment).returncode
 
 
@@ -64,9 +65,6 @@ def run_group(script: str, ranks: int, words: list[str]) -> int:
 
 def import_as_ranks() -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"  # as fmct_hpc.train.process_group sets it
-    import deepspeed.ops  # noqa: F401
-    import torch.utils.tensorboard  # noqa: F401
-
     import fmct_hpc.train.export
     import fmct_hpc.train.loop
     import fmct_hpc.train.observers
@@ -74,8 +72,7 @@ def import_as_ranks() -> None:
     import fmct_hpc.train.saver  # noqa: F401
 
 
-def main(parent: str, script: str, groups: str) -> int:
-    end_with(int(parent))  # a test that takes too long ends pytest's process alone
+def main(script: str, groups: str) -> int:
     gc.disable()
     import_as_ranks()
     gc.freeze()  # no rank searches for garbage among what is imported

@@ -1,6 +1,6 @@
 """Runs a function on 1, 2 and 4 ranks: `python tests/rank_counts.py MODULE:FUNCTION FOLDER`.
 
-Ranks are forked from a process that has imported torch and computed nothing, so that it is imported once.
+Ranks are forked from a process that has computed nothing, which is forked from one that has imported torch.
 """
 
 import importlib
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from forked_commands import forked_python
 
 WORLDS = (1, 2, 4)
 Ranked = Callable[[int, int, Path], dict[str, torch.Tensor]]
@@ -22,7 +23,7 @@ def on_rank_counts(function: Ranked, folder: Path) -> dict[int, list[dict[str, t
     """Results of function(rank, world, folder), of a module's top level, by world size and rank."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     name = f"{function.__module__}:{function.__qualname__}"
-    command = [sys.executable, __file__, name, str(folder)]
+    command = [*forked_python(), __file__, name, str(folder)]
     assert subprocess.run(command, env=environment, timeout=280).returncode == 0
     return {world: [torch.load(folder / f"{world}.{rank}") for rank in range(world)] for world in WORLDS}
 

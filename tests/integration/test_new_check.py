@@ -9,6 +9,7 @@ from pathlib import Path
 
 from documented_example import PACKAGES, apply
 from documents import REPOSITORY, blocks
+from forked_commands import forked_python
 
 HEADING = "How to add a rule of selection, or a check"
 USE = """
@@ -72,7 +73,7 @@ def _run(copy: Path, *arguments: str) -> str:
     places = [str(copy), str(REPOSITORY / "tests"), *filter(None, sys.path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, "-P", *arguments], env=environment, capture_output=True, text=True, timeout=300
+        [*forked_python(), *arguments], env=environment, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

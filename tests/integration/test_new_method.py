@@ -41,7 +41,7 @@ def test_the_documented_method_is_swept_exported_and_predicts(tmp_path: Path) ->
     grid = bright_sweep(tmp_path)
     recipe = tmp_path / "sweep.yaml"
     recipe.write_text(grid.model_dump_json(exclude={"methods"}))
-    copy.run("-c", COMMANDS, str(recipe), str(grid.data), str(tmp_path))
+    copy.run("-c", COMMANDS, str(recipe), str(grid.data), str(tmp_path), anew=True)  # it lists its imports
     (row,) = pq.read_table(tmp_path / "swept/results.parquet").to_pylist()
     assert (row["method"], row["reason"]) == ("prototypes", None)
     assert row["auc"] > 0.9
