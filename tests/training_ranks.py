@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from small_training import CHECKPOINT_EVERY, after_a_step
+from small_training import after_a_step
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmct_hpc.config import TrainConfig
@@ -26,12 +26,11 @@ from fmct_hpc.train.run import train
 from fmct_hpc.train.signals import EXIT_SAVED
 from shards import FmctError
 
-STEPS = int(os.environ.get("FMCT_STEPS", "14"))
-"""Of every run: three checkpoints, and steps after each resume."""
-BREAK = 8
+STEPS = int(os.environ.get("FMCT_STEPS", "10"))
+"""Of most runs: three checkpoints, and steps after each resume."""
+CHECKPOINT_EVERY = 4
+BREAK = 6
 """The step at which a resumed run was interrupted."""
-LOST = ((STEPS - 1) // CHECKPOINT_EVERY - 1) * CHECKPOINT_EVERY
-"""The last step of a run that lost its two last checkpoints."""
 UNNEEDED = ("torch._dynamo", "torch._inductor.compile_fx", "pandas")
 
 
@@ -56,7 +55,7 @@ def main(scenario: str, folder: Path, *arguments: str) -> None:
         if name.startswith(("stage", "skipping")):
             assert train(config, resumed, until=BREAK) == 0
         else:
-            copy_up_to(LOST, folder / name, resumed)
+            copy_up_to(lost(config.run.steps), folder / name, resumed)
         assert train(config, resumed) == 0
         if name == "stage2":
             loaded = [module for module in UNNEEDED if module in sys.modules]
@@ -69,6 +68,11 @@ def main(scenario: str, folder: Path, *arguments: str) -> None:
     for name in ("stage2", "stage3"):
         facts = teacher_update(configuration(folder, name))
         (folder / f"teacher-{name}-{os.environ['RANK']}.json").write_text(json.dumps(facts))
+
+
+def lost(steps: int) -> int:
+    """The last step of a run of so many steps that lost its two last checkpoints."""
+    return ((steps - 1) // CHECKPOINT_EVERY - 1) * CHECKPOINT_EVERY
 
 
 def copy_up_to(step: int, run: Path, copy: Path) -> None:

@@ -18,7 +18,7 @@ import training_ranks
 from forked_ranks import run_forked
 from shard_samples import damage_volume
 from small_training import BATCH, VOLUMES, small_config, start_training, write_dataset, write_recipe
-from training_ranks import STEPS
+from training_ranks import BREAK, CHECKPOINT_EVERY, STEPS, lost
 
 import fmct_hpc
 from fmct_hpc import load_encoder
@@ -49,6 +49,8 @@ SMALLER: dict[str, dict[str, object]] = {
 ANCHORED = {"gram-0": "stage0", "gram-1": "stage1", "gram-3": "stage3"}
 """Variants again, with Gram anchoring: from step 5, and a refresh every 3 steps, but none at the break. Their
 tokens are other ones too."""
+ANCHORED_STEPS = STEPS + 4
+"""So that three refreshes follow the first."""
 TOKENS: dict[str, dict[str, object]] = {
     "data": {"view_size": (8, 24, 36)},
     "model": {
@@ -62,7 +64,7 @@ ELASTIC: dict[int, dict[str, object]] = {
     2: {"zero_stage": 3, "micro_batch": 1},
     4: {"zero_stage": 2, "deepspeed": {"zero_optimization": {"reduce_bucket_size": 1000}}},
 }
-GRAM = {"gram_weight": 2.0, "gram_begin": 4 / STEPS, "gram_refresh": 3 / STEPS}
+GRAM = {"gram_weight": 2.0, "gram_begin": 4 / ANCHORED_STEPS, "gram_refresh": 3 / ANCHORED_STEPS}
 LEJEPA = {"lejepa_weight": 1.0, "lejepa_slices": 64, "lejepa_hidden": 24, "lejepa_width": 12}
 STOP_REASONS = {"SIGUSR1": "SIGUSR1", "SIGUSR2": "SIGUSR2", "time": "time limit"}
 KILLS = int(os.environ.get("FMCT_KILLS", "2"))
@@ -83,17 +85,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = configured(data, data=views, objective=LEJEPA, engine=engine, health=without)
         (folder / f"{name}.json").write_text(config.model_dump_json())
     for name, variant in ANCHORED.items():
-        config = configured(data, objective=GRAM, engine=VARIANTS[variant], **TOKENS)
+        config = anchored(data, VARIANTS[variant])
         (folder / f"{name}.json").write_text(config.model_dump_json())
     write_skipping(folder)
     assert run_forked(training_ranks.__file__, (2, ["all", folder])) == 0
     return folder
 
 
-def configured(data: Path, /, **sections: Mapping[str, object]) -> TrainConfig:
-    """A small run of STEPS steps, with pictures in its middle and at its end."""
-    length = {"steps": STEPS, "images_every": STEPS // 2}
+def configured(data: Path, steps: int = STEPS, /, **sections: Mapping[str, object]) -> TrainConfig:
+    """A small run, with pictures in its middle and at its end."""
+    length = {"steps": steps, "checkpoint_every": CHECKPOINT_EVERY, "images_every": steps // 2}
     return small_config(data, **{**sections, "run": {**length, **sections.get("run", {})}})
+
+
+def anchored(data: Path, engine: Mapping[str, object]) -> TrainConfig:
+    return configured(data, ANCHORED_STEPS, objective=GRAM, engine=engine, **TOKENS)
 
 
 def write_skipping(folder: Path) -> None:
@@ -115,25 +121,26 @@ def last_checkpoint(run: Path) -> Manifest:
     return latest[1]
 
 
-def assert_same_run(first: Path, second: Path) -> None:
+def assert_same_run(first: Path, second: Path, steps: int = STEPS) -> None:
     """Every loss, and the final weights, moments and averages, are bitwise equal."""
-    assert compare(first, second) == STEPS
+    assert compare(first, second) == steps
     ours, theirs = last_checkpoint(first), last_checkpoint(second)
     assert (ours.step, ours.files) == (theirs.step, theirs.files)
 
 
-def assert_learns_alike(run: Path, other: Path, tolerance: float = 2e-4) -> None:
-    assert [row["step"] for row in metrics(run)] == list(range(1, STEPS + 1))
+def assert_learns_alike(run: Path, other: Path, steps: int = STEPS) -> None:
+    assert [row["step"] for row in metrics(run)] == list(range(1, steps + 1))
     for ours, theirs in zip(metrics(run), metrics(other), strict=True):
         for name in ("loss", "dino", "mae", "teacher_entropy", "gradient_norm"):
-            assert ours[name] == pytest.approx(theirs[name], rel=tolerance), (ours["step"], name)
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-4), (ours["step"], name)
 
 
 @pytest.mark.parametrize("variant", RESUMED)
 def test_a_resumed_run_is_bitwise_equal_to_an_uninterrupted_one(runs: Path, variant: str) -> None:
-    assert [row["step"] for row in metrics(runs / f"{variant}-resumed")] == list(range(1, STEPS + 1))
-    assert_same_run(runs / variant, runs / f"{variant}-resumed")
-    before = training_ranks.BREAK if variant.startswith("stage") else training_ranks.LOST
+    steps = ANCHORED_STEPS if variant in ANCHORED else STEPS
+    assert [row["step"] for row in metrics(runs / f"{variant}-resumed")] == list(range(1, steps + 1))
+    assert_same_run(runs / variant, runs / f"{variant}-resumed", steps)
+    before = BREAK if variant.startswith("stage") else lost(steps)
     assert attempts(runs / f"{variant}-resumed")[-1].first_step == before + 1
 
 
@@ -167,16 +174,16 @@ def test_two_view_sizes_and_lejepa_train_equally_at_stages_1_to_3(runs: Path) ->
 
 def test_gram_anchoring_and_its_refresh_are_equal_at_all_stages(runs: Path) -> None:
     for other in ("gram-1", "gram-3"):
-        assert_learns_alike(runs / other, runs / "gram-0")
+        assert_learns_alike(runs / other, runs / "gram-0", ANCHORED_STEPS)
     losses = [row["gram"] for row in metrics(runs / "gram-0")]
     weights = [row["gram_weight"] for row in metrics(runs / "gram-0")]
-    begin = round(STEPS * GRAM["gram_begin"])
+    begin = round(ANCHORED_STEPS * GRAM["gram_begin"])
     assert losses[:begin] == weights[:begin] == [0.0] * begin
     assert all(loss > 0 for loss in losses[begin:])
-    assert weights[begin:] == [GRAM["gram_weight"]] * (STEPS - begin)
+    assert weights[begin:] == [GRAM["gram_weight"]] * (ANCHORED_STEPS - begin)
     # At a refresh the anchor is the current teacher, which is near the student; then they diverge.
-    refreshed = [step for step in range(begin, STEPS) if (step - begin) % 3 == 0]
-    later = [step + 2 for step in refreshed if step + 2 < STEPS]
+    refreshed = [step for step in range(begin, ANCHORED_STEPS) if (step - begin) % 3 == 0]
+    later = [step + 2 for step in refreshed if step + 2 < ANCHORED_STEPS]
     assert sum(losses[step] for step in refreshed[1:]) < sum(losses[step] for step in later)
 
 
@@ -191,12 +198,12 @@ def test_bf16_trains_as_float32_at_stages_0_and_3(runs: Path) -> None:
 
 def test_a_run_resumes_with_other_ranks_and_stages(runs: Path, tmp_path: Path) -> None:
     for ranks, engine in ELASTIC.items():
-        config = configured(runs / "data", objective=GRAM, engine=engine, **TOKENS)
+        config = anchored(runs / "data", engine)
         (tmp_path / f"{ranks}.json").write_text(config.model_dump_json())
-    starts = ((1, 3), (2, 6), (4, 11), (1, STEPS))
+    starts = ((1, 3), (2, 6), (4, 11), (1, ANCHORED_STEPS))
     groups = [(ranks, ("elastic", tmp_path, f"{ranks}", f"{until}")) for ranks, until in starts]
     assert run_forked(training_ranks.__file__, *groups) == 0
-    assert_learns_alike(tmp_path / "elastic", runs / "gram-0")
+    assert_learns_alike(tmp_path / "elastic", runs / "gram-0", ANCHORED_STEPS)
     ours = load_encoder(tmp_path / "elastic/encoder.safetensors")[0].state_dict()
     theirs = load_encoder(runs / "gram-0/encoder.safetensors")[0].state_dict()
     for name in theirs:
@@ -232,10 +239,10 @@ def test_each_attempt_is_recorded(runs: Path) -> None:
     assert 0 < longest[0] <= longest[1] <= longest[-1]
     conclude(runs / "full")
     ended, *failures = attempts(runs / "full")
-    assert (ended.cause, ended.first_step, ended.last_step) == ("done", 1, 8)
+    assert (ended.cause, ended.first_step, ended.last_step) == ("done", 1, BREAK)
     assert len(failures) == 2
     for failed in failures:
-        assert (failed.first_step, failed.world_size, list(failed.hosts.values())) == (9, 2, [[0, 1]])
+        assert (failed.first_step, failed.world_size, list(failed.hosts.values())) == (BREAK + 1, 2, [[0, 1]])
         assert (failed.cause, failed.exit_code) == ("refused", 2)
         assert "can't be written" in failed.detail
 
@@ -245,9 +252,10 @@ def test_a_rank_that_cannot_write_ends_all_and_earlier_checkpoints_remain(runs: 
     output, other = ((runs / f"full/ended-{room}-{rank}.txt").read_text() for rank in range(2))
     assert "rank-00001.safetensors: can't be written" in output
     assert other == "2", "other ranks end with that exit code, without output"
-    assert last_checkpoint(runs / "full").step == 8
+    assert last_checkpoint(runs / "full").step == BREAK
     lost = {"kept": 1, "not-kept": 2}[room]
-    assert attempts(runs / "full")[lost].last_step == 12, "nothing is trained that can't be saved"
+    unsaved = (BREAK // CHECKPOINT_EVERY + 1) * CHECKPOINT_EVERY
+    assert attempts(runs / "full")[lost].last_step == unsaved, "nothing is trained that can't be saved"
     assert not list((runs / "full/checkpoints").glob(".*")), "their space is free for others"
 
 
