@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
+from forked_commands import forked_fmct
 from shard_samples import make_key, make_record
 
 from fmct_hpc.config import TrainConfig
@@ -127,6 +128,20 @@ def start_training(recipe: Path, run: Path, ranks: int = 2, *arguments: str) -> 
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+    )
+
+
+def run_training(
+    recipe: Path, run: Path, ranks: int = 2, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """`fmct train` to its end, forked with its ranks (forked_commands)."""
+    return subprocess.run(
+        [*forked_fmct(), "train", "--config", recipe, "--run", run, "--ranks", str(ranks), *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
-from small_training import start_training
+from small_training import run_training
 from typer.testing import CliRunner
 
 import fmct_hpc
@@ -145,9 +145,8 @@ def test_training_resumes_from_a_checkpoint(artefacts: Path, run_folder: str, st
     folder = Path(run_folder)
     further = json.loads((folder / "further.jsonl").read_text())
     arguments = (f"engine.zero_stage={stage}", "--until", str(further["step"]))
-    process = start_training(Path("train.yaml"), folder, ranks, *arguments)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+    ended = run_training(Path("train.yaml"), folder, ranks, *arguments)
+    assert ended.returncode == 0, ended.stdout
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     for name in ("step", "loss", "dino", "ibot", "mae", "gradient_norm", "lr"):
         assert last[name] == pytest.approx(further[name], rel=1e-3)

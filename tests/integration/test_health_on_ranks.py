@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_training import small_config, start_training, write_dataset, write_recipe
+from forked_commands import forked_python
+from small_training import run_training, small_config, write_dataset, write_recipe
 
 from fmct_hpc.train.attempts import conclude
 from fmct_hpc.train.watchdog import EXIT_HUNG
@@ -73,7 +74,7 @@ def test_no_rank_updates_on_non_finite_gradients_and_a_hang_dumps_all_stacks(
     (tmp_path / "rank.py").write_text(RANK)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    code = run_ranks([sys.executable, str(tmp_path / "rank.py"), str(tmp_path)], 2).code
+    code = run_ranks([*forked_python(), str(tmp_path / "rank.py"), str(tmp_path)], 2).code
     assert (tmp_path / "sound-0").exists()
     assert (tmp_path / "sound-1").exists()
     assert code == EXIT_HUNG
@@ -112,7 +113,7 @@ def test_a_start_that_hangs_dumps_all_stacks(
     (tmp_path / "rank.py").write_text(STUCK)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert run_ranks([sys.executable, str(tmp_path / "rank.py"), str(tmp_path)], 2).code == EXIT_HUNG
+    assert run_ranks([*forked_python(), str(tmp_path / "rank.py"), str(tmp_path)], 2).code == EXIT_HUNG
     assert "__init__" in (tmp_path / "run/hangs/rank-00001.txt").read_text()
     concluded = conclude(tmp_path / "run")
     assert concluded is not None
@@ -122,9 +123,8 @@ def test_a_start_that_hangs_dumps_all_stacks(
 def test_a_run_shows_attention_and_embeddings_and_records_a_profile(data: Path, tmp_path: Path) -> None:
     sections = {"run": {"steps": 8, "images_every": 8}, "engine": {"zero_stage": 3}}
     recipe = write_recipe(small_config(data, **sections), tmp_path / "recipe.yaml")
-    process = start_training(recipe, tmp_path / "run", 2, "--profile")
-    output = process.communicate(timeout=200)[0]
-    assert process.returncode == 0, output
+    ended = run_training(recipe, tmp_path / "run", 2, "--profile")
+    assert ended.returncode == 0, ended.stdout
     run = tmp_path / "run"
     for folder in ("attention", "reconstructions"):
         assert (run / folder / "step-00000008.png").read_bytes().startswith(b"\x89PNG")
@@ -135,4 +135,4 @@ def test_a_run_shows_attention_and_embeddings_and_records_a_profile(data: Path, 
     [trace] = (run / "profile").iterdir()
     assert trace.name == "step-00000004.json"
     assert '"traceEvents"' in trace.read_text()
-    assert "Self CPU" in output
+    assert "Self CPU" in ended.stdout

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from forked_commands import forked_python
 from small_training import small_config
 from study_heads import write_heads
 
@@ -81,7 +82,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
         (folder / f"{name}.json").write_text(config.model_dump_json())
     (folder / "runs.py").write_text(RUNS)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(folder / "runs.py"), str(folder)]
+    command = [*forked_python(), str(folder / "runs.py"), str(folder)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     collected = {}

@@ -3,8 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from forked_commands import forked_python
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -17,7 +18,7 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     # by -c: __main__ has no file then, as in a kernel, which workers would import again
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", code],
+        [*forked_python(), "-c", code],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -17,7 +17,15 @@ import torch
 import training_ranks
 from forked_ranks import run_forked
 from shard_samples import damage_volume
-from small_training import BATCH, VOLUMES, small_config, start_training, write_dataset, write_recipe
+from small_training import (
+    BATCH,
+    VOLUMES,
+    run_training,
+    small_config,
+    start_training,
+    write_dataset,
+    write_recipe,
+)
 from training_ranks import BREAK, CHECKPOINT_EVERY, STEPS, lost
 
 import fmct_hpc
@@ -410,10 +418,9 @@ def test_a_resume_without_a_complete_checkpoint_is_refused_in_one_line(runs: Pat
     with pytest.raises(FmctError, match="rank-00001"):
         newest(run)
     recipe = write_recipe(configured(runs / "data", engine=VARIANTS["stage3"]), tmp_path / "recipe.yaml")
-    process = start_training(recipe, run)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 2
-    [line] = output.splitlines()
+    ended = run_training(recipe, run)
+    assert ended.returncode == 2
+    [line] = ended.stdout.splitlines()
     assert line.startswith("fmct: no intact checkpoint is left")
     assert sorted(run.rglob("*")) == before
 
@@ -433,10 +440,9 @@ def test_a_run_that_cannot_resume_is_refused_before_any_rank_starts(
     runs: Path, tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     recipe = write_recipe(configured(runs / "data", engine=VARIANTS["stage3"]), tmp_path / "recipe.yaml")
-    process = start_training(recipe, runs / "stage3", 2, *arguments)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 2
-    [line] = output.splitlines()
+    ended = run_training(recipe, runs / "stage3", 2, *arguments)
+    assert ended.returncode == 2
+    [line] = ended.stdout.splitlines()
     assert expected in line
 
 
@@ -450,7 +456,6 @@ def test_two_trainings_in_one_folder_are_refused(runs: Path, tmp_path: Path) -> 
     recipe = write_recipe(configured(runs / "data"), tmp_path / "recipe.yaml")
     with (tmp_path / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        process = start_training(recipe, tmp_path)
-        output = process.communicate(timeout=120)[0]
-    assert process.returncode == 2
-    assert output.count("another process is writing there") == 1
+        ended = run_training(recipe, tmp_path)
+    assert ended.returncode == 2
+    assert ended.stdout.count("another process is writing there") == 1
