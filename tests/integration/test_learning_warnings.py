@@ -27,7 +27,7 @@ if __name__ == "__main__":
         assert train(TrainConfig.model_validate_json(file.read_text()), file.with_suffix("")) == 0
 """
 HEADS = 64
-STEPS = {"sound": 140, "crops": 140, "uniform": 70, "collapsed": 70}
+STEPS = {"sound": 140, "crops": 100, "uniform": 50, "collapsed": 50}
 """What does not learn shows it early."""
 SECTIONS: dict[str, dict[str, Any]] = {
     "data": {
