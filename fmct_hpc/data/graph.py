@@ -17,6 +17,7 @@ from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.contrast_cpu import EPSILON
 from fmct_hpc.data.draw import SMOOTHED
 from fmct_hpc.data.kernel import bounds
+from fmct_hpc.data.smooth_dali import smooth
 from fmct_hpc.data.source import Sample
 from fmct_hpc.data.squeezed_field import cut_squeezed
 from fmct_hpc.data.view_cpu import view_on_cpu
@@ -123,7 +124,7 @@ def _augmented(sample: Any, views: list[DataNode], data: DataConfig, device: Dev
     if fn.reductions.max(kernels) > 0:
         length = 2 * smoothing.radius(data.smooth_sigma[1]) + 1
         shape = len(data.windows), *edges(data.view_size)
-        smoothed = smoothing.smooth(smoothed, kernels, shape, length)
+        smoothed = smooth(smoothed, kernels, shape, length)
     views[SMOOTHED] = smoothed
     last = data.global_views - 1
     contrasted, gamma = views[last], sample.gammas[last]

@@ -23,7 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_triton
 
-from fmct_hpc.data import graph, smoothing
+from fmct_hpc.data import graph, smooth_dali, smoothing
 from fmct_hpc.data.config import DataConfig
 from fmct_hpc.data.contrast_cpu import adjust_contrast
 from fmct_hpc.data.cut_gpu import cut_row
@@ -305,7 +305,7 @@ def test_smoothing_follows_the_erf_kernel_with_zeros_outside() -> None:
 @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
 def dali(view: np.ndarray, kernels: np.ndarray, gamma: np.float32) -> tuple[DataNode, DataNode]:
     arrays = fn.external_source(source=lambda: ([view], [kernels], [gamma]), num_outputs=3)
-    smoothed = smoothing.smooth(arrays[0], arrays[1], view.shape, kernels.shape[1])
+    smoothed = smooth_dali.smooth(arrays[0], arrays[1], view.shape, kernels.shape[1])
     return smoothed, graph.adjust_contrast(arrays[0], arrays[2])
 
 

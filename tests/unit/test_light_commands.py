@@ -59,6 +59,7 @@ def test_help_imports_no_heavy_library() -> None:
         ("launch.jobs.status, launch.jobs.progress", ("torch", "numpy", "pyarrow", "pydicom")),
         ("launch.pipeline.stages, launch.slurm.submit", ("torch", "pydicom")),
         ("shards.info", ("numpy", "pyarrow")),
+        ("fmct_hpc.data.reader", ("torch", "nvidia", "scipy.ndimage")),
         ("preprocess.explain", ("scipy", "numba", "torch")),
         ("fmct_hpc.config, fmct_hpc.train.run", ("torch", "scipy", "matplotlib", "deepspeed")),
         ("fmct_hpc.probe.methods.registry, fmct_hpc.model.kinds", ("torch", "pyarrow")),
@@ -66,7 +67,7 @@ def test_help_imports_no_heavy_library() -> None:
     ],
 )
 def test_inspection_commands_import_only_what_they_read(modules: str, without: tuple[str, ...]) -> None:
-    """Modules that the launcher and `fmct launch status` use for a run, and for a dataset."""
+    """Modules that the launcher, `fmct launch status` and a trainer's reader processes use."""
     code = f"import sys, {modules}; print(*{{*{without}}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert (result.returncode, result.stdout.split()) == (0, [])
