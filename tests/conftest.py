@@ -1,3 +1,4 @@
+import atexit
 import gc
 import math
 import os
@@ -72,6 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # no test, and not pytest's end, searches for garbage among what is imported
+    atexit.register(gc.unfreeze)  # nanobind would report its types as leaked
     gc.enable()
 
 
