@@ -18,7 +18,10 @@ from fmct_hpc.objective.student import Student, Teacher
 from fmct_hpc.objective.targets import Targets
 from fmct_hpc.train.schedules import settings
 
-TINY = {"width": 48, "depth": 2, "heads": 2, "prototypes": 64, "decoder_width": 48, "decoder_heads": 2}
+TINY = {
+    **{"width": 48, "depth": 2, "heads": 2, "prototypes": 64, "head_hidden": 64, "head_bottleneck": 32},
+    **{"decoder_width": 48, "decoder_depth": 2, "decoder_heads": 2},
+}
 
 
 def configuration(dry: bool, size: str = "B", batch: int = 16, **sections: Mapping[str, Any]) -> TrainConfig:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracles import CoxPHFitter, DataFrame, KaplanMeierFitter, OrderedModel, concordance_index
 from scipy.integrate import trapezoid
 from scipy.stats import linregress, spearmanr
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -77,6 +76,8 @@ def test_ridge_coefficients_equal_scikit_learns() -> None:
 
 
 def test_unpenalised_proportional_odds_equal_statsmodels() -> None:
+    from oracles import OrderedModel
+
     model = OrderedModel(GRADE, X, distr="logit").fit(method="bfgs", disp=False, gtol=1e-9, maxiter=1000)
     kind, actual = path(Ordinal((0, 1, 2, 3)), GRADE, (1e9,))
     np.testing.assert_allclose(actual.weights[0][:, 0], model.params[:D], atol=1e-4)
@@ -85,6 +86,8 @@ def test_unpenalised_proportional_odds_equal_statsmodels() -> None:
 
 
 def test_cox_coefficients_equal_lifelines() -> None:
+    from oracles import CoxPHFitter, DataFrame
+
     frame = DataFrame(X).assign(time=TIME, event=EVENTS)
     for strength, penalizer in ((1e9, 0.0), (3.0, 1 / (3.0 * N))):  # lifelines divides the likelihood by N
         fitter = CoxPHFitter(penalizer=penalizer, baseline_estimation_method="breslow")
@@ -157,6 +160,8 @@ def test_figures_of_grades_and_values_equal_reference_implementations_on_resampl
 
 
 def test_concordance_equals_lifelines_and_areas_their_definition() -> None:
+    from oracles import KaplanMeierFitter, concordance_index
+
     risks = np.round(TRUE + RNG.normal(0, 1, N), 1)  # with ties
     own = replace(judged(risks[:, None], SURVIVED), validation=[(risks[:50, None], SURVIVED[:50])])
     actual = Survival().measure(own, SURVIVED)(COUNTS)
@@ -175,6 +180,8 @@ def test_concordance_equals_lifelines_and_areas_their_definition() -> None:
 
 
 def test_brier_scores_equal_a_plain_loop_over_lifelines_curves() -> None:
+    from oracles import CoxPHFitter, DataFrame, KaplanMeierFitter
+
     chosen, tested = np.arange(80), np.arange(N)
     frame = DataFrame(X[chosen]).assign(time=TIME[chosen], event=EVENTS[chosen])
     cox = CoxPHFitter(baseline_estimation_method="breslow").fit(frame, "time", "event")
@@ -212,6 +219,8 @@ def bins_of(predicted: np.ndarray) -> list[np.ndarray]:
 
 
 def test_reliability_curves_equal_bin_means_and_lifelines_shares_on_resamples() -> None:
+    from oracles import KaplanMeierFitter
+
     classes, grades = RNG.dirichlet((1, 1, 1), N), RNG.dirichlet((1, 1, 1, 1), N)
     values = VALUE + RNG.normal(0, 1, N)
     expected = [(classes[:, k], (k == CLASS).astype(float)) for k in range(3)]
