@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from forked_commands import forked_fmct
 
 from launch.study.cells import Heads
 from launch.study.cohort import Split, key, make_subject, make_volume, scanner_of
@@ -45,6 +46,11 @@ TINY = StudyConfig.model_validate(
         "frozen": {"strengths": [0.01]},
     }
 )
+
+
+@pytest.fixture(autouse=True)
+def forked_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.study.pretrain.FMCT", forked_fmct())
 
 
 def test_a_study_continues_and_ends_with_the_same_results(tmp_path: Path) -> None:
