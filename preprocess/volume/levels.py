@@ -10,9 +10,9 @@ LEVEL_HU = 700.0
 (1000 or 1024) changes all of them."""
 TISSUE_HU = -500
 """Halfway between air and soft tissue."""
-SEEN_SHARE = 0.25
+SEEN_SHARE = 0.2
 """Least share of the pixels with tissue in slices below and above that have tissue in a slice between them:
-on a scale 1024 HU too low, bone stays above `TISSUE_HU`; a neck has half the width of chin and shoulders."""
+on a scale 1024 HU too low, bone stays above `TISSUE_HU`; a neck has a third of the head's area."""
 MIN_PIXELS = 8
 """Fewest such pixels that are compared."""
 _EVERY = 8
@@ -23,7 +23,7 @@ def off_scale(hu: np.ndarray) -> np.ndarray:
     """float64 (N,): HU offset of slices, int16 (N, rows, columns), from the majority; 0 for the majority.
 
     A slice on a higher scale has other air than its neighbours. On a lower one, or if its pixels were lost,
-    it has air where they have tissue: decoding makes air of what is below the scale.
+    it has air where others have tissue: decoding makes air of what is below the scale.
 
     Raises Rejection(not_hounsfield) if more than `STRAY_SLICES` have an offset.
     """
@@ -43,11 +43,9 @@ def off_scale(hu: np.ndarray) -> np.ndarray:
 def _lost_tissue(sampled: np.ndarray) -> np.ndarray:
     """float64 (N,): HU offset of slices, (N, pixels), that have air between tissue of others; else 0."""
     tissue = sampled > TISSUE_HU
-    below, above = np.zeros_like(tissue), np.zeros_like(tissue)
-    for near in range(1, max(int(STRAY_SLICES * len(sampled)), 1) + 1):
-        below[near:] |= tissue[:-near]
-        above[:-near] |= tissue[near:]
-    between = below & above
+    below, above = (np.logical_or.accumulate(tissue[::way])[::way] for way in (1, -1))
+    between = np.zeros_like(tissue)
+    between[1:-1] = below[:-2] & above[2:]
     pixels = between.sum(axis=1)
     lost = (pixels >= MIN_PIXELS) & ((between & tissue).sum(axis=1) < SEEN_SHARE * pixels)
     offsets = np.zeros(len(sampled))

@@ -186,6 +186,12 @@ def test_a_slice_of_air_between_slices_of_the_head_is_left_out(change: str, tmp_
     assert volume.dropped == ((Reason.MISSING_SLICES, 2), (Reason.NOT_HOUNSFIELD, 2))
     assert volume.voxels.shape == plain.voxels.shape
     assert np.median(np.abs(volume.voxels.astype(int) - plain.voxels)) < 5
+    for index in (9, 10):  # a block of them, wider than what may be left out
+        data = pydicom.dcmread(folder / f"{index:04d}")
+        data.RescaleIntercept = -3000
+        save(data, folder / f"{index:04d}")
+    with pytest.raises(Rejection, match="not_hounsfield: 4 of 24 slices"):
+        build(folder)
 
 
 def test_facts_describe_the_acquisition(folder: Path) -> None:
