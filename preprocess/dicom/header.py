@@ -4,7 +4,6 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Collection
 from typing import Any, BinaryIO
 
 import pydicom
@@ -57,6 +56,8 @@ _UIDS = {
 """Required attributes of all images of the catalog, by column."""
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 """Length of an element that ends with a delimiter (PS3.5 section 7.1.1)."""
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+"""Prefix of the SOP classes of objects with a series (PS3.4 table B.5-1); hanging protocols have none."""
 _TAGS = [tag_and_vr(keyword)[0] for keyword in _KEYWORDS]
 _WANTED = wanting(_TAGS)
 _PIXELS = [Tag(keyword) for keyword in ("FloatPixelData", "DoubleFloatPixelData", "PixelData")]
@@ -138,16 +139,17 @@ def _read(file: BinaryIO, start: bytes, size: int) -> list[dict[str, Any]]:
     with warnings.catch_warnings(), pydicom_config.disable_value_validation():
         warnings.simplefilter("ignore")
         if found := walked(file, start, size, _WANTED):
-            if _ends_before_uids(found.elements):
+            data = dataset(found.elements)
+            if _ends_before_uids(data):
                 raise EOFError
-            return _rows(dataset(found.elements), found.sop_uid, found.transfer_syntax, size)
+            return _rows(data, found.sop_uid, found.transfer_syntax, size)
         file.seek(0)
         sought: Any = _Sought(file)
         data, _ = read_attributes(sought, size, _TAGS)
         if data.file_meta.get("MediaStorageSOPClassUID") == MEDIA_DIRECTORY:
             return []
         # pydicom accepts a cut header, and everything behind seems to be missing.
-        if _ends_before_uids(data.keys()) or ("Rows" not in data and _is_cut(data, sought.farthest, size)):
+        if _ends_before_uids(data) or ("Rows" not in data and _is_cut(data, sought.farthest, size)):
             raise EOFError
         return _rows(data, text(data.file_meta, "MediaStorageSOPInstanceUID"), transfer_syntax(data), size)
 
@@ -166,9 +168,10 @@ class _Sought:
         return self._seek(offset, whence)
 
 
-def _ends_before_uids(tags: Collection[BaseTag]) -> bool:
-    """Whether a header with these tags is cut before its UIDs, rather than written without them."""
-    return max(tags, default=0) < tag_and_vr("SeriesInstanceUID")[0]
+def _ends_before_uids(data: pydicom.Dataset) -> bool:
+    """Whether the header of an object that belongs to a series ends before the series' UID."""
+    of_series = text(data, "SOPClassUID").startswith(_STORAGE) or "SOPClassUID" not in data
+    return of_series and max(data.keys(), default=0) < tag_and_vr("SeriesInstanceUID")[0]
 
 
 def _is_cut(data: pydicom.Dataset, end: int, size: int) -> bool:

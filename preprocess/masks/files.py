@@ -56,7 +56,8 @@ def _bits(volume: VolumeFile, classes: Classes, of_class: int | None) -> NDArray
 
 def _labels(values: NDArray[np.floating]) -> NDArray[np.floating]:
     whole = np.rint(values)
-    if not np.isfinite(values).all() or np.abs(values - whole).max() > _ROUNDING:
+    lost = values.any() and not whole.any()  # a map of small numbers is no mask
+    if lost or not np.isfinite(values).all() or np.abs(values - whole).max() > _ROUNDING:
         raise Rejection(Reason.INVALID_VALUE, "values that are not integers; threshold them first")
     return whole
 

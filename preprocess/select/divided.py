@@ -8,11 +8,10 @@ ID may also be a complete copy of the series, or another patient's, because care
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import numpy as np
 import pyarrow.parquet as pq
 
-from preprocess.dicom.catalog import SERIES_KEY, Series, SeriesKey, read_rows
+from preprocess.dicom.catalog import Series, SeriesKey, read_rows
 from preprocess.reasons import Reason, Rejection
 
 
@@ -55,7 +54,8 @@ def in_several_studies(one: Series) -> Rejection:
 def divided(series: Iterable[Series]) -> dict[SeriesKey, Rejection]:
     """`several_studies` and `several_patients`, for all series that can have images of each other.
 
-    Images with an instance number or position that the series already has belong to another scan.
+    Images with an instance number or position that the series already has, or in another frame of reference,
+    belong to another scan.
     """
     every = list(series)
     return several_studies(every) | several_patients(every)
@@ -70,39 +70,46 @@ def _incomplete(groups: Mapping[tuple[str, str], list[Series]]) -> Iterator[tupl
 
 
 def _lacking(one: Series, other: Series) -> int:
-    """How many images of `other` complete `one`; 0 if any of them coincides with an image of `one`."""
+    """How many images of `other` complete `one`; 0 if they are of another scan."""
     held = {image.sop_uid for image in one.instances}
     numbers = {image.instance_number for image in one.instances} - {None}
     places = {image.position for image in one.instances} - {None}
+    frames, others = ({image.frame_of_reference_uid for image in it.instances} - {""} for it in (one, other))
     new = [image for image in other.instances if image.sop_uid not in held]
-    if any(image.instance_number in numbers or image.position in places for image in new):
-        return 0
-    return len(new)
+    coincides = any(image.instance_number in numbers or image.position in places for image in new)
+    return 0 if coincides or (frames and others and not frames & others) else len(new)
 
 
 def divided_of(catalog: Path) -> Mapping[SeriesKey, Rejection]:
     """`divided` for a whole catalog, in which few series share UIDs; FmctError as `read_rows`."""
-    keys = _numbered(catalog)
-    shared = {*_repeated(keys, "study_uid"), *_repeated(keys, "patient_id")}
-    return divided(read_rows(catalog, sorted(shared)))
+    rows = {*_repeated(catalog, "study_uid"), *_repeated(catalog, "patient_id")}
+    return divided(read_rows(catalog, sorted(rows)))
 
 
 def rows_in_several_studies(catalog: Path) -> list[int]:
     """Row numbers of the series of a catalog that `several_studies` rejects, ascending."""
-    rows = sorted(_repeated(_numbered(catalog), "patient_id"))
+    rows = _repeated(catalog, "patient_id")
     series = read_rows(catalog, rows)
     refused = several_studies(series)
     return [row for row, one in zip(rows, series, strict=True) if one.key in refused]
 
 
-def _numbered(catalog: Path) -> pa.Table:
-    keys = pq.read_table(catalog, columns=list(SERIES_KEY))
-    return keys.append_column("row", pa.array(range(len(keys)), pa.int64()))
+_BATCH = 2**14
+"""Series whose UIDs are in memory at a time."""
 
 
-def _repeated(keys: pa.Table, name: str) -> set[int]:
-    """Rows of the series whose UID occurs twice with one study, or with one patient who has an ID."""
-    known = keys.filter(pc.field(name) != "")
-    groups = known.group_by([name, "series_uid"]).aggregate([("row", "list"), ("row", "count")])
-    rows = groups.filter(pc.field("row_count") > 1)["row_list"]
-    return {row for group in rows.to_pylist() for row in group}
+def _repeated(catalog: Path, name: str) -> list[int]:
+    """Rows of series whose UID occurs twice with one study, or with one patient who has an ID, ascending."""
+    hashed = np.fromiter(_hashes(catalog, name), [("hash", "i8"), ("row", "i8")])
+    hashed.sort(order="hash")
+    same = hashed["hash"][1:] == hashed["hash"][:-1]  # so are, very rarely, those of other UIDs
+    return sorted(hashed["row"][np.append(same, False) | np.insert(same, 0, False)].tolist())
+
+
+def _hashes(catalog: Path, name: str) -> Iterator[tuple[int, int]]:
+    row = 0
+    for batch in pq.ParquetFile(catalog).iter_batches(_BATCH, columns=[name, "series_uid"]):
+        for pair in zip(batch[name].to_pylist(), batch["series_uid"].to_pylist(), strict=True):
+            if pair[0]:
+                yield hash(pair), row
+            row += 1

@@ -22,10 +22,10 @@ _DERIVED_WORDS = (
     *("MPR", "REFORMAT", "MIP", "MINIP", "PROJECTION IMAGE", "VRT", "VOLUME RENDER", "SSD", "SUBTRACT"),
     *("MOSAIC", "AVERAGE", "COLOR", "RESAMPLED"),
 )
-_SEPARATORS = re.compile(r"[\[\](),;|/'\"]+")
+_SEPARATORS = re.compile(r"[\[\](),;|/'\"\s]+")
 """What programs write between the values of an Image Type stored as one: "['DERIVED', 'SECONDARY']"."""
-_RENDERED = re.compile("(?<![A-Z])3D")
-"""Within a word it is a reconstruction: T3D (Siemens), AIDR3D (Canon)."""
+_RENDERED = re.compile("(?<![A-Z])(?<!AIDR )3D")
+"""Within a word it is a reconstruction: T3D (Siemens), AIDR3D or AIDR 3D (Canon)."""
 
 _PIXEL_CONTRASTS = frozenset(
     (

@@ -154,7 +154,8 @@ def _decode_all(selected: Selected, decoder: Decoder | VolumeDecoder) -> tuple[_
                 decoded.dropped[rejection.reason] += 1
                 decoded.details.setdefault(rejection.reason, rejection.detail)
                 continue
-            if any(np.array_equal(one.hu, kept.hu) for _, kept in distinct.values()):
+            same_hu = any(np.array_equal(one.hu, kept.hu) for _, kept in distinct.values())
+            if same_hu or one.digest in distinct:  # the digest leaves out Pixel Padding Value
                 decoded.dropped[Reason.DUPLICATE_SLICE] += 1
                 continue
             distinct[one.digest] = instance, one

@@ -10,11 +10,14 @@ LEVEL_HU = 700.0
 (1000 or 1024) changes all of them."""
 TISSUE_HU = -500
 """Halfway between air and soft tissue."""
-SEEN_SHARE = 0.2
-"""Least share of the pixels with tissue in slices below and above that have tissue in a slice between them:
-on a scale 1024 HU too low, bone stays above `TISSUE_HU`; a neck has a third of the head's area."""
+SEEN_SHARE, SEEN_SHARE_OF_MANY = 0.25, 0.05
+"""Least share of the pixels with tissue in the slices below and above that have tissue in one between them:
+on a scale 1024 HU too low, bone stays above `TISSUE_HU`. More than `STRAY_SLICES` between can be a neck."""
+SHARED = 0.5
+"""Least ratio of the tissue that the slices below and above share to that of the larger one, and to that of
+half of the slices: at the end of a head, before air and another object, they have less."""
 MIN_PIXELS = 8
-"""Fewest such pixels that are compared."""
+"""Fewest pixels with tissue that are compared."""
 _EVERY = 8
 """Every n-th pixel along rows and columns is compared: 4096 of a slice of 512²."""
 
@@ -23,7 +26,7 @@ def off_scale(hu: np.ndarray) -> np.ndarray:
     """float64 (N,): HU offset of slices, int16 (N, rows, columns), from the majority; 0 for the majority.
 
     A slice on a higher scale has other air than its neighbours. On a lower one, or if its pixels were lost,
-    it has air where others have tissue: decoding makes air of what is below the scale.
+    it has air where the slices around it have tissue: decoding makes air of what is below the scale.
 
     Raises Rejection(not_hounsfield) if more than `STRAY_SLICES` have an offset.
     """
@@ -32,7 +35,7 @@ def off_scale(hu: np.ndarray) -> np.ndarray:
     levels = np.concatenate([[0.0], np.cumsum(np.where(np.abs(jumps) > LEVEL_HU, jumps, 0.0))])
     offsets = levels - np.sort(levels)[len(levels) // 2]
     offsets[np.abs(offsets) <= LEVEL_HU] = 0.0
-    offsets = np.where(offsets == 0, _lost_tissue(sampled), offsets)
+    offsets = np.where(offsets == 0, _lost_tissue(sampled - offsets[:, None]), offsets)
     off = np.count_nonzero(offsets)
     if off > STRAY_SLICES * len(hu):
         detail = f"{off} of {len(hu)} slices are {np.abs(offsets).max():.0f} HU off the others"
@@ -41,14 +44,22 @@ def off_scale(hu: np.ndarray) -> np.ndarray:
 
 
 def _lost_tissue(sampled: np.ndarray) -> np.ndarray:
-    """float64 (N,): HU offset of slices, (N, pixels), that have air between tissue of others; else 0."""
+    """float64 (N,): HU offset of slices, (N, pixels), with air where others around have tissue; else 0."""
     tissue = sampled > TISSUE_HU
-    below, above = (np.logical_or.accumulate(tissue[::way])[::way] for way in (1, -1))
-    between = np.zeros_like(tissue)
-    between[1:-1] = below[:-2] & above[2:]
-    pixels = between.sum(axis=1)
-    lost = (pixels >= MIN_PIXELS) & ((between & tissue).sum(axis=1) < SEEN_SHARE * pixels)
+    areas = np.count_nonzero(tissue, axis=1)
     offsets = np.zeros(len(sampled))
-    for index in np.flatnonzero(lost):
-        offsets[index] = np.median(sampled[index, between[index]]) - np.median(sampled[tissue])
+    usual = np.median(areas[areas >= MIN_PIXELS]) if (areas >= MIN_PIXELS).any() else 0
+    for below in np.flatnonzero(areas[:-2] >= MIN_PIXELS):
+        larger = np.flatnonzero(areas[below + 1 :] >= SHARED * areas[below])
+        if not larger.size or not larger[0]:
+            continue
+        above = below + 1 + larger[0]
+        both = tissue[below] & tissue[above]
+        shared = np.count_nonzero(both)
+        if shared < SHARED * max(areas[below], areas[above], usual):
+            continue
+        between = sampled[below + 1 : above, both]
+        least = SEEN_SHARE if len(between) <= STRAY_SLICES * len(sampled) else SEEN_SHARE_OF_MANY
+        if (np.count_nonzero(between > TISSUE_HU, axis=1) < least * shared).all():
+            offsets[below + 1 : above] = np.median(between, axis=1) - np.median(sampled[tissue])
     return offsets

@@ -24,7 +24,7 @@ from preprocess.masks.files import read_planes
 from preprocess.masks.grid import ONE
 from preprocess.masks.planes import array_planes
 from preprocess.masks.run import masks
-from preprocess.reasons import Reason
+from preprocess.reasons import Reason, Rejection
 from preprocess.volume.resample import resample
 from shards import Dataset, FmctError, verify
 from shards.clipped import clip
@@ -280,6 +280,11 @@ def test_labels_that_nibabel_rescaled_are_read_as_they_were(labels: int, tmp_pat
     classes = Classes(("odd", "even"), {str(label): label % 2 for label in range(1, labels + 1)})
     planes, _ = read_planes(tmp_path / "labels.nii", classes, None)
     assert planes.bits[1, 0].tolist() == [0, *(1 << label % 2 for label in range(1, labels + 1))]
+    small = nibabel.Nifti1Image(values.astype(np.float32) / 20_000, np.eye(4))
+    small.set_qform(np.eye(4), 1)
+    nibabel.save(small, tmp_path / "probabilities.nii")
+    with pytest.raises(Rejection, match="invalid_value"):
+        read_planes(tmp_path / "probabilities.nii", classes, None)
 
 
 def test_masks_are_not_accepted_as_volumes(folder: Path, tmp_path: Path) -> None:

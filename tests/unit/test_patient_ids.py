@@ -64,6 +64,8 @@ def test_a_series_in_two_studies_is_refused(patient: str) -> None:
         {"1": Reason.SEVERAL_STUDIES, "9": Reason.SEVERAL_STUDIES} if patient else {}
     )
     assert divided([one, series(again(SLICES), patient_id=patient, study_uid="9")]) == {}
+    followup = tuple(replace(image, frame_of_reference_uid="1.2.3.9") for image in SLICES[15:])
+    assert divided([one, series(followup, patient_id=patient, study_uid="9")]) == {}
 
 
 def edit(folder: Path, change: Callable[[pydicom.Dataset, int], None]) -> None:

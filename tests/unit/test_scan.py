@@ -183,6 +183,18 @@ def test_a_header_cut_before_its_uids_is_broken_wherever_it_is_cut(tmp_path: Pat
         assert caught.value.reason is Reason.BROKEN_HEADER, end
 
 
+def test_an_object_of_no_series_is_whole(tmp_path: Path) -> None:
+    protocol = ct_image(PIXELS)
+    protocol.SOPClassUID = protocol.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.38.1")
+    for element in list(protocol)[1:]:
+        if element.keyword not in ("SOPClassUID", "SOPInstanceUID"):
+            del protocol[element.tag]
+    protocol.HangingProtocolName = "heads"
+    save(protocol, tmp_path / "export" / "protocol")
+    save(ct_image(PIXELS), tmp_path / "export" / "image")
+    assert scan(tmp_path / "export", tmp_path / "c.parquet").rejected == {Reason.MISSING_UID: 1}
+
+
 def test_the_log_has_no_line_about_a_single_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """pydicom logs anomalies with the value or the file's name."""
     folder = tmp_path / "Doe^Jane"

@@ -76,7 +76,10 @@ def test_frames_computed_from_others_are_derived(contrast: str) -> None:
     assert why(one("Head 5.0", image_type=("DERIVED", "PRIMARY", "3D"))) == "derived"
     for written in ("['DERIVED', 'SECONDARY', 'MPR']", "DERIVED/SECONDARY/MPR", "DERIVED,PRIMARY,AXIAL,MIP"):
         assert why(one("Head 5.0", image_type=(written,))) == "derived"
+    assert why(one("Head 5.0", image_type=("ORIGINAL PRIMARY LOCALIZER",))) == "localizer"
     assert why(one("Head 5.0", image_type=("['ORIGINAL', 'PRIMARY', 'AXIAL', 'CT_SOM5 SPI']",))) is None
+    for name in ("T3D", "AIDR3D", "AIDR 3D"):
+        assert why(one("Head 5.0", image_type=("DERIVED", "PRIMARY", "AXIAL", name))) is None
     for of_slices in ("NONE", "MIXED", "T3D", "AIDR3D"):
         assert why(one("Head 5.0", image_type=("DERIVED", "PRIMARY", "VOLUME", of_slices))) is None
 

@@ -69,6 +69,13 @@ def test_copies_with_another_rescale_or_padding_are_duplicates(folder: Path) -> 
     both = build(folder)
     assert both.dropped == ((Reason.DUPLICATE_SLICE, 24),)
     assert np.array_equal(plain.voxels, both.voxels)
+    for path in folder.glob("again-*"):  # the same pixels, of which the brightest now are padding
+        data = pydicom.dcmread(path)
+        data.PixelData = pydicom.dcmread(folder / path.name.removeprefix("again-")).PixelData
+        data.PixelRepresentation, data.RescaleIntercept = 1, 0
+        data.add_new("PixelPaddingValue", "SS", int(data.pixel_array.max()))
+        save(data, path)
+    assert build(folder).dropped == ((Reason.DUPLICATE_SLICE, 24),)
 
 
 @pytest.mark.parametrize(("few", "many"), [(2, 20), (20, 2)])
