@@ -213,10 +213,11 @@ def fork_children(name: str) -> None:
 
     class Started(subprocess.Popen[Any]):
         def __init__(self, args: Any, *others: Any, **options: Any) -> None:
-            if isinstance(args, list) and args[: len(RANK)] == RANK:
-                args = [*client(name), *args[2:]]
-            elif isinstance(args, list) and args[:1] == [sys.executable] and str(args[1]).endswith(".py"):
-                args = [*client(name), *args[1:]]
+            words = args if isinstance(args, list) else []
+            if words[: len(RANK)] == RANK:
+                args = [*client(name), *words[2:]]
+            elif len(words) > 1 and words[0] == sys.executable and str(words[1]).endswith(".py"):
+                args = [*client(name), *words[1:]]
             super().__init__(args, *others, **options)
 
     subprocess.Popen = Started  # type: ignore[misc]
