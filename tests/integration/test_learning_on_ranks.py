@@ -11,7 +11,7 @@ from fmct_hpc.train.checkpoint import ONLINE, best, checkpoint_path, checkpoints
 
 pytestmark = pytest.mark.timeout(600)
 
-STEPS = 6
+STEPS = 4
 LOSSES = ("loss", "dino", "ibot", "mae", "gradient_norm", "teacher_entropy", "feature_deviation")
 FIGURES = {
     *("retrieval", "retrieval_chance", "crop_likeness", "cls_rank", "patch_rank"),
@@ -29,7 +29,7 @@ if __name__ == "__main__":
     for name in sys.argv[2:]:
         config = TrainConfig.model_validate_json((folder / f"{name}.json").read_text())
         if name.endswith("resumed"):
-            assert train(config, folder / name, until=3) == 0
+            assert train(config, folder / name, until=2) == 0
         assert train(config, folder / name) == 0
 """
 
