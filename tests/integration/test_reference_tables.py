@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from dicom_files import axial
 from documents import REPOSITORY, blocks
+from forked_commands import forked_fmct
 from small_training import small_config, write_recipe
 from test_import import fmct, key_file, write_table
 from volume_files import as_array, write_nifti
@@ -52,6 +53,7 @@ def test_the_recipe_leads_from_download_to_probe(
 ) -> None:
     rows = release(tmp_path, names, findings)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("launch.commands.training.FMCT", forked_fmct())
     write_recipe(small_config(Path("data/zarr")), tmp_path / "recipe.yaml")
     document = (REPOSITORY / "docs" / "recipes.md").resolve()
     smaller = {
