@@ -7,7 +7,7 @@ features of a vision transformer, whose variances span six orders of magnitude.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -132,8 +132,7 @@ def _minimise(
     logits = w[-1].expand(len(x), -1).clone()
     loss = _loss(logits, labels, share, w, ridge)
     gradient = _gradient(x, logits, labels, share, w, ridge)
-    steps: list[Tensor] = []
-    changes: list[Tensor] = []
+    pairs: list[_Pair] = []
     for _ in range(MAX_ITERATIONS):
         open_ = (gradient.square() / diagonal).sum(dim=0) / 2 > TOLERANCE
         result[:, active] = w
@@ -144,8 +143,8 @@ def _minimise(
             w, gradient, diagonal, ridge = (t[:, open_] for t in (w, gradient, diagonal, ridge))
             logits, labels, share = (t[:, open_] for t in (logits, labels, share))
             loss = loss[open_]
-            steps, changes = ([t[:, open_] for t in kept] for kept in (steps, changes))
-        direction = -_two_loops(gradient, steps, changes, diagonal)
+            pairs = [_Pair.of(pair.step[:, open_], pair.change[:, open_]) for pair in pairs]
+        direction = -_two_loops(gradient, pairs, diagonal)
         slope = (gradient * direction).sum(dim=0)
         direction = torch.where(slope < 0, direction, -gradient / diagonal)
         slope = (gradient * direction).sum(dim=0)
@@ -165,8 +164,7 @@ def _minimise(
         change = gradient - before
         # For a tiny step, rounding can hide the curvature; the pair is not used then.
         sound = (step * change).sum(dim=0) > 1e-12
-        steps = [*steps, step * sound][-MEMORY:]
-        changes = [*changes, change * sound][-MEMORY:]
+        pairs = [*pairs, _Pair.of(step * sound, change * sound)][-MEMORY:]
     result[:, active] = w
     return result[:-1], result[-1]
 
@@ -181,21 +179,38 @@ def _gradient(x: Tensor, logits: Tensor, labels: Tensor, share: Tensor, w: Tenso
     return torch.cat([x.T @ residual, residual.sum(dim=0)[None]]) + ridge * w
 
 
-def _two_loops(gradient: Tensor, steps: list[Tensor], changes: list[Tensor], diagonal: Tensor) -> Tensor:
-    """The inverse Hessian's estimate times the gradient, per column; pairs of zeros have no effect."""
-    q = gradient
-    factors = []
-    for step, change in zip(reversed(steps), reversed(changes), strict=True):
+class _Pair(NamedTuple):
+    """A step and the gradient's change; zeros where the pair is not used."""
+
+    step: Tensor
+    """(D + 1, B)."""
+    change: Tensor
+    """(D + 1, B)."""
+    product: Tensor
+    """Their scalar products, (B,)."""
+    inverse: Tensor
+    """1 / product, (B,); 0 for a pair that is not used."""
+
+    @classmethod
+    def of(cls, step: Tensor, change: Tensor) -> "_Pair":
         product = (step * change).sum(dim=0)
         inverse = torch.where(product > 0, 1 / product.clamp(min=1e-30), torch.zeros_like(product))
+        return cls(step, change, product, inverse)
+
+
+def _two_loops(gradient: Tensor, pairs: Sequence[_Pair], diagonal: Tensor) -> Tensor:
+    """The inverse Hessian's estimate times the gradient, per column; pairs of zeros have no effect."""
+    q = gradient.clone()
+    factors = []
+    for step, change, _, inverse in reversed(pairs):
         factor = inverse * (step * q).sum(dim=0)
-        factors.append((factor, inverse))
-        q = q - factor * change
+        factors.append(factor)
+        q -= factor * change
     r = q / diagonal
-    if steps:
-        weighted = (changes[-1].square() / diagonal).sum(dim=0)
-        product = (steps[-1] * changes[-1]).sum(dim=0)
-        r = r * torch.where(product > 0, product / weighted.clamp(min=1e-30), torch.ones_like(product))
-    for (factor, inverse), step, change in zip(reversed(factors), steps, changes, strict=True):
-        r = r + step * (factor - inverse * (change * r).sum(dim=0))
+    if pairs:
+        _, change, product, _ = pairs[-1]
+        weighted = (change.square() / diagonal).sum(dim=0)
+        r *= torch.where(product > 0, product / weighted.clamp(min=1e-30), torch.ones_like(product))
+    for factor, (step, change, _, inverse) in zip(reversed(factors), pairs, strict=True):
+        r += step * (factor - inverse * (change * r).sum(dim=0))
     return r

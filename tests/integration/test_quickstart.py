@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from documents import REPOSITORY
+from forked_commands import forked_fmct
 
 from fmct_hpc.probe.run import ProbeResult
 from fmct_hpc.train.attempts import attempts
@@ -20,7 +22,10 @@ pytestmark = pytest.mark.timeout(1500)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The script's folder and output."""
+    """The script's folder and output.
+
+    Its trainings start as users', since one is killed with its process group; other commands are forked.
+    """
     checkout = tmp_path_factory.mktemp("checkout")
     (checkout / "launch").mkdir()
     for name in ("launch/recipes", "tests"):
@@ -30,7 +35,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     (checkout / "launch/environment.sh").write_text("exit 0\n")
     fmct = checkout / ".venv/bin/fmct"
     fmct.parent.mkdir(parents=True)
-    fmct.write_text(f'#!/bin/sh\nexec {sys.executable} -m launch.cli "$@"\n')
+    anew, forked = shlex.join([sys.executable, "-m", "launch.cli"]), shlex.join(forked_fmct())
+    fmct.write_text(f'#!/bin/sh\n[ "$1" = train ] && exec {anew} "$@"\nexec {forked} "$@"\n')
     fmct.chmod(0o755)
     run = subprocess.run(
         ["bash", script],
