@@ -83,7 +83,8 @@ def coarse(voxels: np.ndarray, spacing_mm: tuple[float, float, float]) -> Coarse
     # Axis by axis, outermost first: NumPy takes six times as long for all at once.
     bone = parts.max(axis=1).max(axis=2).max(axis=3) > BONE_HU
     mean = block_means(voxels, edges)
-    within = np.stack([_within(plane, solid, size) for plane, solid in zip(bone, mean > -500, strict=True)])
+    polar = _Polar.about_middles(bone.shape[1:], size)
+    within = np.stack([_within(plane, solid, polar) for plane, solid in zip(bone, mean > -500, strict=True)])
     return Coarse(bone, mean, within, tuple(edges), tuple(size))
 
 
@@ -131,7 +132,33 @@ def block_means(voxels: np.ndarray, edges: list[int]) -> np.ndarray:
     return total.astype(np.float32) / np.float32(count)
 
 
-def _within(bone: np.ndarray, solid: np.ndarray, size: list[float]) -> np.ndarray:
+class _Polar(NamedTuple):
+    """Polar coordinates of a slice's blocks about each middle of its rows and columns, which slices share.
+
+    Arrays over the offsets of a block from a middle, in half blocks: (4 H - 3, 4 W - 3), 0 in the centre.
+    """
+
+    radius: np.ndarray
+    """mm."""
+    direction: np.ndarray
+    """0 to `DIRECTIONS` - 1."""
+
+    @classmethod
+    def about_middles(cls, shape: tuple[int, ...], size: list[float]) -> "_Polar":
+        """For slices of (H, W) blocks; size: (D, H, W), mm."""
+        y, x = ((np.arange(4 * n - 3) - 2 * (n - 1)) / 2 for n in shape)
+        down, across = np.meshgrid(y * size[1], x * size[2], indexing="ij")
+        turns = np.arctan2(down, across) / (2 * np.pi) % 1
+        return cls(np.hypot(down, across), (turns * DIRECTIONS).astype(int) % DIRECTIONS)
+
+    def about(self, row: int, column: int) -> "_Polar":
+        """About the middle at `row` and `column`, in half blocks from the first one; arrays (H, W)."""
+        middles = zip(self.radius.shape, (row, column), strict=True)
+        place = tuple(slice(n // 2 - middle, n - middle, 2) for n, middle in middles)
+        return _Polar(self.radius[place], self.direction[place])
+
+
+def _within(bone: np.ndarray, solid: np.ndarray, polar: _Polar) -> np.ndarray:
     """The inside of a slice's ring of bone, bool (H, W); empty if bone is present in too few directions."""
     nothing = np.zeros_like(bone)
     if not solid.any():
@@ -141,11 +168,7 @@ def _within(bone: np.ndarray, solid: np.ndarray, size: list[float]) -> np.ndarra
     rows, columns = np.nonzero(largest & bone)
     if not rows.size:
         return nothing
-    middle = (rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2
-    y, x = (np.arange(n) - at for n, at in zip(bone.shape, middle, strict=True))
-    down, across = np.meshgrid(y * size[1], x * size[2], indexing="ij")
-    radius = np.hypot(down, across)
-    direction = ((np.arctan2(down, across) / (2 * np.pi) % 1) * DIRECTIONS).astype(int) % DIRECTIONS
+    radius, direction = polar.about(rows.min() + rows.max(), columns.min() + columns.max())
     reach = np.zeros(DIRECTIONS)
     vault = largest & bone & (radius >= MIN_RADIUS_MM)
     np.maximum.at(reach, direction[vault], radius[vault])
