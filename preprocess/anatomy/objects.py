@@ -3,14 +3,14 @@
 import numpy as np
 from scipy import ndimage
 
+from preprocess.anatomy.neighbours import dilated, eroded, filled
+
 COARSE_MM = 4.0
 """Voxel edge of the search. One erosion cuts off anything thinner than two voxels (a holder's or table's
 shell, a tube, a blanket), and the largest remaining object is kept; a thicker support that touches it stays
 in the box."""
 DENSE_HU = -500
 """Halfway between air and soft tissue."""
-
-_IN_PLANE = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])[:, None, None]
 
 
 def largest_object(dense: np.ndarray, unknown: np.ndarray) -> np.ndarray:
@@ -19,15 +19,15 @@ def largest_object(dense: np.ndarray, unknown: np.ndarray) -> np.ndarray:
     Both bool (D, H, W); opened by one voxel, but not along the border of `unknown`.
     """
     # Air inside (sinuses, a hollow phantom) is filled plane by plane, so that thin walls are not eroded.
-    dense = ndimage.binary_fill_holes(dense, _IN_PLANE) & ~unknown
-    eroded = ndimage.binary_erosion(dense | unknown, border_value=1) & dense
-    labels, count = ndimage.label(eroded)
+    dense = filled(dense) & ~unknown
+    cores = eroded(dense | unknown) & dense
+    labels, count = ndimage.label(cores)
     if not count:
-        return eroded
+        return cores
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     # Two dilations within the dense voxels: one reverses the erosion, one restores ears and nose.
-    return ndimage.binary_dilation(labels == sizes.argmax(), iterations=2, mask=dense)
+    return dilated(labels == sizes.argmax(), 2, dense)
 
 
 def thinned_object(

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 from scipy import ndimage
 
+from preprocess.anatomy.neighbours import dilated
 from preprocess.anatomy.objects import COARSE_MM
 from preprocess.anatomy.profile import Anatomy
 from preprocess.dicom.decode import AIR_HU
@@ -140,7 +141,7 @@ def _air(values: np.ndarray) -> float | None:
 def _brain(head: Head, deep_mm: float) -> float | None:
     """The scan's borders do not count as surface: tissue that they cut counts as deep."""
     outside = ~head.mask & (head.hu != UNSEEN)
-    deep = ~ndimage.binary_dilation(outside, iterations=round(deep_mm / COARSE_MM)) & head.mask
+    deep = ~dilated(outside, round(deep_mm / COARSE_MM)) & head.mask
     values = head.hu[deep & (head.hu > AIR_BELOW_HU)]
     return float(np.median(values)) if values.size else None
 
