@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +10,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from forked_commands import forked_fmct
 from slurm_cluster import Cluster
-from small_sweep import bright_sweep
+from slurm_commands import REPOSITORY, SBATCH, SITE, launched, logs, run
 from small_training import small_config
 
-from fmct_hpc.classifier.fit import fit
-from fmct_hpc.classifier.folder import write_classifier
-from fmct_hpc.classifier.table import Predictions
 from fmct_hpc.train.export import EncoderInfo, write_encoder
 from fmct_hpc.train.start import untrained_encoder
 from launch.jobs.progress import progress_of_job
@@ -30,9 +24,6 @@ from shards.progress import Progress
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
-REPOSITORY = Path(__file__).parents[2]
-SITE = REPOSITORY / "launch/recipes/site-test.yaml"
-SBATCH = REPOSITORY / "launch/sbatch"
 SMALL_MODEL = ["run.steps=40", "run.checkpoint_every=10", "run.batch=4", "model.depth=2", "model.width=96"]
 SMALL_MODEL += [
     "data.view_size=48",
@@ -42,26 +33,6 @@ SMALL_MODEL += [
 HOLDOUT = {"validation": 0.25, "test": 0.25, "seed": 5}
 """With the key of `export`: 4 and 6 of 17 patients; each part has 2 volumes or more of both classes."""
 SWEEP_STAGES = {"sweep-plan", "features", "features-joined", "sweep", "swept"}
-
-
-def run(program: str, *words: str | Path) -> str:
-    """Run a command of Slurm, or of `fmct` (`forked_fmct`; the jobs start it as everywhere)."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment["OMP_NUM_THREADS"] = "1"
-    command = (*(forked_fmct() if program == "fmct" else (program,)), *words)
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-def launched(*arguments: str | Path) -> list[str]:
-    """Numbers of the jobs that `fmct launch` submitted."""
-    lines = run("fmct", "launch", *arguments, "--site", SITE).splitlines()
-    return [line.split("job ")[1].split(",")[0] for line in lines]
-
-
-def logs(folder: Path) -> str:
-    return "\n".join(f"{path}\n{path.read_text()}" for path in sorted(folder.glob("**/*.out")))
 
 
 @dataclass
@@ -347,63 +318,3 @@ def test_array_tasks_register_the_patients_they_score_and_the_last_job_joins_the
         (encoder, severity) for encoder in ("ours", "other") for severity in (0.0, 5.0)
     }
     assert all(row["value"] is not None for row in followed)
-
-
-@pytest.fixture(scope="module")
-def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with labelled volumes and a classifier, `data` and `kept`."""
-    folder = tmp_path_factory.mktemp("classified")
-    write_classifier(fit(bright_sweep(folder), method="logistic"), folder / "kept")
-    return folder
-
-
-def linked(classified: Path, folder: Path) -> None:
-    for name in ("data", "kept"):
-        (folder / name).symlink_to(classified / name)
-
-
-def test_maps_of_an_array_equal_those_of_one_process(
-    cluster: Cluster, classified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    linked(classified, tmp_path)
-    words = ["relevance", "data", "--classifier", "kept", "--method", "rollout"]
-    given = ["--site", str(SITE), "--tasks", "2", "--", *words, "--out", "launched"]
-    lines = run("fmct", "launch", "array", *given).splitlines()
-    array, joined = (line.split("job ")[1].split(",")[0] for line in lines)
-    run("fmct", *words, "--out", "here")
-    assert cluster.wait(joined, 300) == "COMPLETED", logs(tmp_path)
-    assert cluster.states(array) == ["COMPLETED"] * 2
-    for name in ("relevance.parquet", "relevance.html"):
-        of_array, of_one = ((tmp_path / way / name).read_bytes() for way in ("launched", "here"))
-        assert of_array == of_one
-
-
-def test_predictions_of_an_array_equal_those_of_one_run(
-    cluster: Cluster, classified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    linked(classified, tmp_path)
-    paths = ["data", "data", "nothing", "data"]
-    jobs = launched("predict", *paths, "--classifier", "kept", "--out", "launched")
-    script: tuple[str | Path, ...] = (
-        SBATCH / "predict.sbatch",
-        *paths,
-        "--classifier",
-        "kept",
-        "--out",
-        "sbatch",
-    )
-    array = run("sbatch", "--parsable", "--array=0-1", *script).strip()
-    last = run("sbatch", "--parsable", f"--dependency=afterany:{array}", *script, "--collect").strip()
-    here = Predictions([Path(path) for path in paths], Path("kept"), Path("here"))
-    here.run()
-    assert [reason.partition(":")[0] for reason in here.collect().refused] == ["path 2"]
-    assert [cluster.wait(number, 200) for number in jobs] == ["COMPLETED", "COMPLETED"], logs(tmp_path)
-    assert len(cluster.states(jobs[0])) > 3, "expected an array"
-    assert cluster.wait(last, 200) == "COMPLETED", "a refused path has a row"
-    first, *others = (
-        pq.read_table(tmp_path / way / "predictions.parquet") for way in ("here", "launched", "sbatch")
-    )
-    assert first.num_rows == 3 * 60 + 1
-    assert all(first.equals(other) for other in others)
