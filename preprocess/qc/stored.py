@@ -47,6 +47,7 @@ def _drawn_once(
 
 
 _opened = cache(Dataset.open)
+"""In the worker. The caller passes the path only, so that it does not hold the index."""
 
 
 def _draw(path: Path, window_hu: tuple[float, float], key: str) -> np.ndarray:

@@ -66,7 +66,7 @@ def _separate(values: tuple[str, ...]) -> tuple[str, ...]:
     """The values of an Image Type."""
     if len(values) != 1:
         return values
-    return tuple(part.strip() for part in _SEPARATORS.split(values[0]) if part.strip())
+    return tuple(filter(None, _SEPARATORS.split(values[0])))
 
 
 @lru_cache(maxsize=4096)

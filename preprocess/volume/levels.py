@@ -2,17 +2,16 @@
 
 import numpy as np
 
+from preprocess.anatomy.objects import DENSE_HU
 from preprocess.dicom.geometry import STRAY_SLICES
 from preprocess.reasons import Reason, Rejection
 
 LEVEL_HU = 700.0
 """Most pixels change less between slices: air stays air, and brain stays brain. A missing Rescale Intercept
 (1000 or 1024) changes all of them."""
-TISSUE_HU = -500
-"""Halfway between air and soft tissue."""
 SEEN_SHARE, SEEN_SHARE_OF_MANY = 0.25, 0.05
 """Least share of the pixels with tissue in the slices below and above that have tissue in one between them:
-on a scale 1024 HU too low, bone stays above `TISSUE_HU`. More than `STRAY_SLICES` between can be a neck."""
+on a scale 1024 HU too low, bone stays above `DENSE_HU`. More than `STRAY_SLICES` between can be a neck."""
 SHARED = 0.5
 """Least ratio of the tissue that the slices below and above share to that of the larger one, and to that of
 half of the slices: at the end of a head, before air and another object, they have less."""
@@ -45,7 +44,7 @@ def off_scale(hu: np.ndarray) -> np.ndarray:
 
 def _lost_tissue(sampled: np.ndarray) -> np.ndarray:
     """float64 (N,): HU offset of slices, (N, pixels), with air where others around have tissue; else 0."""
-    tissue = sampled > TISSUE_HU
+    tissue = sampled > DENSE_HU
     areas = np.count_nonzero(tissue, axis=1)
     offsets = np.zeros(len(sampled))
     usual = np.median(areas[areas >= MIN_PIXELS]) if (areas >= MIN_PIXELS).any() else 0
@@ -60,6 +59,6 @@ def _lost_tissue(sampled: np.ndarray) -> np.ndarray:
             continue
         between = sampled[below + 1 : above, both]
         least = SEEN_SHARE if len(between) <= STRAY_SLICES * len(sampled) else SEEN_SHARE_OF_MANY
-        if (np.count_nonzero(between > TISSUE_HU, axis=1) < least * shared).all():
+        if (np.count_nonzero(between > DENSE_HU, axis=1) < least * shared).all():
             offsets[below + 1 : above] = np.median(between, axis=1) - np.median(sampled[tissue])
     return offsets
